@@ -1,0 +1,50 @@
+"""Bad input as sentences: which key, which value, which rule, what to do; all of them at once."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
+
+
+class InvalidInput(Exception):
+    """What a person gave cannot be used; `problems` says why, a sentence for each reason."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems: tuple[str, ...] = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def problems_of(error: ValidationError, prefix: Sequence[str] = ()) -> list[str]:
+    """One sentence for each problem that pydantic found.
+
+    Args:
+        error: what a model's validation raised.
+        prefix: the keys that lead to the validated value, outermost first.
+    """
+    sentences: list[str] = []
+    for problem in error.errors(include_url=False):
+        key = dotted((*prefix, *problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            sentences.append(f"{key}: no such key; remove it or correct its spelling")
+        elif problem["type"] == "missing":
+            sentences.append(f"{key}: is required; add it")
+        else:
+            sentences.append(f"{key} = {shown(problem['input'])}: {message[0].lower()}{message[1:]}")
+    return sentences
+
+
+def dotted(parts: Iterable[str | int]) -> str:
+    """`("a", 0, "b")` as `a[0].b`, the way a reader finds it in YAML."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as a message shows it: its repr, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
