@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import ValidationError
 
 
-class InvalidInput(Exception):
+class InvalidInputError(Exception):
     """What a person gave cannot be used; `problems` says why, a sentence for each reason."""
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -29,7 +29,8 @@ def problems_of(error: ValidationError, prefix: Sequence[str] = ()) -> list[str]
         elif problem["type"] == "missing":
             sentences.append(f"{key}: is required; add it")
         else:
-            sentences.append(f"{key} = {shown(problem['input'])}: {message[0].lower()}{message[1:]}")
+            rule = message[0].lower() + message[1:]
+            sentences.append(f"{key} = {shown(problem['input'])}: {rule}")
     return sentences
 
 

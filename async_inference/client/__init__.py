@@ -1,0 +1,1 @@
+"""Asynchronous inference as a function call: submit, wait, collect."""
