@@ -1,0 +1,41 @@
+"""The one clock of the embedded AWS; it can run faster than the wall clock."""
+
+import threading
+import time
+from datetime import UTC, datetime
+
+
+class Clock:
+    """Simulated seconds since the epoch, `minute_s` real seconds for each simulated minute.
+
+    Nothing else in the embedded AWS asks for the time, so that metrics, alarms, cooldowns, TTLs
+    and set-up delays keep their proportions at any speed.
+
+    Args:
+        minute_s: real seconds that a simulated minute takes; 60 is real time.
+        origin_s: simulated time at which this clock starts; the wall clock's time if None.
+    """
+
+    def __init__(self, minute_s: float = 60.0, origin_s: float | None = None) -> None:
+        if minute_s <= 0:
+            raise ValueError(f"minute_s {minute_s} must be positive")
+        self.minute_s = minute_s
+        self.speed = 60.0 / minute_s
+        self._origin_s = time.time() if origin_s is None else origin_s
+        self._started_s = time.monotonic()
+
+    def now_s(self) -> float:
+        """Simulated seconds since the epoch; never goes back."""
+        return self._origin_s + (time.monotonic() - self._started_s) * self.speed
+
+    def now(self) -> datetime:
+        """The simulated time as an aware datetime in UTC."""
+        return datetime.fromtimestamp(self.now_s(), UTC)
+
+    def real_s(self, simulated_s: float) -> float:
+        """How many real seconds `simulated_s` simulated seconds take."""
+        return simulated_s / self.speed
+
+    def wait(self, event: threading.Event, simulated_s: float) -> bool:
+        """Wait until `event` is set or `simulated_s` have passed; true if it was set."""
+        return event.wait(max(0.0, self.real_s(simulated_s)))
