@@ -1,0 +1,341 @@
+"""A stack's config as one typed, checked value, from `pulumi.Config` and from a stack file alike.
+
+Nothing else reads config. Wrong values are refused together, before any resource is registered.
+Sources: botocore's service models (BC), SageMaker developer guide (DG).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+
+from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
+from async_inference.scaling.unsettled import Unsettled
+from async_inference.validation import InvalidInputError, problems_of, shown
+
+PROJECT = "async-inference"
+
+# fmt: off
+INSTANCE_FAMILIES = frozenset(
+    {
+        "c4", "c5", "c5d", "c6g", "c6gd", "c6gn", "c6i", "c6in", "c7g", "c7i", "c8g", "dl1",
+        "g4dn", "g5", "g6", "g6e", "g7", "g7e", "inf1", "inf2", "m4", "m5", "m5d", "m6g",
+        "m6gd", "m6i", "m7i", "m8g", "p2", "p3", "p4d", "p4de", "p5", "p5e", "p5en",
+        "p6-b200", "p6-b300", "p6e-gb200", "r5", "r5d", "r6g", "r6gd", "r6i", "r7gd", "r7i",
+        "r8g", "trn1", "trn1n", "trn2",
+    }
+)
+# fmt: on
+"""Families that can serve and scale (BC ProductionVariantInstanceType, less the burstable t2)."""
+
+DEFAULT_SETUP_S = 340
+"""Instance asked for -> first request served, without image caching (aws-facts.md section 7)."""
+
+S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
+ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
+HUB_ID = r"^[\w.-]+/[\w.-]+$"
+
+
+def _whole(value: object) -> object:
+    # pydantic reads true as 1; `minCapacity: true` is a slip, not a capacity.
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _decoded(value: object) -> object:
+    # Pulumi hands object values to a program as JSON text.
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"must be an object; as text it is no JSON ({error})") from error
+    return value
+
+
+def _absent(value: object) -> object:
+    # Pulumi.yaml cannot declare an optional key without a default, so empty text stands for none.
+    return None if value == "" else value
+
+
+Count = Annotated[int, BeforeValidator(_whole)]
+OptionalS3Uri = Annotated[
+    Annotated[str, Field(max_length=512, pattern=S3_URI)] | None, BeforeValidator(_absent)
+]
+OptionalEcrImage = Annotated[
+    Annotated[str, Field(max_length=255, pattern=ECR_IMAGE)] | None, BeforeValidator(_absent)
+]
+
+
+class Settings(BaseModel):
+    """What one stack deploys; every field is a config key of `Pulumi.yaml` in camelCase."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True
+    )
+
+    stack: str
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+
+    instance_type: str = "ml.g4dn.2xlarge"
+    min_capacity: Annotated[Count, Field(ge=0)] = 0
+    max_capacity: Annotated[Count, Field(ge=1)] = 5
+    scaling_preset: Literal["documented", "aws", "tuned", "custom"] = "documented"
+    scaling_plan: Annotated[ScalingRules, BeforeValidator(_decoded)] = ScalingRules()
+    setup_s: Annotated[Count, Field(ge=0, le=3600)] = DEFAULT_SETUP_S
+
+    image_uri: OptionalEcrImage = None
+    image_tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] = (
+        "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
+    )
+    handler: str = "inference_code"
+    weights: str = "stabilityai/stable-diffusion-xl-base-1.0"
+    environment: Annotated[
+        dict[
+            Annotated[str, Field(max_length=1024, pattern=r"^[a-zA-Z_]\w*$")],
+            Annotated[str, Field(max_length=1024)],
+        ],
+        BeforeValidator(_decoded),
+        Field(max_length=80),
+    ] = {}
+
+    max_concurrent_invocations_per_instance: Annotated[Count, Field(ge=1, le=1000)] = 1
+    invocation_timeout_s: Annotated[Count, Field(ge=1, le=3600)] = 3600
+    request_ttl_s: Annotated[Count, Field(ge=60, le=21_600)] = 21_600
+    max_payload_bytes: Annotated[Count, Field(ge=1, le=2_000_000_000)] = 2_000_000_000
+    model_download_timeout_s: Annotated[Count, Field(ge=60, le=3600)] = 1800
+    startup_health_check_timeout_s: Annotated[Count, Field(ge=60, le=3600)] = 1800
+    output_path: OptionalS3Uri = None
+    failure_path: OptionalS3Uri = None
+
+    force_destroy_bucket: bool = False
+    tags: Annotated[
+        dict[
+            Annotated[str, Field(min_length=1, max_length=128)],
+            Annotated[str, Field(max_length=256)],
+        ],
+        BeforeValidator(_decoded),
+        Field(max_length=50),
+    ] = {}
+
+    @field_validator("instance_type")
+    @classmethod
+    def _servable(cls, value: str) -> str:
+        parts = re.fullmatch(r"ml\.([a-z0-9-]+)\.(\d*x?large|medium|metal)", value)
+        if parts is None:
+            raise ValueError("must look like ml.<family>.<size>, for example ml.g5.2xlarge")
+        if parts[1] in {"t2", "t3"}:
+            raise ValueError("burstable t2 and t3 instances cannot be scaled; use ml.g4dn or ml.g5")
+        if parts[1] not in INSTANCE_FAMILIES:
+            raise ValueError(f"SageMaker hosts no family {parts[1]!r}; use ml.g4dn or ml.g5")
+        return value
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_source(cls, value: str) -> str:
+        if value == "tiny" or re.match(S3_URI, value) or re.match(HUB_ID, value):
+            return value
+        raise ValueError(
+            "must be an S3 URI (s3://bucket/prefix), a Hugging Face id (org/name) or tiny"
+        )
+
+    @cached_property
+    def plan(self) -> ScalingPlan:
+        """The scaling plan: the preset's rules, or the spelled-out ones, within the bounds."""
+        custom = self.scaling_preset == "custom"
+        rules = self.scaling_plan if custom else PRESETS[self.scaling_preset]
+        return ScalingPlan(
+            min_capacity=self.min_capacity,
+            max_capacity=self.max_capacity,
+            policies=rules.policies,
+            schedules=rules.schedules,
+        )
+
+    @property
+    def endpoint_name(self) -> str:
+        """The endpoint's stable name; Pulumi allows characters in a stack that AWS does not."""
+        return ("async-sdxl-" + re.sub(r"[^a-zA-Z0-9]+", "-", self.stack).strip("-"))[:63].strip(
+            "-"
+        )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A rule over several fields: skipped when one of them is wrong by itself."""
+
+    fields: frozenset[str]
+    problem: Callable[[Settings], str | None]
+
+
+def _rule(*fields: str) -> Callable[[Callable[[Settings], str | None]], _Rule]:
+    return lambda problem: _Rule(frozenset(fields), problem)
+
+
+@_rule("min_capacity", "max_capacity")
+def _bounds(settings: Settings) -> str | None:
+    if settings.min_capacity <= settings.max_capacity:
+        return None
+    return (
+        f"minCapacity = {settings.min_capacity}: exceeds maxCapacity = {settings.max_capacity}; "
+        "lower minCapacity or raise maxCapacity"
+    )
+
+
+@_rule("scaling_preset", "scaling_plan")
+def _one_plan(settings: Settings) -> str | None:
+    if settings.scaling_preset == "custom" or settings.scaling_plan == ScalingRules():
+        return None
+    return (
+        f"scalingPreset = {settings.scaling_preset!r}: scalingPlan is set too and would be "
+        "ignored; set scalingPreset to custom, or remove scalingPlan"
+    )
+
+
+@_rule("min_capacity", "max_capacity", "scaling_preset", "scaling_plan")
+def _leaves_zero(settings: Settings) -> str | None:
+    if settings.min_capacity > settings.max_capacity or settings.plan.wakes_from_zero(Unsettled()):
+        return None
+    return (
+        "minCapacity = 0: no policy ever leaves zero, so that requests would wait until they "
+        "expire; add a step policy on HasBacklogWithoutCapacity to scalingPlan, or set "
+        "minCapacity to 1"
+    )
+
+
+@_rule("min_capacity", "max_capacity", "scaling_preset", "scaling_plan", "request_ttl_s", "setup_s")
+def _outlives_cold_start(settings: Settings) -> str | None:
+    if settings.min_capacity > settings.max_capacity or settings.min_capacity > 0:
+        return None
+    detection_s = settings.plan.detection_s(Unsettled())
+    if detection_s is None or settings.request_ttl_s >= detection_s + settings.setup_s:
+        return None
+    return (
+        f"requestTtlS = {settings.request_ttl_s}: a request to an idle endpoint expires before any "
+        f"instance exists (detection up to {detection_s:.0f} s + setupS {settings.setup_s} s); "
+        f"set it to {detection_s + settings.setup_s:.0f} or more"
+    )
+
+
+@_rule("handler")
+def _handler_exists(settings: Settings) -> str | None:
+    if (Path(settings.handler) / "inference.py").is_file():
+        return None
+    return (
+        f"handler = {settings.handler!r}: holds no inference.py; "
+        "name the folder with the code that the container runs"
+    )
+
+
+_RULES = (_bounds, _one_plan, _leaves_zero, _outlives_cold_start, _handler_exists)
+
+
+def load(values: Mapping[str, object], *, stack: str) -> Settings:
+    """Check a stack's config.
+
+    Args:
+        values: fully qualified keys (`async-inference:minCapacity`, `aws:region`) to values, as
+            text or as what YAML made of them.
+        stack: the stack's name.
+
+    Raises:
+        InvalidInputError: with every problem, each naming its key, value, rule and remedy.
+    """
+    own = {
+        key.removeprefix(f"{PROJECT}:"): value
+        for key, value in values.items()
+        if key.startswith(f"{PROJECT}:")
+    }
+    problems: list[str] = []
+    for reserved in {"stack", "region"} & own.keys():
+        own.pop(reserved)
+        problems.append(f"{PROJECT}:{reserved}: no such key; remove it (the region is aws:region)")
+    if "aws:region" not in values:
+        problems.append(
+            f"aws:region: is required; pulumi config set aws:region <region> -s {stack}"
+        )
+    candidate: dict[str, Any] = {
+        **own,
+        "stack": stack,
+        "region": values.get("aws:region", "us-east-1"),
+    }
+    try:
+        settings = Settings.model_validate(candidate)
+        wrong: set[str] = set()
+    except ValidationError as error:
+        problems += [_qualified(problem) for problem in problems_of(error)]
+        wrong_keys = {str(problem["loc"][0]) for problem in error.errors()}
+        wrong = {name for name, field in Settings.model_fields.items() if field.alias in wrong_keys}
+        # What is right is kept, so that rules over several keys still report in the same message.
+        settings = Settings.model_validate(
+            {key: value for key, value in candidate.items() if key not in wrong_keys}
+            | {"stack": stack}
+            | ({"region": "us-east-1"} if "region" in wrong_keys else {})
+        )
+    for rule in _RULES:
+        if rule.fields & wrong:
+            continue
+        try:
+            problem = rule.problem(settings)
+        except ValidationError as error:  # the plan's own rules, seen when it gets its bounds
+            wrong |= {"scaling_plan"}
+            problems += [f"{PROJECT}:{text}" for text in problems_of(error, ("scalingPlan",))]
+            continue
+        if problem is not None:
+            problems.append(f"{PROJECT}:{problem}")
+    if problems:
+        raise InvalidInputError(problems)
+    return settings
+
+
+def _qualified(problem: str) -> str:
+    return f"aws:{problem}" if problem.startswith("region") else f"{PROJECT}:{problem}"
+
+
+def from_stack_file(path: Path) -> Settings:
+    """The settings of `Pulumi.<stack>.yaml`.
+
+    Raises:
+        InvalidInputError: no such file, no YAML, or wrong values.
+    """
+    parts = re.fullmatch(r"Pulumi\.(.+)\.ya?ml", path.name)
+    if parts is None:
+        raise InvalidInputError([f"{path}: a stack file is called Pulumi.<stack>.yaml"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        known = sorted(file.name for file in path.parent.glob("Pulumi.*.yaml"))
+        raise InvalidInputError(
+            [f"{path}: cannot be read ({error.strerror}); stack files here: {', '.join(known)}"]
+        ) from error
+    return from_stack_text(text, stack=parts[1], origin=str(path))
+
+
+def from_stack_text(text: str, *, stack: str, origin: str) -> Settings:
+    """The settings of a stack file's text; `origin` names it in messages."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(
+            [f"{origin}: is no YAML ({' '.join(str(error).split())})"]
+        ) from error
+    config = document.get("config") if isinstance(document, dict) else None
+    if not isinstance(config, dict):
+        raise InvalidInputError([f"{origin} = {shown(document)}: must hold a mapping `config`"])
+    return load(config, stack=stack)
+
+
+def from_pulumi() -> Settings:
+    """The settings of the stack that Pulumi is running now."""
+    # Here, since the rehearsal reads stack files without loading Pulumi.
+    import pulumi
+    from pulumi.runtime import config
+
+    # pulumi.Config cannot list its keys, and unknown keys must be refused.
+    return load({**config.get_config_env(), **config.CONFIG.get()}, stack=pulumi.get_stack())

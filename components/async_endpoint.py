@@ -1,0 +1,300 @@
+"""A SageMaker asynchronous endpoint with its model, role, bucket and scaling."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pulumi
+import pulumi_aws as aws
+
+from async_inference.scaling.plan import ScalingPlan
+from components.execution_role import ExecutionRole, ExecutionRoleArgs
+from components.model_source import ModelSource, ModelSourceArgs
+from components.private_bucket import PrivateBucket, PrivateBucketArgs
+from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
+from components.rollback_guard import RollbackGuard
+
+VARIANT_NAME = "AllTraffic"
+IMAGE_REPOSITORY = "pytorch-inference"
+S3_PREFIX = "async_sdxl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsyncEndpointArgs:
+    """What an `AsyncEndpoint` is made of.
+
+    Args:
+        endpoint_name: the endpoint's stable name; it updates in place.
+        region: where it runs.
+        instance_type: what each instance is, such as `ml.g5.2xlarge`.
+        plan: capacity bounds, scaling policies and schedules.
+        handler: folder with `inference.py` and what it imports.
+        weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
+        image_uri: ECR image; None looks up AWS's PyTorch inference image with `image_tag`.
+        image_tag: tag of the image that is looked up.
+        environment: variables for the handler, beside those that this component sets.
+        max_concurrent_invocations_per_instance: 1-1000; must be set, or the backlog per instance
+            can stay without data and nothing scales (aws-facts.md section 1).
+        invocation_timeout_s: 1-3600; the model server's limits follow from it.
+        max_payload_bytes: largest request and response of the model server.
+        model_download_timeout_s: 60-3600.
+        startup_health_check_timeout_s: 60-3600; also the model server's limit for loading.
+        output_path: `s3://` prefix for outputs; None is a prefix of the endpoint's own bucket.
+        failure_path: the same for failures, which are lost when no path is set (DG).
+        force_destroy_bucket: delete the bucket's objects with it.
+        tags: tags for every resource that takes them.
+    """
+
+    endpoint_name: str
+    region: str
+    instance_type: str
+    plan: ScalingPlan
+    handler: Path
+    weights: str
+    image_uri: pulumi.Input[str] | None = None
+    image_tag: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    max_concurrent_invocations_per_instance: int = 1
+    invocation_timeout_s: int = 3600
+    max_payload_bytes: int = 2_000_000_000
+    model_download_timeout_s: int = 1800
+    startup_health_check_timeout_s: int = 1800
+    output_path: pulumi.Input[str] | None = None
+    failure_path: pulumi.Input[str] | None = None
+    force_destroy_bucket: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def model_server_environment(
+    *, timeout_s: int, max_payload_bytes: int, startup_timeout_s: int
+) -> dict[str, str]:
+    """The limits of TorchServe (TS) and Multi Model Server (MMS), from one timeout and one size.
+
+    Below the asynchronous limits unless set (DG async-inference-create-endpoint); loading has a
+    limit of its own, and too low a one reloads for ever (aws-facts.md section 9).
+    """
+    limits = {
+        "DEFAULT_RESPONSE_TIMEOUT": timeout_s,
+        "MAX_REQUEST_SIZE": max_payload_bytes,
+        "MAX_RESPONSE_SIZE": max_payload_bytes,
+    }
+    return {
+        **{
+            f"{server}_{limit}": str(value)
+            for server in ("TS", "MMS")
+            for limit, value in limits.items()
+        },
+        "TS_DEFAULT_STARTUP_TIMEOUT": str(startup_timeout_s),
+    }
+
+
+class AsyncEndpoint(pulumi.ComponentResource):
+    """An asynchronous endpoint that costs nothing while idle.
+
+    - `PrivateBucket` for code, inputs, outputs and failures
+    - `ModelSource`: the packaged handler and the weights' place
+    - `ExecutionRole`, limited to what follows from the rest
+    - the model and the endpoint configuration, auto-named since every change replaces them
+    - the endpoint, updated in place under a stable name
+    - `QueueScaling`: 0 -> N -> 0 by the scaling plan
+    """
+
+    endpoint_name: pulumi.Output[str]
+    endpoint_arn: pulumi.Output[str]
+    bucket_name: pulumi.Output[str]
+    input_path: pulumi.Output[str]
+    output_path: pulumi.Output[str]
+    failure_path: pulumi.Output[str]
+    role_arn: pulumi.Output[str]
+    scaling: str
+
+    def __init__(
+        self, name: str, args: AsyncEndpointArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("async-inference:index:AsyncEndpoint", name, None, opts)
+        self._child = pulumi.ResourceOptions(parent=self)
+        guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, args.region)
+
+        bucket = PrivateBucket(
+            name,
+            PrivateBucketArgs(force_destroy=args.force_destroy_bucket, tags=args.tags),
+            opts=self._child,
+        )
+        own = pulumi.Output.concat("s3://", bucket.bucket_name, f"/{S3_PREFIX}/")
+        self.input_path = pulumi.Output.concat(own, "input")
+        self.output_path = pulumi.Output.from_input(
+            args.output_path or pulumi.Output.concat(own, "output")
+        )
+        self.failure_path = pulumi.Output.from_input(
+            args.failure_path or pulumi.Output.concat(own, "failure")
+        )
+        source = ModelSource(
+            name,
+            ModelSourceArgs(
+                bucket_name=bucket.bucket_name,
+                handler=args.handler,
+                weights=args.weights,
+                code_hooks=guard.keeps_live,
+                tags=args.tags,
+            ),
+            opts=self._child,
+        )
+        image_uri = self._image_uri(args)
+        role = self._role(name, args, bucket, image_uri)
+        model = self._model(name, args, source, role, image_uri, guard)
+        configuration = self._configuration(name, args, model, role, guard)
+        endpoint = aws.sagemaker.Endpoint(
+            f"{name}-endpoint",
+            name=args.endpoint_name,
+            endpoint_config_name=configuration.name,
+            tags=args.tags,
+            opts=pulumi.ResourceOptions.merge(
+                self._child,
+                pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.releases_target),
+            ),
+        )
+        QueueScaling(
+            name,
+            QueueScalingArgs(
+                endpoint_name=endpoint.name,
+                variant_name=VARIANT_NAME,
+                instance_type=args.instance_type,
+                plan=args.plan,
+                tags=args.tags,
+            ),
+            opts=self._child,
+        )
+
+        self.endpoint_name = endpoint.name
+        self.endpoint_arn = endpoint.arn
+        self.bucket_name = bucket.bucket_name
+        self.role_arn = role.arn
+        self.scaling = summary(args.plan)
+        self.register_outputs(
+            {
+                "endpoint_name": self.endpoint_name,
+                "endpoint_arn": self.endpoint_arn,
+                "bucket_name": self.bucket_name,
+                "input_path": self.input_path,
+                "output_path": self.output_path,
+                "failure_path": self.failure_path,
+                "role_arn": self.role_arn,
+                "scaling": self.scaling,
+            }
+        )
+
+    def _image_uri(self, args: AsyncEndpointArgs) -> pulumi.Output[str]:
+        if args.image_uri is not None:
+            return pulumi.Output.from_input(args.image_uri)
+        return aws.sagemaker.get_prebuilt_ecr_image_output(
+            repository_name=IMAGE_REPOSITORY,
+            image_tag=args.image_tag,
+            region=args.region,
+            opts=pulumi.InvokeOutputOptions(parent=self),
+        ).registry_path
+
+    def _role(
+        self,
+        name: str,
+        args: AsyncEndpointArgs,
+        bucket: PrivateBucket,
+        image_uri: pulumi.Output[str],
+    ) -> ExecutionRole:
+        lookup = pulumi.InvokeOutputOptions(parent=self)
+        readable: list[pulumi.Input[str]] = [
+            self.input_path,
+            pulumi.Output.concat("s3://", bucket.bucket_name, "/code"),
+        ]
+        if args.weights.startswith("s3://"):
+            readable.append(args.weights)
+        return ExecutionRole(
+            name,
+            ExecutionRoleArgs(
+                account_id=aws.get_caller_identity_output(opts=lookup).account_id,
+                partition=aws.get_partition_output(opts=lookup).partition,
+                region=args.region,
+                endpoint_name=args.endpoint_name,
+                image_uri=image_uri,
+                readable=readable,
+                writable=[self.output_path, self.failure_path],
+                tags=args.tags,
+            ),
+            opts=self._child,
+        )
+
+    def _model(
+        self,
+        name: str,
+        args: AsyncEndpointArgs,
+        source: ModelSource,
+        role: ExecutionRole,
+        image_uri: pulumi.Output[str],
+        guard: RollbackGuard,
+    ) -> aws.sagemaker.Model:
+        return aws.sagemaker.Model(
+            f"{name}-model",
+            execution_role_arn=role.arn,
+            primary_container={
+                "image": image_uri,
+                "model_data_url": source.code_uri,
+                "additional_model_data_sources": source.additional_sources,
+                "environment": {
+                    "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+                    "SAGEMAKER_PROGRAM": "inference.py",
+                    "SAGEMAKER_REGION": args.region,
+                    "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+                    **model_server_environment(
+                        timeout_s=args.invocation_timeout_s,
+                        max_payload_bytes=args.max_payload_bytes,
+                        startup_timeout_s=args.startup_health_check_timeout_s,
+                    ),
+                    "MODEL_WEIGHTS": source.weights_location,
+                    **args.environment,
+                },
+            },
+            tags=args.tags,
+            opts=pulumi.ResourceOptions.merge(
+                self._child,
+                pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.keeps_live),
+            ),
+        )
+
+    def _configuration(
+        self,
+        name: str,
+        args: AsyncEndpointArgs,
+        model: aws.sagemaker.Model,
+        role: ExecutionRole,
+        guard: RollbackGuard,
+    ) -> aws.sagemaker.EndpointConfiguration:
+        return aws.sagemaker.EndpointConfiguration(
+            f"{name}-config",
+            production_variants=[
+                {
+                    "variant_name": VARIANT_NAME,
+                    "model_name": model.name,
+                    "instance_type": args.instance_type,
+                    # At least 1 (BC): every deployment starts a GPU, even at a floor of 0.
+                    "initial_instance_count": max(1, args.plan.min_capacity),
+                    "model_data_download_timeout_in_seconds": args.model_download_timeout_s,
+                    "container_startup_health_check_timeout_in_seconds": (
+                        args.startup_health_check_timeout_s
+                    ),
+                }
+            ],
+            async_inference_config={
+                "output_config": {
+                    "s3_output_path": self.output_path,
+                    "s3_failure_path": self.failure_path,
+                },
+                "client_config": {
+                    "max_concurrent_invocations_per_instance": (
+                        args.max_concurrent_invocations_per_instance
+                    ),
+                },
+            },
+            tags=args.tags,
+            opts=pulumi.ResourceOptions.merge(
+                self._child,
+                pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.keeps_live),
+            ),
+        )

@@ -1,0 +1,119 @@
+"""The handler's code, packaged by content, and where the container finds code and weights."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pulumi
+import pulumi_aws as aws
+
+BUILD_FOLDER = Path(".local/build")
+WEIGHTS_CHANNEL = "weights"
+WEIGHTS_MOUNT = f"/opt/ml/additional-model-data-sources/{WEIGHTS_CHANNEL}"
+"""Where SageMaker puts an additional model data source (BC AdditionalModelDataSource)."""
+_LEFT_OUT = {"__pycache__", ".pytest_cache", ".ruff_cache", ".DS_Store"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSourceArgs:
+    """What a `ModelSource` packages.
+
+    Args:
+        bucket_name: where the code archive goes.
+        handler: folder whose files become the container's `code/`.
+        weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
+        code_hooks: bound to the archive, so that what runs is never deleted.
+        tags: tags for the archive.
+    """
+
+    bucket_name: pulumi.Input[str]
+    handler: Path
+    weights: str
+    code_hooks: pulumi.ResourceHookBinding | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def package(handler: Path, build_folder: Path = BUILD_FOLDER) -> Path:
+    """Pack a handler's files as `code/...` of a model archive named after their content.
+
+    The same files give the same bytes, so that only a change reaches the endpoint; symlinks are
+    followed, since a model archive must hold none (DG).
+
+    Returns:
+        The archive, `<build_folder>/<sha256>.tar.gz`.
+    """
+    archive = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=archive, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for file in sorted(handler.rglob("*")):
+            inside = file.relative_to(handler)
+            if not file.is_file() or _LEFT_OUT.intersection(inside.parts):
+                continue
+            entry = tarfile.TarInfo(f"code/{inside.as_posix()}")
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as content:
+                tar.addfile(entry, content)
+    content_hash = hashlib.sha256(archive.getvalue()).hexdigest()
+    packed_file = build_folder / f"{content_hash}.tar.gz"
+    if not packed_file.exists():
+        build_folder.mkdir(parents=True, exist_ok=True)
+        unfinished = packed_file.with_suffix(".part")
+        unfinished.write_bytes(archive.getvalue())
+        unfinished.replace(packed_file)
+    return packed_file
+
+
+class ModelSource(pulumi.ComponentResource):
+    """Code and weights as the model's data sources.
+
+    - the code archive in the bucket, its key holding the content's hash: a changed line makes a new
+      object, hence a new model, a new configuration and an update of the endpoint
+    - weights stay where they are; a code change never uploads them again
+    """
+
+    code_uri: pulumi.Output[str]
+    weights_location: str
+    """What the handler reads as MODEL_WEIGHTS: a folder, a Hugging Face id, or `tiny`."""
+    additional_sources: (
+        list[aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict] | None
+    )
+
+    def __init__(
+        self, name: str, args: ModelSourceArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("async-inference:index:ModelSource", name, None, opts)
+        archive = package(args.handler)
+        content_hash = archive.name.removesuffix(".tar.gz")
+        code = aws.s3.BucketObjectv2(
+            f"{name}-code",
+            bucket=args.bucket_name,
+            key=f"code/{content_hash}/model.tar.gz",
+            source=pulumi.FileAsset(archive),
+            tags=args.tags,
+            opts=pulumi.ResourceOptions(parent=self, hooks=args.code_hooks),
+        )
+        self.code_uri = pulumi.Output.concat("s3://", code.bucket, "/", code.key)
+        if args.weights.startswith("s3://"):
+            archived = args.weights.endswith(".tar.gz")
+            self.weights_location = WEIGHTS_MOUNT
+            self.additional_sources = [
+                {
+                    "channel_name": WEIGHTS_CHANNEL,
+                    "s3_data_sources": [
+                        {
+                            "s3_uri": args.weights if archived else f"{args.weights.rstrip('/')}/",
+                            "s3_data_type": "S3Object" if archived else "S3Prefix",
+                            "compression_type": "Gzip" if archived else "None",
+                        }
+                    ],
+                }
+            ]
+        else:
+            self.weights_location = args.weights
+            self.additional_sources = None
+        self.register_outputs({"code_uri": self.code_uri})

@@ -1,0 +1,164 @@
+"""Resource hooks: nothing live is deleted, a silent rollback fails the update.
+
+Hooks run in the program while the engine works, so they look at AWS itself; that is why
+`pulumi destroy` needs `--run-program` (aws-facts.md section 3).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE
+
+
+class StillLiveError(Exception):
+    """What Pulumi was about to delete is what the endpoint runs."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What an endpoint runs now: its configuration, and that one's models and code archives."""
+
+    configuration: str
+    models: frozenset[str]
+    code_uris: frozenset[str]
+    instance_types: frozenset[str]
+    failure_reason: str | None
+
+
+def live(sagemaker: Any, endpoint_name: str) -> Live | None:
+    """What the endpoint runs, None if it does not exist or is going.
+
+    Args:
+        sagemaker: a boto3 SageMaker client.
+        endpoint_name: whose configuration to look up.
+    """
+    try:
+        endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+    except sagemaker.exceptions.ClientError as error:
+        if "Could not find endpoint" in str(error):
+            return None
+        raise
+    if endpoint["EndpointStatus"] == "Deleting":
+        return None
+    variants = configured_variants(sagemaker, endpoint["EndpointConfigName"])
+    models = [
+        sagemaker.describe_model(ModelName=variant["ModelName"])
+        for variant in variants
+        if "ModelName" in variant
+    ]
+    return Live(
+        configuration=endpoint["EndpointConfigName"],
+        models=frozenset(model["ModelName"] for model in models),
+        code_uris=frozenset(
+            model["PrimaryContainer"]["ModelDataUrl"]
+            for model in models
+            if "ModelDataUrl" in model.get("PrimaryContainer", {})
+        ),
+        instance_types=_instance_types(variants),
+        failure_reason=endpoint.get("FailureReason"),
+    )
+
+
+def configured_variants(sagemaker: Any, configuration: str) -> list[dict[str, Any]]:
+    """The production variants of an endpoint configuration."""
+    return sagemaker.describe_endpoint_config(EndpointConfigName=configuration)[
+        "ProductionVariants"
+    ]
+
+
+def _instance_types(variants: list[dict[str, Any]]) -> frozenset[str]:
+    return frozenset(variant["InstanceType"] for variant in variants if "InstanceType" in variant)
+
+
+class RollbackGuard:
+    """The hooks of one endpoint.
+
+    SageMaker may roll an update back and the provider report success, then delete the configuration
+    that is live (hashicorp/terraform-provider-aws #48997, #46663). A failing before_delete hook
+    keeps it, fails the update, and is asked again by the next one.
+
+    Args:
+        name: prefix of the hooks' names, unique in a program.
+        endpoint_name: the endpoint to look at.
+        variant_name: the variant that is a scalable target.
+        region: its region; AWS_ENDPOINT_URL is honoured, as by every AWS SDK.
+    """
+
+    keeps_live: pulumi.ResourceHookBinding
+    """For the code archive, the model and the configuration."""
+    releases_target: pulumi.ResourceHookBinding
+    """For the endpoint."""
+
+    def __init__(self, name: str, endpoint_name: str, variant_name: str, region: str) -> None:
+        self._endpoint_name = endpoint_name
+        self._variant_name = variant_name
+        self._region = region
+        self.keeps_live = pulumi.ResourceHookBinding(
+            before_delete=[pulumi.ResourceHook(f"{name}-keep-live", self._keep_live)]
+        )
+        self.releases_target = pulumi.ResourceHookBinding(
+            before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)]
+        )
+
+    def _client(self, service: str) -> Any:
+        import boto3  # only an update needs it, and a preview should not wait for it
+
+        return boto3.client(service, region_name=self._region)
+
+    def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
+        now = live(self._client("sagemaker"), self._endpoint_name)
+        outputs = args.old_outputs or {}
+        if now is not None:
+            refuse_if_live(now, self._endpoint_name, args.type, outputs)
+
+    def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
+        sagemaker = self._client("sagemaker")
+        now = live(sagemaker, self._endpoint_name)
+        asked = (args.new_inputs or {}).get("endpointConfigName")
+        if now is None or asked is None:
+            return
+        if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
+            return
+        autoscaling = self._client("application-autoscaling")
+        try:
+            # A type cannot change while a target is registered (DG endpoint-scaling); QueueScaling
+            # registers it again after the update.
+            autoscaling.deregister_scalable_target(
+                ServiceNamespace=SERVICE_NAMESPACE,
+                ResourceId=f"endpoint/{self._endpoint_name}/variant/{self._variant_name}",
+                ScalableDimension=SCALABLE_DIMENSION,
+            )
+        except autoscaling.exceptions.ObjectNotFoundException:
+            pulumi.log.info("no scalable target was registered")
+
+
+def refuse_if_live(
+    now: Live, endpoint_name: str, resource_type: str, outputs: Mapping[str, Any]
+) -> None:
+    """Refuse the deletion of a resource that the endpoint runs.
+
+    Args:
+        now: what the endpoint runs.
+        endpoint_name: for the message.
+        resource_type: the resource's Pulumi type.
+        outputs: the resource's outputs as the engine recorded them, camelCase.
+
+    Raises:
+        StillLiveError: the endpoint still runs it.
+    """
+    if resource_type.startswith("aws:s3/"):
+        what, found = "code", f"s3://{outputs.get('bucket')}/{outputs.get('key')}"
+        running = now.code_uris
+    elif "endpointConfiguration" in resource_type:
+        what, found, running = "configuration", outputs.get("name"), {now.configuration}
+    else:
+        what, found, running = "model", outputs.get("name"), now.models
+    if found in running:
+        reason = f" ({now.failure_reason})" if now.failure_reason else ""
+        raise StillLiveError(
+            f"endpoint {endpoint_name} still runs the {what} {found}: SageMaker rolled the last "
+            f"update back{reason}. It is kept. Correct the cause and run `pulumi up` again."
+        )
