@@ -1,0 +1,148 @@
+"""Pulumi under mocks: what a program registers, as plain records to assert on afterwards."""
+
+import asyncio
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime import mocks
+from pulumi.runtime.config import set_all_config
+
+ACCOUNT_ID = "123456789012"
+IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One RegisterResource request, as the engine would get it."""
+
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    parent: str
+    depends_on: frozenset[str]
+    input_dependencies: dict[str, frozenset[str]]
+    delete_before_replace: bool
+    replacement_trigger: str
+    before_delete: tuple[str, ...]
+    before_update: tuple[str, ...]
+
+
+@dataclass
+class Record:
+    """All that a build registered, by (type, name)."""
+
+    registrations: list[Registration] = field(default_factory=list)
+    outputs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, key: tuple[str, str]) -> Registration:
+        (found,) = [entry for entry in self.registrations if (entry.type, entry.name) == key]
+        return found
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        return {(entry.type, entry.name) for entry in self.registrations}
+
+
+def _name(urn: str) -> str:
+    return urn.rsplit("::", 1)[-1]
+
+
+def _key(urn: str) -> tuple[str, str]:
+    types, name = urn.split("::")[-2:]
+    return types.rsplit("$", 1)[-1], name
+
+
+class _Answers(mocks.Mocks):
+    """Outputs that AWS would give, as far as the program reads them."""
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        state = dict(args.inputs)
+        physical = state.get("name", f"{args.name}-1a2b3c4")
+        state.setdefault("name", physical)
+        service, _, kind = args.typ.removeprefix("aws:").partition("/")
+        state["arn"] = f"arn:aws:{service}:us-east-1:{ACCOUNT_ID}:{kind.split(':')[0]}/{physical}"
+        if kind == "bucket:Bucket":
+            state["bucket"] = physical
+            state["arn"] = f"arn:aws:s3:::{physical}"
+        return physical, state
+
+    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+        return {
+            "aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT_ID},
+            "aws:index/getPartition:getPartition": {"partition": "aws"},
+            "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage": {
+                "registryPath": f"{IMAGE}:{args.args.get('imageTag', '1')}"
+            },
+        }[args.token]
+
+
+class _Monitor(mocks.MockMonitor):
+    """Keeps the options too, which `MockResourceArgs` leaves out."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(_Answers())
+        self._record = record
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802 the gRPC method's name
+        response = super().RegisterResource(request)
+        if request.type != "pulumi:pulumi:Stack":
+            self._record.registrations.append(
+                Registration(
+                    type=request.type,
+                    name=request.name,
+                    inputs=mocks.rpc.deserialize_properties(request.object),
+                    parent=_name(request.parent),
+                    depends_on=frozenset(_name(urn) for urn in request.dependencies),
+                    input_dependencies={
+                        key: frozenset(_name(urn) for urn in value.urns)
+                        for key, value in request.propertyDependencies.items()
+                    },
+                    delete_before_replace=request.deleteBeforeReplace,
+                    replacement_trigger=request.replacement_trigger.string_value,
+                    before_delete=tuple(request.hooks.before_delete),
+                    before_update=tuple(request.hooks.before_update),
+                )
+            )
+        return response
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
+        self._record.outputs[_key(request.urn)] = mocks.rpc.deserialize_properties(request.outputs)
+        return super().RegisterResourceOutputs(request)
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[[Callable[[], Any]], Record]]:
+    """Run a function that registers resources; returns once every registration has drained.
+
+    Pending tasks leak between tests that share an event loop, so each test has its own.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+
+    def run(
+        build: Callable[[], Any],
+        *,
+        config: dict[str, str] | None = None,
+        stack: str = "test",
+    ) -> Record:
+        record = Record()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            mocks.set_mocks(
+                _Answers(),
+                project="async-inference",
+                stack=stack,
+                preview=False,
+                monitor=_Monitor(record),
+            )
+        set_all_config(config or {})
+        pulumi.runtime.test(lambda: build() and None)()
+        return record
+
+    yield run
+    set_all_config({})
+    loop.close()

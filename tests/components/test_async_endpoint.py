@@ -1,0 +1,333 @@
+"""AsyncEndpoint registers what the reference system has; that AWS accepts it, a deploy proves."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from async_inference.scaling import plan as plans
+from async_inference.scaling.plan import ScalingPlan
+from components.async_endpoint import (
+    AsyncEndpoint,
+    AsyncEndpointArgs,
+    model_server_environment,
+)
+
+COMPONENT = "async-inference:index:AsyncEndpoint"
+ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
+CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+MODEL = "aws:sagemaker/model:Model"
+OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
+ROLE = "aws:iam/role:Role"
+ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
+TARGET = "aws:appautoscaling/target:Target"
+BUCKET = "demo-bucket-1a2b3c4"
+IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-gpu"
+
+
+@pytest.fixture
+def handler(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "handler"
+    folder.mkdir()
+    (folder / "inference.py").write_text("def model_fn(folder): ...\n")
+    return folder
+
+
+@pytest.fixture
+def endpoint(handler):
+    def build(name: str = "demo", **changes) -> AsyncEndpoint:
+        args = {
+            "endpoint_name": f"async-{name}",
+            "region": "us-east-1",
+            "instance_type": "ml.g4dn.2xlarge",
+            "plan": ScalingPlan(min_capacity=0, max_capacity=5, policies=plans.DOCUMENTED.policies),
+            "handler": handler,
+            "weights": "tiny",
+            "image_tag": "2.6.0-gpu",
+        }
+        return AsyncEndpoint(name, AsyncEndpointArgs(**{**args, **changes}))
+
+    return build
+
+
+def test_the_model_has_the_reference_systems_container(register, endpoint):
+    model = register(endpoint)[MODEL, "demo-model"]
+
+    container = model.inputs["primaryContainer"]
+    assert container["image"] == IMAGE, "looked up in the region, not hard-coded by account"
+    assert container["modelDataUrl"].startswith(f"s3://{BUCKET}/code/")
+    assert container["environment"] == {
+        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "SAGEMAKER_REGION": "us-east-1",
+        "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+        "TS_DEFAULT_RESPONSE_TIMEOUT": "3600",
+        "TS_MAX_RESPONSE_SIZE": "2000000000",
+        "TS_MAX_REQUEST_SIZE": "2000000000",
+        "MMS_DEFAULT_RESPONSE_TIMEOUT": "3600",
+        "MMS_MAX_RESPONSE_SIZE": "2000000000",
+        "MMS_MAX_REQUEST_SIZE": "2000000000",
+        "TS_DEFAULT_STARTUP_TIMEOUT": "1800",
+        "MODEL_WEIGHTS": "tiny",
+    }
+
+
+def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, endpoint):
+    """Without MaxConcurrentInvocationsPerInstance nothing may scale (aws-facts.md section 1)."""
+    configuration = register(endpoint)[CONFIGURATION, "demo-config"]
+
+    assert configuration.inputs == {
+        "productionVariants": [
+            {
+                "variantName": "AllTraffic",
+                "modelName": "demo-model-1a2b3c4",
+                "instanceType": "ml.g4dn.2xlarge",
+                "initialInstanceCount": 1,
+                "modelDataDownloadTimeoutInSeconds": 1800,
+                "containerStartupHealthCheckTimeoutInSeconds": 1800,
+            }
+        ],
+        "asyncInferenceConfig": {
+            "outputConfig": {
+                "s3OutputPath": f"s3://{BUCKET}/async_sdxl/output",
+                "s3FailurePath": f"s3://{BUCKET}/async_sdxl/failure",
+            },
+            "clientConfig": {"maxConcurrentInvocationsPerInstance": 1},
+        },
+        "tags": {},
+    }
+
+
+@pytest.mark.parametrize(("minimum", "initial"), [(0, 1), (1, 1), (3, 3)])
+def test_a_deployment_starts_the_floor_but_at_least_one_instance(
+    register, endpoint, minimum, initial
+):
+    """InitialInstanceCount >= 1 (BC)."""
+    plan = ScalingPlan(min_capacity=minimum, max_capacity=5, policies=plans.DOCUMENTED.policies)
+
+    record = register(lambda: endpoint(plan=plan))
+
+    (variant,) = record[CONFIGURATION, "demo-config"].inputs["productionVariants"]
+    assert variant["initialInstanceCount"] == initial
+
+
+def test_what_every_change_replaces_is_auto_named_and_the_endpoint_is_not(register, endpoint):
+    """A fixed name fails or the endpoint never sees the change (TF #14337, #21811, #40080)."""
+    record = register(endpoint)
+
+    assert "name" not in record[MODEL, "demo-model"].inputs
+    assert "name" not in record[CONFIGURATION, "demo-config"].inputs
+    assert record[ENDPOINT, "demo-endpoint"].inputs["name"] == "async-demo"
+
+
+def test_whatever_uses_the_role_waits_for_its_permissions(register, endpoint):
+    """SNS and S3 permissions race at creation (amazon-sagemaker-examples #4461)."""
+    record = register(endpoint)
+
+    for key in [(MODEL, "demo-model"), (CONFIGURATION, "demo-config"), (ENDPOINT, "demo-endpoint")]:
+        assert "demo-role-policy" in record[key].depends_on
+
+
+def test_the_target_is_registered_after_the_endpoint_and_so_deleted_before_it(register, endpoint):
+    target = register(endpoint)[TARGET, "demo-target"]
+
+    assert target.input_dependencies["resourceId"] == {"demo-endpoint"}
+    assert target.inputs["resourceId"] == "endpoint/async-demo/variant/AllTraffic"
+
+
+def test_nothing_that_the_live_endpoint_runs_is_deleted_unasked(register, endpoint):
+    record = register(endpoint)
+
+    for key in [(OBJECT, "demo-code"), (MODEL, "demo-model"), (CONFIGURATION, "demo-config")]:
+        assert record[key].before_delete == ("demo-keep-live",)
+    assert record[ENDPOINT, "demo-endpoint"].before_update == ("demo-release-target",)
+
+
+def test_every_resource_has_the_component_above_it(register, endpoint):
+    record = register(endpoint)
+
+    tops = [entry for entry in record.registrations if entry.type.endswith(":AsyncEndpoint")]
+    assert [entry.name for entry in tops] == ["demo"]
+    parts = {"PrivateBucket", "ModelSource", "ExecutionRole", "QueueScaling"}
+    assert {
+        entry.type.rsplit(":", 1)[1]
+        for entry in record.registrations
+        if entry.parent == "demo" and entry.type.startswith("async-inference:")
+    } == parts
+    assert all(entry.parent == "demo" for entry in record.registrations if entry not in tops)
+
+
+def test_two_endpoints_in_one_stack_do_not_collide(register, endpoint):
+    record = register(lambda: (endpoint("one"), endpoint("two")))
+
+    names = [(entry.type, entry.name) for entry in record.registrations]
+    assert len(names) == len(set(names))
+    assert {entry.inputs["name"] for entry in record.registrations if entry.type == ENDPOINT} == {
+        "async-one",
+        "async-two",
+    }
+
+
+def test_the_outputs_are_what_a_caller_needs(register, endpoint):
+    outputs = register(endpoint).outputs[COMPONENT, "demo"]
+
+    assert set(outputs) == {
+        "endpoint_name",
+        "endpoint_arn",
+        "bucket_name",
+        "input_path",
+        "output_path",
+        "failure_path",
+        "role_arn",
+        "scaling",
+    }
+    assert outputs["input_path"] == f"s3://{BUCKET}/async_sdxl/input"
+
+
+def test_the_bucket_is_private_encrypted_and_refuses_plain_http(register, endpoint):
+    record = register(endpoint)
+
+    block = record[
+        "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", "demo-bucket-public-access"
+    ]
+    assert {block.inputs[key] for key in block.inputs if key != "bucket"} == {True}
+    encryption = record[
+        "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration",
+        "demo-bucket-encryption",
+    ]
+    assert encryption.inputs["rules"] == [
+        {"applyServerSideEncryptionByDefault": {"sseAlgorithm": "AES256"}}
+    ]
+    policy = record["aws:s3/bucketPolicy:BucketPolicy", "demo-bucket-tls"]
+    (statement,) = json.loads(policy.inputs["policy"])["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+def test_the_role_reaches_its_own_prefixes_image_and_logs_only(register, endpoint):
+    record = register(endpoint)
+
+    assert "managedPolicyArns" not in record[ROLE, "demo-role"].inputs
+    statements = {
+        statement["Sid"]: statement
+        for statement in json.loads(record[ROLE_POLICY, "demo-role-policy"].inputs["policy"])[
+            "Statement"
+        ]
+    }
+    assert statements["ReadInputsAndModel"]["Resource"] == [
+        f"arn:aws:s3:::{BUCKET}/async_sdxl/input/*",
+        f"arn:aws:s3:::{BUCKET}/code/*",
+    ]
+    assert statements["WriteOutputsAndFailures"]["Resource"] == [
+        f"arn:aws:s3:::{BUCKET}/async_sdxl/failure/*",
+        f"arn:aws:s3:::{BUCKET}/async_sdxl/output/*",
+    ]
+    assert statements["PullImage"]["Resource"] == (
+        "arn:aws:ecr:us-east-1:763104351884:repository/pytorch-inference"
+    )
+    assert statements["WriteLogs"]["Resource"][0] == (
+        "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/async-demo"
+    )
+    everywhere = {sid for sid, statement in statements.items() if statement["Resource"] == "*"}
+    assert everywhere == {"LogInToEcr", "PublishMetrics"}, "actions without narrower resources"
+    actions = [
+        action
+        for statement in statements.values()
+        for action in (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
+    ]
+    assert not [action for action in actions if "*" in action]
+
+
+def test_only_sagemaker_of_this_account_assumes_the_role(register, endpoint):
+    document = json.loads(register(endpoint)[ROLE, "demo-role"].inputs["assumeRolePolicy"])
+
+    (statement,) = document["Statement"]
+    assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "readable"),
+    [
+        (
+            "s3://models/sdxl",
+            {"s3Uri": "s3://models/sdxl/", "s3DataType": "S3Prefix", "compressionType": "None"},
+            "arn:aws:s3:::models/sdxl/*",
+        ),
+        (
+            "s3://models/sdxl.tar.gz",
+            {
+                "s3Uri": "s3://models/sdxl.tar.gz",
+                "s3DataType": "S3Object",
+                "compressionType": "Gzip",
+            },
+            "arn:aws:s3:::models/sdxl.tar.gz",
+        ),
+    ],
+)
+def test_weights_on_s3_are_mounted_beside_the_code(register, endpoint, weights, source, readable):
+    """Big weights come uncompressed under a prefix: nothing to unpack (aws-facts.md section 2)."""
+    record = register(lambda: endpoint(weights=weights))
+
+    container = record[MODEL, "demo-model"].inputs["primaryContainer"]
+    assert container["additionalModelDataSources"] == [
+        {"channelName": "weights", "s3DataSources": [source]}
+    ]
+    assert container["environment"]["MODEL_WEIGHTS"] == (
+        "/opt/ml/additional-model-data-sources/weights"
+    )
+    policy = json.loads(record[ROLE_POLICY, "demo-role-policy"].inputs["policy"])
+    assert readable in policy["Statement"][0]["Resource"]
+
+
+def test_a_changed_line_of_code_is_another_object_and_model(register, endpoint, handler):
+    before = register(endpoint)
+    (handler / "inference.py").write_text("def model_fn(folder): return 2\n")
+    after = register(endpoint)
+
+    assert before[OBJECT, "demo-code"].inputs["key"] != after[OBJECT, "demo-code"].inputs["key"]
+    assert (
+        before[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataUrl"]
+        != after[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataUrl"]
+    )
+
+
+def test_the_same_code_is_the_same_archive_whatever_the_files_dates(register, endpoint, handler):
+    before = register(endpoint)
+    (handler / "inference.py").touch()
+    (handler / "__pycache__").mkdir()
+    (handler / "__pycache__" / "inference.pyc").write_bytes(b"\0")
+
+    assert (
+        register(endpoint)[OBJECT, "demo-code"].inputs["key"]
+        == (before[OBJECT, "demo-code"].inputs["key"])
+    )
+
+
+def test_the_archive_holds_the_code_folder_and_no_symlinks(register, endpoint, handler, tmp_path):
+    """model.tar.gz must hold no symlinks (aws-facts.md section 2)."""
+    (handler / "linked.py").symlink_to(handler / "inference.py")
+    register(endpoint)
+
+    (archive,) = (tmp_path / ".local" / "build").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        assert sorted(tar.getnames()) == ["code/inference.py", "code/linked.py"]
+        assert all(member.isreg() for member in tar.getmembers())
+
+
+def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
+    limits = model_server_environment(timeout_s=120, max_payload_bytes=5000, startup_timeout_s=90)
+
+    assert limits == {
+        "TS_DEFAULT_RESPONSE_TIMEOUT": "120",
+        "TS_MAX_REQUEST_SIZE": "5000",
+        "TS_MAX_RESPONSE_SIZE": "5000",
+        "MMS_DEFAULT_RESPONSE_TIMEOUT": "120",
+        "MMS_MAX_REQUEST_SIZE": "5000",
+        "MMS_MAX_RESPONSE_SIZE": "5000",
+        "TS_DEFAULT_STARTUP_TIMEOUT": "90",
+    }

@@ -1,0 +1,240 @@
+"""Settings take a stack's config or refuse all that is wrong with it in one message."""
+
+import json
+from pathlib import Path
+
+import botocore.session
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from async_inference import settings
+from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS
+from async_inference.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
+from async_inference.validation import InvalidInputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def config(**changes: object) -> dict[str, object]:
+    return {"aws:region": "us-east-1"} | {
+        f"{PROJECT}:{key}": value for key, value in changes.items()
+    }
+
+
+def problems(values: dict[str, object]) -> tuple[str, ...]:
+    with pytest.raises(InvalidInputError) as raised:
+        load(values, stack="test")
+    return raised.value.problems
+
+
+def test_the_defaults_are_a_complete_stack():
+    stack = load(config(), stack="test")
+
+    assert stack.plan.policies == DOCUMENTED.policies
+    assert (stack.plan.min_capacity, stack.plan.max_capacity) == (0, 5)
+
+
+def test_a_floor_of_zero_stays_zero():
+    assert load(config(minCapacity="0"), stack="test").min_capacity == 0
+
+
+@pytest.mark.parametrize("name", ["dev", "prod", "local"])
+def test_the_stack_files_are_valid(name):
+    stack = settings.from_stack_file(Path(f"Pulumi.{name}.yaml"))
+
+    assert stack.stack == name
+    assert stack.endpoint_name == f"async-sdxl-{name}"
+
+
+def test_dev_is_the_documented_policy_number_for_number():
+    dev = settings.from_stack_file(Path("Pulumi.dev.yaml"))
+
+    assert dev.plan.policies == DOCUMENTED.policies
+    assert (dev.min_capacity, dev.max_capacity, dev.instance_type) == (0, 5, "ml.g4dn.2xlarge")
+
+
+def test_prod_sets_its_own_instance_type_and_bounds():
+    dev = settings.from_stack_file(Path("Pulumi.dev.yaml"))
+    prod = settings.from_stack_file(Path("Pulumi.prod.yaml"))
+
+    assert prod.instance_type != dev.instance_type
+    assert prod.max_capacity != dev.max_capacity
+
+
+def test_pulumi_yaml_declares_each_key_with_type_default_and_description():
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    fields = {
+        field.alias: field
+        for name, field in Settings.model_fields.items()
+        if name not in {"stack", "region"}
+    }
+
+    assert declared.keys() == fields.keys()
+    for key, schema in declared.items():
+        assert schema.keys() == {"type", "default", "description"}, key
+
+
+def test_pulumi_yamls_defaults_are_the_settings_defaults():
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    explicit = {f"{PROJECT}:{key}": schema["default"] for key, schema in declared.items()}
+
+    assert load(config() | explicit, stack="test") == load(config(), stack="test")
+
+
+def test_object_values_may_be_json_text_as_pulumi_hands_them_over():
+    text = json.dumps(DOCUMENTED.model_dump(mode="json", by_alias=True))
+
+    stack = load(config(scalingPreset="custom", scalingPlan=text), stack="test")
+
+    assert stack.plan.policies == DOCUMENTED.policies
+
+
+def test_every_problem_is_in_one_message():
+    found = problems(
+        config(
+            minCapacity=-1,
+            maxCapacity=2.5,
+            instanceType="ml.t3.large",
+            maxConcurrentInvocationsPerInstance=1001,
+            invocationTimeoutS=3601,
+            requestTtlS=30,
+            outputPath="http://bucket/out",
+            colour="blue",
+        )
+    )
+
+    assert {problem.split(" ")[0].rstrip(":") for problem in found} == {
+        f"{PROJECT}:{key}"
+        for key in (
+            "minCapacity",
+            "maxCapacity",
+            "instanceType",
+            "maxConcurrentInvocationsPerInstance",
+            "invocationTimeoutS",
+            "requestTtlS",
+            "outputPath",
+            "colour",
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"minCapacity": 3, "maxCapacity": 2}, "minCapacity = 3: exceeds maxCapacity = 2"),
+        ({"maxCapacity": "2.5"}, "maxCapacity = '2.5'"),
+        ({"minCapacity": True}, "must be a whole number"),
+        ({"instanceType": "ml.t2.medium"}, "burstable t2 and t3 instances cannot be scaled"),
+        ({"instanceType": "ml.zz9.xlarge"}, "hosts no family 'zz9'"),
+        ({"instanceType": "g5.xlarge"}, "must look like ml.<family>.<size>"),
+        ({"maxConcurrentInvocationsPerInstance": 0}, "greater than or equal to 1"),
+        ({"invocationTimeoutS": 0}, "greater than or equal to 1"),
+        ({"requestTtlS": 21601}, "less than or equal to 21600"),
+        ({"requestTtlS": 300}, "a request to an idle endpoint expires before any instance exists"),
+        ({"failurePath": "s3:/bucket"}, "failurePath = 's3:/bucket'"),
+        ({"weights": "not a place"}, "must be an S3 URI"),
+        ({"imageUri": "pytorch:latest"}, "imageUri = 'pytorch:latest'"),
+        ({"minCapcity": 0}, "minCapcity: no such key"),
+        ({"stack": "prod"}, "stack: no such key"),
+        ({"tags": "nonsense"}, "must be an object"),
+        ({"handler": "no_such_folder"}, "holds no inference.py"),
+        ({"scalingPreset": "custom"}, "no policy ever leaves zero"),
+        (
+            {"scalingPlan": DOCUMENTED.model_dump(mode="json", by_alias=True)},
+            "scalingPlan is set too and would be ignored",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(changes, sentence):
+    found = problems(config(**changes))
+
+    assert len(found) == 1
+    assert sentence in found[0]
+
+
+def test_a_missing_region_says_how_to_set_it():
+    (problem,) = problems({})
+
+    assert problem == "aws:region: is required; pulumi config set aws:region <region> -s test"
+
+
+def test_a_plan_that_only_tracks_never_leaves_zero_by_the_pessimistic_reading():
+    """target_tracking_from_zero is UNSETTLED; its default is `never` (aws-facts.md section 6)."""
+    rules = {"policies": [AWS.model_dump(mode="json", by_alias=True)["policies"][0]]}
+
+    (problem,) = problems(config(scalingPreset="custom", scalingPlan=rules))
+    assert "HasBacklogWithoutCapacity" in problem
+    assert load(
+        config(scalingPreset="custom", scalingPlan=rules, minCapacity=1), stack="test"
+    ).plan.policies
+
+
+def test_the_families_are_those_that_sagemaker_hosts_without_the_burstable_ones():
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    known = {
+        instance_type.split(".")[1]
+        for instance_type in model.shape_for("ProductionVariantInstanceType").enum
+    }
+
+    assert known - {"t2", "t3"} == INSTANCE_FAMILIES
+
+
+@given(
+    minimum=st.integers(0, 20),
+    above=st.integers(0, 20),
+    concurrency=st.integers(1, 1000),
+    timeout_s=st.integers(1, 3600),
+    ttl_s=st.integers(1200, 21_600),
+    preset=st.sampled_from(sorted(PRESETS)),
+)
+def test_any_value_within_the_documented_ranges_is_taken(
+    minimum, above, concurrency, timeout_s, ttl_s, preset
+):
+    stack = load(
+        config(
+            minCapacity=minimum,
+            maxCapacity=max(1, minimum + above),
+            maxConcurrentInvocationsPerInstance=concurrency,
+            invocationTimeoutS=timeout_s,
+            requestTtlS=ttl_s,
+            scalingPreset=preset,
+        ),
+        stack="test",
+    )
+
+    assert stack.plan.min_capacity == minimum
+
+
+@given(
+    key=st.sampled_from(["minCapacity", "requestTtlS", "invocationTimeoutS", "setupS"]),
+    value=st.one_of(
+        st.integers(max_value=-1), st.integers(min_value=10**6), st.text(max_size=8).filter(bool)
+    ),
+)
+def test_any_value_outside_is_refused_with_its_key(key, value):
+    try:
+        refused = not 0 <= int(value) < 10**6
+    except ValueError:
+        refused = True
+    if refused:
+        assert any(key in problem for problem in problems(config(**{key: value})))
+
+
+def test_a_stack_file_that_is_no_yaml_says_so(tmp_path):
+    path = tmp_path / "Pulumi.broken.yaml"
+    path.write_text("config: [unclosed")
+
+    with pytest.raises(InvalidInputError, match="is no YAML"):
+        settings.from_stack_file(path)
+
+
+def test_a_missing_stack_file_names_those_that_exist():
+    with pytest.raises(InvalidInputError, match=r"Pulumi\.dev\.yaml"):
+        settings.from_stack_file(Path("Pulumi.nowhere.yaml"))
