@@ -1,0 +1,49 @@
+# `make up` deploys on this machine; `make test` runs every tier. Both install what is missing.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+# The CLI and its plugins first, then the virtual environment, then the machine's own tools.
+export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help up down test check bench install
+help:
+	@echo "make up      deploy onto the embedded AWS, wake it from zero, get an image"
+	@echo "make down    destroy that stack and stop what was started"
+	@echo "make test    all tests, tier by tier"
+	@echo "make check   format, lint, types, architecture, unit tests: under a minute"
+	@echo "make bench   speed, as ratios in one run"
+
+up: install
+	@async-inference local up
+
+down: .venv/.base
+	@async-inference local down
+
+test: install
+	@bash tests/tiers
+
+check: .venv/.base
+	@ruff format --check .
+	@ruff check .
+	@ty check
+	@lint-imports --no-logo
+	@pytest -q -m "not local_aws and not engine and not serving and not faults"
+
+bench: install
+	@python -m bench
+
+# Everything the local stack needs: the locked packages, the Pulumi CLI, what inference_code imports.
+install: .venv/.base
+	@python tools/install.py
+
+.venv/.base: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing the locked Python packages (about 0.4 GB) into .venv ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+		{ echo "error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@

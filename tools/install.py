@@ -1,0 +1,167 @@
+"""Installs, side by side, what the local stack needs beyond the locked base packages.
+
+- the Pulumi CLI (tools/pulumi_cli.py)
+- what inference_code imports (requirements-serving.lock), into the same virtual environment
+
+Does nothing when both are there already; on failure nothing half done is left behind as done.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVING_LOCK = ROOT / "requirements-serving.lock"
+SERVING_STAMP = ROOT / ".venv" / ".serving"
+LOGS = ROOT / ".local" / "logs"
+GPU_ONLY = re.compile(r"^(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to install: its name, what it brings, and the work."""
+
+    name: str
+    what: str
+    work: Callable[[Path], None]
+
+
+class StepFailedError(Exception):
+    """A step's command failed; its log says why."""
+
+
+def logged(command: list[str | Path], log: Path, **environment: str) -> None:
+    """Run a command with its output in a log.
+
+    Raises:
+        StepFailedError: the command ended with another code than 0.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if code:
+        raise StepFailedError(f"{Path(command[0]).name} ended with code {code}")
+
+
+def without_gpu_packages(lock: str) -> str:
+    """A lock's text without torch and what only its CUDA build needs."""
+    kept, keep = [], True
+    for line in lock.splitlines():
+        if line and not line[0].isspace():
+            keep = not GPU_ONLY.match(line)
+        if keep:
+            kept.append(line)
+    return "\n".join(kept) + "\n"
+
+
+def serving_digest() -> str:
+    return hashlib.sha256(SERVING_LOCK.read_bytes()).hexdigest()
+
+
+def install_serving(log: Path) -> None:
+    """Install the handler's packages; torch's CPU build (0.2 GB) where it can be reached."""
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
+    lock = SERVING_LOCK.read_text()
+    torch = re.search(r"^torch==([\w.]+)", lock, re.MULTILINE)
+    if torch and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        # PyPI's build for this platform is the CUDA one, 5.2 GB that a machine without a GPU
+        # never uses; the CPU build has an index of its own, which uv knows by name.
+        try:
+            logged(
+                [*uv, "--torch-backend", "cpu", "--no-deps", f"torch=={torch[1]}"],
+                log,
+                UV_HTTP_TIMEOUT="10",
+                UV_HTTP_RETRIES="1",
+            )
+            lock = without_gpu_packages(lock)
+        except StepFailedError:
+            pass
+    wanted = log.with_suffix(".txt")
+    wanted.write_text(lock)
+    # Every requirement is listed in the lock, so nothing has to be resolved.
+    logged([*uv, "--require-hashes", "--no-deps", "-r", wanted], log)
+    SERVING_STAMP.write_text(serving_digest())
+
+
+def install_pulumi_cli(log: Path) -> None:
+    """Install the Pulumi CLI by the first way that works."""
+    logged([sys.executable, ROOT / "tools" / "pulumi_cli.py"], log)
+
+
+def missing() -> list[Step]:
+    """The steps that are not done yet."""
+    steps = []
+    if not SERVING_STAMP.exists() or SERVING_STAMP.read_text() != serving_digest():
+        what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
+        steps.append(Step("packages", what, install_serving))
+    check = [sys.executable, str(ROOT / "tools" / "pulumi_cli.py"), "--check"]
+    if subprocess.run(check, cwd=ROOT, capture_output=True, check=False).returncode:
+        what = "installed, or built from Go modules: 2 to 4 minutes on two cores"
+        steps.append(Step("Pulumi CLI", what, install_pulumi_cli))
+    return steps
+
+
+def main() -> int:
+    steps = missing()
+    if not steps:
+        return 0
+    LOGS.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, highlight=False)
+    for step in steps:
+        console.print(f"Installing {step.name}: {step.what}")
+    failures: dict[str, str] = {}
+
+    def run(step: Step, log: Path) -> None:
+        try:
+            step.work(log)
+        except (StepFailedError, OSError) as error:
+            failures[step.name] = str(error)
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        running: dict[threading.Thread, tuple[Step, TaskID]] = {}
+        for step in steps:
+            log = LOGS / f"install-{step.name.replace(' ', '-').lower()}.log"
+            log.unlink(missing_ok=True)
+            thread = threading.Thread(target=run, args=(step, log), daemon=True)
+            running[thread] = (step, progress.add_task(step.name, total=1))
+            thread.start()
+        while running:
+            for thread in [thread for thread in running if not thread.is_alive()]:
+                step, task = running.pop(thread)
+                progress.update(task, completed=1)
+                state = "failed" if step.name in failures else "done"
+                progress.console.print(f"{step.name}: {state}")
+            time.sleep(0.1)
+    for name, reason in failures.items():
+        log = LOGS / f"install-{name.replace(' ', '-').lower()}.log"
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+        console.print(
+            f"{tail}\nerror: {name}: {reason}; the whole log: {log.relative_to(ROOT)}", markup=False
+        )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
