@@ -7,6 +7,7 @@ import pulumi
 from async_inference import settings
 from async_inference.validation import InvalidInputError
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
+from components.notifications import Listener
 
 try:
     stack = settings.from_pulumi()
@@ -32,6 +33,7 @@ endpoint = AsyncEndpoint(
         startup_health_check_timeout_s=stack.startup_health_check_timeout_s,
         output_path=stack.output_path,
         failure_path=stack.failure_path,
+        listeners=[Listener(**vars(subscription)) for subscription in stack.subscriptions],
         force_destroy_bucket=stack.force_destroy_bucket,
         tags=stack.tags,
     ),
@@ -43,5 +45,7 @@ pulumi.export("bucket", endpoint.bucket_name)
 pulumi.export("input_path", endpoint.input_path)
 pulumi.export("output_path", endpoint.output_path)
 pulumi.export("failure_path", endpoint.failure_path)
+pulumi.export("success_topic_arn", endpoint.success_topic_arn)
+pulumi.export("error_topic_arn", endpoint.error_topic_arn)
 pulumi.export("role_arn", endpoint.role_arn)
 pulumi.export("scaling", endpoint.scaling)

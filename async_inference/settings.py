@@ -10,10 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
@@ -74,6 +82,33 @@ OptionalEcrImage = Annotated[
 ]
 
 
+class Subscription(BaseModel):
+    """Who is told how requests end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    topic: Literal["success", "error"]
+    protocol: Literal["email", "sqs", "https"]
+    address: str
+
+    @model_validator(mode="after")
+    def _address_fits(self) -> Self:
+        pattern, example = _ADDRESSES[self.protocol]
+        if not re.fullmatch(pattern, self.address):
+            raise ValueError(f"{self.protocol} needs an address like {example}")
+        return self
+
+
+_ADDRESSES = {
+    "email": (r"[^@\s]+@[^@\s]+\.[^@\s]+", "team@example.com"),
+    "sqs": (
+        r"arn:aws[\w-]*:sqs:[a-z0-9-]+:\d{12}:\S+",
+        "arn:aws:sqs:us-east-1:123456789012:results",
+    ),
+    "https": (r"https://\S+", "https://example.com/hook"),
+}
+
+
 class Settings(BaseModel):
     """What one stack deploys; every field is a config key of `Pulumi.yaml` in camelCase."""
 
@@ -114,6 +149,8 @@ class Settings(BaseModel):
     startup_health_check_timeout_s: Annotated[Count, Field(ge=60, le=3600)] = 1800
     output_path: OptionalS3Uri = None
     failure_path: OptionalS3Uri = None
+
+    subscriptions: Annotated[tuple[Subscription, ...], BeforeValidator(_decoded)] = ()
 
     force_destroy_bucket: bool = False
     tags: Annotated[

@@ -1,5 +1,6 @@
 """A SageMaker asynchronous endpoint with its model, role, bucket and scaling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pulumi_aws as aws
 from async_inference.scaling.plan import ScalingPlan
 from components.execution_role import ExecutionRole, ExecutionRoleArgs
 from components.model_source import ModelSource, ModelSourceArgs
+from components.notifications import Listener, Notifications, NotificationsArgs
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.rollback_guard import RollbackGuard
@@ -40,6 +42,7 @@ class AsyncEndpointArgs:
         startup_health_check_timeout_s: 60-3600; also the model server's limit for loading.
         output_path: `s3://` prefix for outputs; None is a prefix of the endpoint's own bucket.
         failure_path: the same for failures, which are lost when no path is set (DG).
+        listeners: who is told that a request succeeded or failed.
         force_destroy_bucket: delete the bucket's objects with it.
         tags: tags for every resource that takes them.
     """
@@ -60,6 +63,7 @@ class AsyncEndpointArgs:
     startup_health_check_timeout_s: int = 1800
     output_path: pulumi.Input[str] | None = None
     failure_path: pulumi.Input[str] | None = None
+    listeners: Sequence[Listener] = ()
     force_destroy_bucket: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -92,6 +96,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
 
     - `PrivateBucket` for code, inputs, outputs and failures
     - `ModelSource`: the packaged handler and the weights' place
+    - `Notifications`: a success and an error topic
     - `ExecutionRole`, limited to what follows from the rest
     - the model and the endpoint configuration, auto-named since every change replaces them
     - the endpoint, updated in place under a stable name
@@ -104,6 +109,8 @@ class AsyncEndpoint(pulumi.ComponentResource):
     input_path: pulumi.Output[str]
     output_path: pulumi.Output[str]
     failure_path: pulumi.Output[str]
+    success_topic_arn: pulumi.Output[str]
+    error_topic_arn: pulumi.Output[str]
     role_arn: pulumi.Output[str]
     scaling: str
 
@@ -138,6 +145,11 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ),
             opts=self._child,
         )
+        topics = Notifications(
+            name, NotificationsArgs(listeners=args.listeners, tags=args.tags), opts=self._child
+        )
+        self.success_topic_arn = topics.success_topic_arn
+        self.error_topic_arn = topics.error_topic_arn
         image_uri = self._image_uri(args)
         role = self._role(name, args, bucket, image_uri)
         model = self._model(name, args, source, role, image_uri, guard)
@@ -177,6 +189,8 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 "input_path": self.input_path,
                 "output_path": self.output_path,
                 "failure_path": self.failure_path,
+                "success_topic_arn": self.success_topic_arn,
+                "error_topic_arn": self.error_topic_arn,
                 "role_arn": self.role_arn,
                 "scaling": self.scaling,
             }
@@ -216,6 +230,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 image_uri=image_uri,
                 readable=readable,
                 writable=[self.output_path, self.failure_path],
+                topic_arns=[self.success_topic_arn, self.error_topic_arn],
                 tags=args.tags,
             ),
             opts=self._child,
@@ -285,6 +300,10 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 "output_config": {
                     "s3_output_path": self.output_path,
                     "s3_failure_path": self.failure_path,
+                    "notification_config": {
+                        "success_topic": self.success_topic_arn,
+                        "error_topic": self.error_topic_arn,
+                    },
                 },
                 "client_config": {
                     "max_concurrent_invocations_per_instance": (

@@ -1,4 +1,4 @@
-"""The role that the endpoint runs as: its own prefixes, image, logs and metrics, nothing else."""
+"""The role that the endpoint runs as: its own prefixes, image, topics, logs and metrics."""
 
 import re
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ class ExecutionRoleArgs:
         image_uri: the ECR image that SageMaker pulls with it.
         readable: S3 URIs whose objects it reads (inputs, code, weights).
         writable: S3 URIs under which it writes (outputs, failures).
+        topic_arns: SNS topics to which SageMaker publishes with it.
         tags: tags for the role.
     """
 
@@ -30,6 +31,7 @@ class ExecutionRoleArgs:
     image_uri: pulumi.Input[str]
     readable: Sequence[pulumi.Input[str]]
     writable: Sequence[pulumi.Input[str]]
+    topic_arns: Sequence[pulumi.Input[str]]
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,6 +69,7 @@ def _permissions(
     image_uri: str,
     readable: Sequence[str],
     writable: Sequence[str],
+    topic_arns: Sequence[str],
 ) -> dict[str, object]:
     logs = f"arn:{partition}:logs:{args.region}:{account_id}:log-group"
     endpoint_logs = f"{logs}:/aws/sagemaker/Endpoints/{args.endpoint_name}"
@@ -90,6 +93,12 @@ def _permissions(
                 "Effect": "Allow",
                 "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
                 "Resource": sorted({bucket_arn(uri, partition) for uri in [*readable, *writable]}),
+            },
+            {
+                "Sid": "Notify",
+                "Effect": "Allow",
+                "Action": "sns:Publish",
+                "Resource": list(topic_arns),
             },
             {
                 # ECR knows no narrower resource for this one action.
@@ -139,7 +148,7 @@ class ExecutionRole(pulumi.ComponentResource):
     """The endpoint's execution role.
 
     - the role, assumed by SageMaker for this account only
-    - one inline policy: its S3 prefixes, image repository, log group and metrics
+    - one inline policy: its S3 prefixes, image repository, topics, log group and metrics
     """
 
     arn: pulumi.Output[str]
@@ -181,6 +190,7 @@ class ExecutionRole(pulumi.ComponentResource):
                     image_uri=args.image_uri,
                     readable=args.readable,
                     writable=args.writable,
+                    topic_arns=args.topic_arns,
                 ).apply(lambda known: _permissions(**known))
             ),
             opts=child,

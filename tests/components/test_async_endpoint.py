@@ -13,6 +13,7 @@ from components.async_endpoint import (
     AsyncEndpointArgs,
     model_server_environment,
 )
+from components.notifications import Listener
 
 COMPONENT = "async-inference:index:AsyncEndpoint"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
@@ -22,6 +23,7 @@ OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
 ROLE = "aws:iam/role:Role"
 ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
 TARGET = "aws:appautoscaling/target:Target"
+TOPICS = "arn:aws:sns:us-east-1:123456789012:topic"
 BUCKET = "demo-bucket-1a2b3c4"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-gpu"
 
@@ -93,6 +95,10 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
             "outputConfig": {
                 "s3OutputPath": f"s3://{BUCKET}/async_sdxl/output",
                 "s3FailurePath": f"s3://{BUCKET}/async_sdxl/failure",
+                "notificationConfig": {
+                    "successTopic": f"{TOPICS}/demo-success-topic-1a2b3c4",
+                    "errorTopic": f"{TOPICS}/demo-error-topic-1a2b3c4",
+                },
             },
             "clientConfig": {"maxConcurrentInvocationsPerInstance": 1},
         },
@@ -150,7 +156,7 @@ def test_every_resource_has_the_component_above_it(register, endpoint):
 
     tops = [entry for entry in record.registrations if entry.type.endswith(":AsyncEndpoint")]
     assert [entry.name for entry in tops] == ["demo"]
-    parts = {"PrivateBucket", "ModelSource", "ExecutionRole", "QueueScaling"}
+    parts = {"PrivateBucket", "ModelSource", "Notifications", "ExecutionRole", "QueueScaling"}
     assert {
         entry.type.rsplit(":", 1)[1]
         for entry in record.registrations
@@ -180,6 +186,8 @@ def test_the_outputs_are_what_a_caller_needs(register, endpoint):
         "input_path",
         "output_path",
         "failure_path",
+        "success_topic_arn",
+        "error_topic_arn",
         "role_arn",
         "scaling",
     }
@@ -230,6 +238,10 @@ def test_the_role_reaches_its_own_prefixes_image_and_logs_only(register, endpoin
     assert statements["WriteLogs"]["Resource"][0] == (
         "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/async-demo"
     )
+    assert statements["Notify"]["Resource"] == [
+        f"{TOPICS}/demo-success-topic-1a2b3c4",
+        f"{TOPICS}/demo-error-topic-1a2b3c4",
+    ]
     everywhere = {sid for sid, statement in statements.items() if statement["Resource"] == "*"}
     assert everywhere == {"LogInToEcr", "PublishMetrics"}, "actions without narrower resources"
     actions = [
@@ -331,3 +343,26 @@ def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
         "MMS_MAX_RESPONSE_SIZE": "5000",
         "TS_DEFAULT_STARTUP_TIMEOUT": "90",
     }
+
+
+def test_topics_are_encrypted_and_listeners_subscribed(register, endpoint):
+    listeners = [
+        Listener(topic="error", protocol="email", address="team@example.com"),
+        Listener(topic="error", protocol="email", address="boss@example.com"),
+    ]
+
+    record = register(lambda: endpoint(listeners=listeners))
+
+    for topic in ("success", "error"):
+        inputs = record["aws:sns/topic:Topic", f"demo-{topic}-topic"].inputs
+        assert inputs["kmsMasterKeyId"] == "alias/aws/sns"
+    subscriptions = [
+        entry.inputs
+        for entry in record.registrations
+        if entry.type == "aws:sns/topicSubscription:TopicSubscription"
+    ]
+    assert {subscription["endpoint"] for subscription in subscriptions} == {
+        "team@example.com",
+        "boss@example.com",
+    }
+    assert all("demo-error-topic" in subscription["topic"] for subscription in subscriptions)

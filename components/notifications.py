@@ -1,0 +1,85 @@
+"""Topics that tell how each request ended, and who listens to them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pulumi
+import pulumi_aws as aws
+
+AWS_MANAGED_KEY = "alias/aws/sns"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """One subscription.
+
+    Args:
+        topic: `success` or `error`.
+        protocol: `email`, `sqs` or `https`.
+        address: e-mail address, queue ARN or URL.
+    """
+
+    topic: Literal["success", "error"]
+    protocol: Literal["email", "sqs", "https"]
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotificationsArgs:
+    """What `Notifications` needs.
+
+    Args:
+        listeners: who is told.
+        kms_key_arn: encrypts the topics; None is AWS's own key for SNS.
+        tags: tags for the topics.
+    """
+
+    listeners: Sequence[Listener] = ()
+    kms_key_arn: pulumi.Input[str] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Notifications(pulumi.ComponentResource):
+    """Success and error topics of an asynchronous endpoint.
+
+    - the two topics, encrypted
+    - a subscription for each listener; e-mail addresses confirm theirs by a link
+    """
+
+    success_topic_arn: pulumi.Output[str]
+    error_topic_arn: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: NotificationsArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("async-inference:index:Notifications", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        arns = {
+            topic: aws.sns.Topic(
+                f"{name}-{topic}-topic",
+                kms_master_key_id=args.kms_key_arn or AWS_MANAGED_KEY,
+                tags=args.tags,
+                opts=child,
+            ).arn
+            for topic in ("success", "error")
+        }
+        for listener in args.listeners:
+            # The address names the subscription, so that a changed list touches only what changed.
+            address = hashlib.sha256(listener.address.encode()).hexdigest()[:8]
+            aws.sns.TopicSubscription(
+                f"{name}-{listener.topic}-{listener.protocol}-{address}",
+                topic=arns[listener.topic],
+                protocol=listener.protocol,
+                endpoint=listener.address,
+                opts=child,
+            )
+        self.success_topic_arn = arns["success"]
+        self.error_topic_arn = arns["error"]
+        self.register_outputs(
+            {
+                "success_topic_arn": self.success_topic_arn,
+                "error_topic_arn": self.error_topic_arn,
+            }
+        )
