@@ -1,0 +1,121 @@
+"""How CloudWatch evaluates an alarm on one metric (CW user guide, alarm evaluation).
+
+The rules are plain functions on numbers: Python calls them as they are, the simulator compiles
+them, so that they exist once.
+"""
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+from numba.extending import register_jitable
+
+from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData
+
+
+class AlarmState(IntEnum):
+    """An alarm's state; a new alarm starts in INSUFFICIENT_DATA."""
+
+    OK = 0
+    ALARM = 1
+    INSUFFICIENT_DATA = 2
+
+
+COMPARISON_CODES = {comparison: code for code, comparison in enumerate(Comparison)}
+MISSING_DATA_CODES = {setting: code for code, setting in enumerate(MissingData)}
+
+_OK, _ALARM, _INSUFFICIENT_DATA = (int(state) for state in AlarmState)
+_GREATER_OR_EQUAL, _GREATER, _LESS, _ = (COMPARISON_CODES[comparison] for comparison in Comparison)
+_MISSING, _IGNORE, _BREACHING, _ = (MISSING_DATA_CODES[setting] for setting in MissingData)
+
+
+@register_jitable
+def evaluation_range(evaluation_periods):
+    """How many periods CloudWatch looks back for N evaluation periods.
+
+    Documented for N = 3 only, where it is 5; UNSETTLED otherwise.
+    """
+    return evaluation_periods + max(evaluation_periods // 3, 2)
+
+
+@register_jitable
+def breaches(value, comparison, threshold):
+    """Whether a datapoint breaches the threshold; `comparison` is a COMPARISON_CODES code."""
+    if comparison == _GREATER_OR_EQUAL:
+        return value >= threshold
+    if comparison == _GREATER:
+        return value > threshold
+    if comparison == _LESS:
+        return value < threshold
+    return value <= threshold
+
+
+@register_jitable
+def next_state(points, n, m, comparison, threshold, missing, state):
+    """The state after one evaluation.
+
+    Args:
+        points: the evaluation range, oldest first, NaN where there is no datapoint.
+        n: evaluation periods.
+        m: datapoints to alarm.
+        comparison: a COMPARISON_CODES code.
+        threshold: what datapoints are compared with.
+        missing: a MISSING_DATA_CODES code.
+        state: the state before.
+    """
+    real = 0
+    breaching = 0
+    oldest_breaching_age = 0
+    for age in range(1, len(points) + 1):
+        value = points[len(points) - age]
+        if math.isnan(value):
+            continue
+        if real == n:
+            break
+        real += 1
+        if breaches(value, comparison, threshold):
+            breaching += 1
+            oldest_breaching_age = age
+    if real >= n:
+        # Enough real points: how missing ones are treated does not matter.
+        return _ALARM if breaching >= m else _OK
+    if real == 0:
+        if missing == _MISSING:
+            return _INSUFFICIENT_DATA
+        if missing == _IGNORE:
+            return state
+        return _ALARM if missing == _BREACHING else _OK
+    filled = n - real if missing == _BREACHING else 0
+    if breaching + filled >= m:
+        return _ALARM
+    # Only breaching points, the oldest at least M periods old, and nothing newer that contradicts.
+    if breaching == real and oldest_breaching_age >= m:
+        if missing == _MISSING:
+            return _ALARM
+        if missing == _IGNORE:
+            return state
+    return _OK
+
+
+def evaluate(alarm: MetricAlarm, points: Sequence[float | None], state: AlarmState) -> AlarmState:
+    """The alarm's state after one evaluation.
+
+    Args:
+        alarm: what is evaluated.
+        points: the newest `evaluation_range(alarm.evaluation_periods)` periods, oldest first, None
+            where there is no datapoint.
+        state: the state before.
+    """
+    values = np.array([math.nan if point is None else point for point in points], dtype=float)
+    return AlarmState(
+        next_state(
+            values,
+            alarm.evaluation_periods,
+            alarm.datapoints_to_alarm,
+            COMPARISON_CODES[alarm.comparison],
+            alarm.threshold,
+            MISSING_DATA_CODES[alarm.treat_missing_data],
+            int(state),
+        )
+    )

@@ -1,0 +1,409 @@
+"""How Application Auto Scaling decides a capacity (AAS user guide and API reference).
+
+The rules are plain functions on numbers and arrays: Python calls them as they are, the simulator
+compiles them, so that they exist once. `Autoscaler` is one scalable target that lives by them.
+
+Cooldowns belong to a policy. A scale-out's cooldown counts from the moment when all its instances
+are in service; until it ends, the capacity that it added is part of what the policy's next
+scale-out asks for. A scale-in is blocked until its cooldown ends; any scale-out cancels it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numba.extending import register_jitable
+
+from async_inference.scaling.plan import (
+    AdjustmentType,
+    Comparison,
+    MetricAlarm,
+    ScalingPolicy,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+
+HIGH_ALARM_PERIODS = 3
+"""Target tracking scales out after 3 of 3 minutes above the target (observed, aws-facts.md)."""
+LOW_ALARM_PERIODS = 15
+"""Target tracking scales in after 15 of 15 minutes below a part of the target (observed)."""
+
+ADJUSTMENT_CODES = {adjustment: code for code, adjustment in enumerate(AdjustmentType)}
+_CHANGE, _PERCENT, _EXACT = (ADJUSTMENT_CODES[adjustment] for adjustment in AdjustmentType)
+
+
+class Verdict(IntEnum):
+    """What became of a policy's request to scale."""
+
+    SCALED = 0
+    NOTHING_TO_CHANGE = 1
+    NO_STEP_COVERS = 2
+    AT_MAXIMUM = 3
+    AT_MINIMUM = 4
+    SCALE_OUT_COOLDOWN = 5
+    SCALE_IN_COOLDOWN = 6
+    OUTBID = 7
+    NEVER_FROM_ZERO = 8
+
+
+_SCALED, _NOTHING, _NO_STEP, _AT_MAXIMUM, _AT_MINIMUM, _OUT_COOLDOWN, _IN_COOLDOWN, _, _ = (
+    int(verdict) for verdict in Verdict
+)
+NO_STEP_COVERS = -1
+"""What `stepped_capacity` answers when no step holds the breach."""
+
+
+@register_jitable
+def stepped_capacity(
+    current, difference, adjustment_type, lower, upper, adjustments, min_magnitude
+):
+    """The capacity that a step policy asks for, before bounds; NO_STEP_COVERS if no step applies.
+
+    Above the threshold a step holds its lower bound and not its upper one, below it the other way
+    round. A fraction of an instance rounds away from zero below one, towards zero above.
+
+    Args:
+        current: instances now.
+        difference: metric value minus threshold.
+        adjustment_type: an ADJUSTMENT_CODES code.
+        lower, upper: the steps' bounds, infinite where absent.
+        adjustments: the steps' adjustments.
+        min_magnitude: least change of a percentage, 0 if none.
+    """
+    for step in range(len(adjustments)):
+        above = difference >= 0 and lower[step] <= difference < upper[step]
+        below = difference <= 0 and lower[step] < difference <= upper[step]
+        if not (above or below):
+            continue
+        adjustment = adjustments[step]
+        if adjustment_type == _EXACT:
+            return int(adjustment)
+        if adjustment_type == _CHANGE:
+            return max(0, int(current + adjustment))
+        change = current * adjustment / 100.0
+        whole = math.floor(abs(change))
+        if 0 < abs(change) < 1:
+            whole = 1
+        if whole > 0:
+            whole = max(whole, min_magnitude)
+        return max(0, int(current + (whole if change > 0 else -whole)))
+    return NO_STEP_COVERS
+
+
+@register_jitable
+def tracked_capacity(current, metric, target, scales_in):
+    """The capacity at which a metric that falls with the capacity would be at its target.
+
+    Not published; in proportion to the newest datapoint, rounded up, both ways. At 0 instances the
+    metric is the whole backlog, so it counts as that of one. The high alarm only adds and the low
+    one, `scales_in`, only removes, wherever the metric went since the alarm fired.
+    """
+    asked = math.ceil(max(1, current) * metric / target - 1e-9)
+    return min(asked, current) if scales_in else max(asked, current)
+
+
+@register_jitable
+def bid(policy, asked, current, minimum, maximum, now_s, out_origin, out_until_s, in_until_s):
+    """What a policy's request comes to under its cooldowns and the bounds.
+
+    Args:
+        policy: index into the cooldown arrays.
+        asked: the capacity that it asks for, computed from `current`.
+        current, minimum, maximum: instances now, and the bounds.
+        now_s: the time.
+        out_origin: per policy, the capacity that its running scale-out cooldown started from.
+        out_until_s: per policy, the end of that cooldown; infinite while instances still start.
+        in_until_s: per policy, the end of its scale-in cooldown.
+
+    Returns:
+        Desired capacity and a `Verdict`.
+    """
+    if asked > current:
+        if current >= maximum:
+            return current, _AT_MAXIMUM
+        if now_s < out_until_s[policy]:
+            asked = min(out_origin[policy], current) + (asked - current)
+            if asked <= current:
+                return current, _OUT_COOLDOWN
+        return min(asked, maximum), _SCALED
+    if asked < current:
+        if current <= minimum:
+            return current, _AT_MINIMUM
+        if now_s < in_until_s[policy]:
+            return current, _IN_COOLDOWN
+        return max(asked, minimum), _SCALED
+    return current, _NOTHING
+
+
+@register_jitable
+def winner(current, bids):
+    """Which of several bids wins: the largest capacity, for out and for in; -1 if none changes."""
+    best = -1
+    for policy in range(len(bids)):
+        desired = bids[policy]
+        if desired == current:
+            continue
+        if best < 0 or desired > bids[best]:
+            best = policy
+    return best
+
+
+@register_jitable
+def start_cooldown(
+    policy, current, desired, now_s, in_cooldown_s, out_origin, out_until_s, in_until_s
+):
+    """Note that a policy changed the capacity from `current` to `desired`."""
+    if desired > current:
+        if now_s >= out_until_s[policy]:
+            out_origin[policy] = current
+        else:
+            out_origin[policy] = min(out_origin[policy], current)
+        out_until_s[policy] = math.inf
+        for other in range(len(in_until_s)):
+            in_until_s[other] = -math.inf
+    else:
+        in_until_s[policy] = now_s + in_cooldown_s
+
+
+@register_jitable
+def finish_scale_out(now_s, out_cooldown_s, out_until_s):
+    """Note that all instances asked for are in service: scale-out cooldowns start to run."""
+    for policy in range(len(out_until_s)):
+        if out_until_s[policy] == math.inf:
+            out_until_s[policy] = now_s + out_cooldown_s[policy]
+
+
+def tracking_alarms(
+    policy: TargetTrackingPolicy, unsettled: Unsettled
+) -> tuple[MetricAlarm, MetricAlarm | None]:
+    """Target tracking's own alarms: high, and low unless it may not scale in."""
+    high = MetricAlarm(
+        metric=policy.metric,
+        statistic=policy.statistic,
+        comparison=Comparison.GREATER,
+        threshold=policy.target,
+        evaluation_periods=HIGH_ALARM_PERIODS,
+        datapoints_to_alarm=HIGH_ALARM_PERIODS,
+    )
+    if policy.disable_scale_in:
+        return high, None
+    low = high.model_copy(
+        update={
+            "comparison": Comparison.LESS,
+            "threshold": policy.target * unsettled.scale_in_ratio,
+            "evaluation_periods": LOW_ALARM_PERIODS,
+            "datapoints_to_alarm": LOW_ALARM_PERIODS,
+        }
+    )
+    return high, low
+
+
+def step_arrays(policy: StepScalingPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A step policy's lower bounds, upper bounds and adjustments, for `stepped_capacity`."""
+    return (
+        np.array([-math.inf if s.lower_bound is None else s.lower_bound for s in policy.steps]),
+        np.array([math.inf if s.upper_bound is None else s.upper_bound for s in policy.steps]),
+        np.array([float(step.adjustment) for step in policy.steps]),
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """A policy asked to act: its alarm is in ALARM."""
+
+    policy: ScalingPolicy
+    metric: float
+    """The newest datapoint of the alarm's metric."""
+    threshold: float
+    """The alarm's threshold; target tracking's low alarm has one below the target."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a request: the capacity afterwards, and why."""
+
+    policy: ScalingPolicy
+    verdict: Verdict
+    before: int
+    desired: int
+    reason: str
+
+
+class Autoscaler:
+    """One scalable target: its bounds, its desired capacity, its policies' cooldowns.
+
+    Args:
+        minimum, maximum: the target's bounds.
+        desired: instances asked for now.
+        unsettled: the reading of what AWS leaves open.
+    """
+
+    def __init__(self, minimum: int, maximum: int, desired: int, unsettled: Unsettled) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+        self.desired = desired
+        self._unsettled = unsettled
+        self._names: list[str] = []
+        self._out_cooldown_s = np.empty(0)
+        self._out_origin = np.empty(0, dtype=np.int64)
+        self._out_until_s = np.empty(0)
+        self._in_until_s = np.empty(0)
+
+    def decide(self, requests: Sequence[Request], now_s: float) -> list[Decision]:
+        """Decide on what all policies ask at one moment; the largest capacity wins.
+
+        Returns:
+            A decision for each request; at most one changed the capacity.
+        """
+        current = self.desired
+        indexes = [self._index(request.policy) for request in requests]
+        bids, verdicts = [], []
+        for index, request in zip(indexes, requests, strict=True):
+            desired, verdict = self._bid(index, request, now_s)
+            bids.append(desired)
+            verdicts.append(verdict)
+        best = winner(current, np.array(bids, dtype=np.int64)) if bids else -1
+        if best >= 0:
+            policy = requests[best].policy
+            in_cooldown_s = (
+                policy.scale_in_cooldown_s
+                if isinstance(policy, TargetTrackingPolicy)
+                else policy.cooldown_s
+            )
+            start_cooldown(
+                indexes[best],
+                current,
+                bids[best],
+                now_s,
+                in_cooldown_s,
+                self._out_origin,
+                self._out_until_s,
+                self._in_until_s,
+            )
+            self.desired = int(bids[best])
+        decisions = []
+        for position, request in enumerate(requests):
+            verdict = verdicts[position]
+            if verdict == Verdict.SCALED and position != best:
+                verdict = Verdict.OUTBID
+            reason = self._reason(indexes[position], request, verdict, current, now_s)
+            decisions.append(
+                Decision(request.policy, verdict, current, int(bids[position]), reason)
+            )
+        return decisions
+
+    def in_service(self, instances: int, now_s: float) -> None:
+        """Note how many instances serve; a scale-out has succeeded once all asked for do."""
+        if instances >= self.desired:
+            finish_scale_out(now_s, self._out_cooldown_s, self._out_until_s)
+
+    def set_bounds(self, minimum: int, maximum: int) -> bool:
+        """Set new bounds, as a scheduled action or a registration does, and clamp the capacity.
+
+        Returns:
+            Whether the capacity changed.
+        """
+        self.minimum, self.maximum = minimum, maximum
+        before = self.desired
+        self.desired = min(max(before, minimum), maximum)
+        return self.desired != before
+
+    def cooldowns(self) -> dict[str, tuple[int, float, float]]:
+        """Per policy: origin and end of the scale-out cooldown, end of the scale-in cooldown."""
+        return {
+            name: (
+                int(self._out_origin[index]),
+                float(self._out_until_s[index]),
+                float(self._in_until_s[index]),
+            )
+            for index, name in enumerate(self._names)
+        }
+
+    def restore(self, policies: Sequence[ScalingPolicy], saved: dict) -> None:
+        """Take back what `cooldowns` gave, for those policies that still exist."""
+        for policy in policies:
+            if policy.name in saved:
+                index = self._index(policy)
+                origin, out_until_s, in_until_s = saved[policy.name]
+                self._out_origin[index] = origin
+                self._out_until_s[index] = out_until_s
+                self._in_until_s[index] = in_until_s
+
+    def _index(self, policy: ScalingPolicy) -> int:
+        out_cooldown_s = (
+            policy.scale_out_cooldown_s
+            if isinstance(policy, TargetTrackingPolicy)
+            else policy.cooldown_s
+        )
+        if policy.name in self._names:
+            index = self._names.index(policy.name)
+            self._out_cooldown_s[index] = out_cooldown_s
+            return index
+        self._names.append(policy.name)
+        self._out_cooldown_s = np.append(self._out_cooldown_s, float(out_cooldown_s))
+        self._out_origin = np.append(self._out_origin, 0)
+        self._out_until_s = np.append(self._out_until_s, -math.inf)
+        self._in_until_s = np.append(self._in_until_s, -math.inf)
+        return len(self._names) - 1
+
+    def _bid(self, index: int, request: Request, now_s: float) -> tuple[int, Verdict]:
+        policy = request.policy
+        if isinstance(policy, StepScalingPolicy):
+            asked = stepped_capacity(
+                self.desired,
+                request.metric - request.threshold,
+                ADJUSTMENT_CODES[policy.adjustment_type],
+                *step_arrays(policy),
+                policy.min_adjustment_magnitude or 0,
+            )
+            if asked == NO_STEP_COVERS:
+                return self.desired, Verdict.NO_STEP_COVERS
+        else:
+            if self.desired == 0 and self._unsettled.target_tracking_from_zero == "never":
+                return 0, Verdict.NEVER_FROM_ZERO
+            scales_in = request.threshold < policy.target
+            asked = tracked_capacity(self.desired, request.metric, policy.target, scales_in)
+        desired, verdict = bid(
+            index,
+            asked,
+            self.desired,
+            self.minimum,
+            self.maximum,
+            now_s,
+            self._out_origin,
+            self._out_until_s,
+            self._in_until_s,
+        )
+        return int(desired), Verdict(verdict)
+
+    def _reason(
+        self, index: int, request: Request, verdict: Verdict, current: int, now_s: float
+    ) -> str:
+        policy = request.policy
+        match verdict:
+            case Verdict.SCALED:
+                return f"policy {policy.name} set the capacity from {current} to {self.desired}"
+            case Verdict.NOTHING_TO_CHANGE:
+                return f"policy {policy.name} asks for the {current} instances that there are"
+            case Verdict.NO_STEP_COVERS:
+                breach = request.metric - request.threshold
+                return f"policy {policy.name} has no step for a breach of {breach:g}"
+            case Verdict.AT_MAXIMUM:
+                return f"the capacity is at its maximum of {self.maximum}"
+            case Verdict.AT_MINIMUM:
+                return f"the capacity is at its minimum of {self.minimum}"
+            case Verdict.SCALE_OUT_COOLDOWN:
+                until_s = self._out_until_s[index]
+                if math.isinf(until_s):
+                    return f"the instances that policy {policy.name} added are still starting"
+                return f"policy {policy.name} cools down for {until_s - now_s:.0f} s more"
+            case Verdict.SCALE_IN_COOLDOWN:
+                left_s = self._in_until_s[index] - now_s
+                return f"policy {policy.name} cools down for {left_s:.0f} s more"
+            case Verdict.OUTBID:
+                return f"another policy asks for more instances than {policy.name}"
+            case Verdict.NEVER_FROM_ZERO:
+                return "target tracking does not leave zero (target_tracking_from_zero=never)"
