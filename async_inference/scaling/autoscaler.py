@@ -362,9 +362,10 @@ class Autoscaler:
             if asked == NO_STEP_COVERS:
                 return self.desired, Verdict.NO_STEP_COVERS
         else:
-            if self.desired == 0 and self._unsettled.target_tracking_from_zero == "never":
-                return 0, Verdict.NEVER_FROM_ZERO
             scales_in = request.threshold < policy.target
+            never = self._unsettled.target_tracking_from_zero == "never"
+            if self.desired == 0 and never and not scales_in:
+                return 0, Verdict.NEVER_FROM_ZERO
             asked = tracked_capacity(self.desired, request.metric, policy.target, scales_in)
         desired, verdict = bid(
             index,

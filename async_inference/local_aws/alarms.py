@@ -1,0 +1,203 @@
+"""Evaluates the alarms that moto stores, and runs their actions.
+
+moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
+own; Auto Scaling actions repeat while it stays in ALARM, other actions run on a change of state.
+"""
+
+import json
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from moto.cloudwatch.models import Alarm, CloudWatchBackend, cloudwatch_backends
+
+from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.metrics import MINUTE_S, MetricStore, Series
+from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, publish
+from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
+from async_inference.scaling.plan import Metric, MetricAlarm
+
+KEPT_HISTORY = 500
+
+
+class Alarms:
+    """One region's alarms.
+
+    Args:
+        region: the region.
+        clock: the clock of the embedded AWS.
+        services: where alarms are stored and topics are published to.
+        metrics: the datapoints.
+        scale: runs a scaling policy by its ARN, and says what came of it.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        clock: Clock,
+        services: MotoServices,
+        metrics: MetricStore,
+        scale: Callable[[str, str, float, float], str],
+    ) -> None:
+        self._region = region
+        self._clock = clock
+        self._services = services
+        self._metrics = metrics
+        self._scale = scale
+        self._lock = threading.Lock()
+        self._known: dict[str, Alarm] = {}
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def _stored(self) -> dict[str, Alarm]:
+        backend: CloudWatchBackend = cloudwatch_backends[ACCOUNT_ID][self._region]
+        return backend.alarms
+
+    def adopt(self) -> None:
+        """Give alarms that were just put the state that CloudWatch gives them.
+
+        A new one starts in INSUFFICIENT_DATA; one that was put again keeps its state.
+        """
+        with self._services.lock, self._lock:
+            for name, alarm in self._stored.items():
+                before = self._known.get(name)
+                if before is alarm:
+                    continue
+                alarm.state_value = before.state_value if before else "INSUFFICIENT_DATA"
+                self._known[name] = alarm
+            for name in self._known.keys() - self._stored.keys():
+                del self._known[name]
+
+    def put(self, name: str, alarm: MetricAlarm, endpoint: str, policy_arn: str) -> None:
+        """Create one of target tracking's own alarms; it lives as long as its policy."""
+        with self._services.lock:
+            cloudwatch_backends[ACCOUNT_ID][self._region].put_metric_alarm(
+                name=name,
+                namespace="AWS/SageMaker",
+                metric_name=alarm.metric,
+                comparison_operator=alarm.comparison,
+                evaluation_periods=alarm.evaluation_periods,
+                period=alarm.period_s,
+                threshold=alarm.threshold,
+                statistic=alarm.statistic,
+                description=f"DO NOT EDIT OR DELETE. For policy {policy_arn}.",
+                dimensions=[{"Name": "EndpointName", "Value": endpoint}],
+                alarm_actions=[policy_arn],
+                datapoints_to_alarm=alarm.datapoints_to_alarm,
+                treat_missing_data=alarm.treat_missing_data,
+            )
+        self.adopt()
+
+    def delete(self, names: list[str]) -> None:
+        """Delete alarms of target tracking."""
+        with self._services.lock:
+            for name in names:
+                self._stored.pop(name, None)
+        self.adopt()
+
+    def next_evaluation_s(self, after_s: float) -> float | None:
+        """When the next alarm is due, strictly after a time; None without alarms."""
+        with self._lock:
+            names = list(self._known)
+        return min((_next(name, after_s) for name in names), default=None)
+
+    def evaluate_due(self, after_s: float, until_s: float) -> None:
+        """Evaluate the alarms whose moment lies in (after_s, until_s]."""
+        with self._lock:
+            due = sorted(
+                (at_s, name) for name in self._known if (at_s := _next(name, after_s)) <= until_s
+            )
+        for at_s, name in due:
+            self._evaluate(name, at_s)
+
+    def states(self) -> list[dict[str, Any]]:
+        """The alarms as a status page shows them."""
+        with self._lock:
+            return [
+                {"name": name, "state": alarm.state_value, "reason": alarm.state_reason}
+                for name, alarm in self._known.items()
+            ]
+
+    def _evaluate(self, name: str, at_s: float) -> None:
+        with self._lock:
+            alarm = self._known.get(name)
+        if alarm is None or alarm.rule is not None or alarm.metric_data_queries:
+            return
+        # Only the numbers matter to the rules; which metric they come from is the alarm's own.
+        rules = MetricAlarm(
+            metric=Metric.BACKLOG_SIZE,
+            statistic=alarm.statistic or "Average",
+            comparison=alarm.comparison_operator,
+            threshold=alarm.threshold,
+            period_s=alarm.period,
+            evaluation_periods=alarm.evaluation_periods,
+            datapoints_to_alarm=alarm.datapoints_to_alarm or alarm.evaluation_periods,
+            treat_missing_data=alarm.treat_missing_data or "missing",
+        )
+        series = Series.of(
+            alarm.namespace, alarm.metric_name, {d.name: d.value for d in alarm.dimensions}
+        )
+        points = self._metrics.periods(
+            series,
+            rules.statistic,
+            rules.period_s,
+            evaluation_range(rules.evaluation_periods),
+            at_s,
+        )
+        before = AlarmState[alarm.state_value]
+        after = evaluate(rules, points, before)
+        known = [point for point in points if point is not None]
+        if after != before:
+            reason = _reason(rules, known)
+            with self._services.lock:
+                alarm.update_state(reason, json.dumps({"recentDatapoints": known}), after.name)
+            self._note(name, "StateUpdate", f"Alarm updated from {before.name} to {after.name}")
+        if not alarm.actions_enabled:
+            return
+        actions = {
+            AlarmState.OK: alarm.ok_actions,
+            AlarmState.ALARM: alarm.alarm_actions,
+            AlarmState.INSUFFICIENT_DATA: alarm.insufficient_data_actions,
+        }[after]
+        for action in actions:
+            if ":scalingPolicy:" in action:
+                if known:
+                    came = self._scale(action, name, known[-1], alarm.threshold)
+                    self._note(name, "Action", came)
+            elif after != before and ":sns:" in action:
+                message = json.dumps(
+                    {
+                        "AlarmName": name,
+                        "OldStateValue": before.name,
+                        "NewStateValue": after.name,
+                        "NewStateReason": alarm.state_reason,
+                    }
+                )
+                self._services.perform(publish(action, message, self._region))
+                self._note(name, "Action", f"Successfully executed action {action}")
+
+    def _note(self, name: str, kind: str, summary: str) -> None:
+        with self._lock:
+            self.history.append(
+                {"at_s": self._clock.now_s(), "alarm": name, "type": kind, "summary": summary}
+            )
+            del self.history[:-KEPT_HISTORY]
+
+
+def _next(name: str, after_s: float) -> float:
+    # CloudWatch evaluates each alarm at a phase of its own; a name's is always the same here.
+    phase_s = zlib.crc32(name.encode()) % MINUTE_S
+    minutes = (after_s - phase_s) // MINUTE_S + 1
+    return minutes * MINUTE_S + phase_s
+
+
+def _reason(rules: MetricAlarm, known: list[float]) -> str:
+    if not known:
+        return "Insufficient Data: no datapoints were received"
+    shown = ", ".join(f"{value:g}" for value in known[-rules.evaluation_periods :])
+    return (
+        f"Threshold Crossed: {rules.datapoints_to_alarm} out of the last "
+        f"{rules.evaluation_periods} datapoints [{shown}] against {rules.comparison} "
+        f"{rules.threshold:g}"
+    )

@@ -1,0 +1,614 @@
+"""Application Auto Scaling's API for SageMaker variants, and the activities it leaves behind.
+
+What a policy does to a capacity is decided by `async_inference.scaling`, from what was deployed.
+"""
+
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.journal import Journal
+from async_inference.local_aws.moto_services import ACCOUNT_ID
+from async_inference.scaling import schedules
+from async_inference.scaling.autoscaler import (
+    Autoscaler,
+    Decision,
+    Request,
+    Verdict,
+    tracking_alarms,
+)
+from async_inference.scaling.plan import (
+    Metric,
+    MetricAlarm,
+    ScalingPolicy,
+    StepAdjustment,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+
+KEPT_ACTIVITIES = 500
+DIMENSION = "sagemaker:variant:DesiredInstanceCount"
+_ANY_ALARM = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=0)
+"""A deployed step policy does not know its alarms: they name it, not the other way round."""
+
+
+@dataclass
+class Target:
+    """A registered scalable target and what belongs to it."""
+
+    document: dict[str, Any]
+    scaler: Autoscaler
+    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    activities: list[dict[str, Any]] = field(default_factory=list)
+
+
+class ApplicationAutoScaling:
+    """One region's scalable targets, policies, scheduled actions and activities.
+
+    Args:
+        region: the region.
+        clock: the clock of the embedded AWS.
+        journal: where resources are kept.
+        unsettled: the reading of what AWS leaves open.
+        put_alarm, delete_alarms: create and delete the alarms of target tracking.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        clock: Clock,
+        journal: Journal,
+        unsettled: Unsettled,
+        put_alarm: Callable[[str, MetricAlarm, str, str], None],
+        delete_alarms: Callable[[list[str]], None],
+    ) -> None:
+        self._region = region
+        self._clock = clock
+        self._journal = journal
+        self._unsettled = unsettled
+        self._put_alarm = put_alarm
+        self._delete_alarms = delete_alarms
+        self._lock = threading.RLock()
+        self._endpoints: Callable[[], dict[str, Any]] = dict
+        self._targets: dict[str, Target] = {}
+        for resource_id, saved in journal.documents(f"{region}/scalable-target").items():
+            self._targets[resource_id] = self._restored(saved)
+
+    def attach(self, endpoints: Callable[[], dict[str, Any]]) -> None:
+        """Say where the running endpoints are, by name."""
+        self._endpoints = endpoints
+
+    def operation(self, name: str) -> Callable[[dict[str, Any]], Any] | None:
+        """The method that serves an operation, None if this service has none."""
+        return getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), None)
+
+    # Targets
+
+    def register_scalable_target(self, request: dict[str, Any]) -> Any:
+        resource_id = request["ResourceId"]
+        with self._lock:
+            endpoint, _ = self._endpoint(resource_id)
+            target = self._targets.get(resource_id)
+            known = target.document if target else {}
+            low = request.get("MinCapacity", known.get("MinCapacity"))
+            high = request.get("MaxCapacity", known.get("MaxCapacity"))
+            if low is None or high is None:
+                raise AwsError(
+                    "ValidationException",
+                    "MinCapacity and MaxCapacity are required for a new target",
+                )
+            if low > high:
+                raise AwsError(
+                    "ValidationException",
+                    "Maximum capacity cannot be less than minimum capacity",
+                )
+            document = {
+                "CreationTime": self._clock.now_s(),
+                **known,
+                "ServiceNamespace": "sagemaker",
+                "ResourceId": resource_id,
+                "ScalableDimension": DIMENSION,
+                "MinCapacity": low,
+                "MaxCapacity": high,
+                "RoleARN": _service_role(),
+                "SuspendedState": {
+                    "DynamicScalingInSuspended": False,
+                    "DynamicScalingOutSuspended": False,
+                    "ScheduledScalingSuspended": False,
+                    **known.get("SuspendedState", {}),
+                    **request.get("SuspendedState", {}),
+                },
+                "ScalableTargetARN": known.get("ScalableTargetARN") or self._target_arn(),
+            }
+            tags = request.get("Tags") if target is None else known.get("Tags")
+            document["Tags"] = tags or {}
+            if target is None:
+                scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
+                target = self._targets[resource_id] = Target(document, scaler)
+            target.document = document
+            changed = target.scaler.set_bounds(low, high)
+            if changed:
+                self._set_capacity(
+                    resource_id, target, "a change of the target's minimum or maximum capacity"
+                )
+            self._save(resource_id)
+            return {"ScalableTargetARN": document["ScalableTargetARN"]}
+
+    def describe_scalable_targets(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            wanted = request.get("ResourceIds")
+            found = [
+                {key: value for key, value in target.document.items() if key != "Tags"}
+                for resource_id, target in self._targets.items()
+                if not wanted or resource_id in wanted
+            ]
+            return _page(request, "ScalableTargets", found)
+
+    def deregister_scalable_target(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            resource_id = request["ResourceId"]
+            self._target(resource_id)
+            self._remove(resource_id)
+            return {}
+
+    # Policies
+
+    def put_scaling_policy(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            resource_id, name = request["ResourceId"], request["PolicyName"]
+            target = self._target(resource_id)
+            known = target.policies.get(name)
+            kind = request.get("PolicyType") or (known or {}).get("PolicyType", "StepScaling")
+            if known and known["PolicyType"] != kind:
+                raise AwsError("ValidationException", "PolicyType cannot be changed")
+            configuration = f"{kind}PolicyConfiguration"
+            if configuration not in request and not known:
+                raise AwsError("ValidationException", f"{configuration} is required for {kind}")
+            document = {
+                "PolicyARN": self._policy_arn(resource_id, name),
+                "CreationTime": self._clock.now_s(),
+                "Alarms": [],
+                **(known or {}),
+                "PolicyName": name,
+                "ServiceNamespace": "sagemaker",
+                "ResourceId": resource_id,
+                "ScalableDimension": DIMENSION,
+                "PolicyType": kind,
+            }
+            if configuration in request:
+                document[configuration] = request[configuration]
+            self._policy(document)
+            if kind == "TargetTrackingScaling":
+                document["Alarms"] = self._tracking_alarms(resource_id, document)
+            target.policies[name] = document
+            self._save(resource_id)
+            return {"PolicyARN": document["PolicyARN"], "Alarms": document["Alarms"]}
+
+    def describe_scaling_policies(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            names = request.get("PolicyNames")
+            found = [
+                document
+                for resource_id, target in self._targets.items()
+                if request.get("ResourceId") in (None, resource_id)
+                for document in target.policies.values()
+                if not names or document["PolicyName"] in names
+            ]
+            return _page(request, "ScalingPolicies", found)
+
+    def delete_scaling_policy(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            target = self._targets.get(request["ResourceId"])
+            document = target.policies.pop(request["PolicyName"], None) if target else None
+            if document is None:
+                raise _not_found(
+                    f"No scaling policy found for service namespace: sagemaker, resource ID: "
+                    f"{request['ResourceId']}, scalable dimension: {DIMENSION}, "
+                    f"policy name: {request['PolicyName']}"
+                )
+            self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
+            self._save(request["ResourceId"])
+            return {}
+
+    # Scheduled actions
+
+    def put_scheduled_action(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            target = self._target(request["ResourceId"])
+            name = request["ScheduledActionName"]
+            try:
+                schedules.check(request["Schedule"], request.get("Timezone", "UTC"))
+            except ValueError as error:
+                raise AwsError("ValidationException", str(error)) from error
+            known = target.schedules.get(name, {})
+            target.schedules[name] = {
+                "ScheduledActionARN": (
+                    f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scheduledAction:"
+                    f"{uuid.uuid4()}:resource/sagemaker/{request['ResourceId']}:"
+                    f"scheduledActionName/{name}"
+                ),
+                "CreationTime": self._clock.now_s(),
+                "Timezone": "UTC",
+                **known,
+                **request,
+            }
+            self._save(request["ResourceId"])
+            return {}
+
+    def describe_scheduled_actions(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            names = request.get("ScheduledActionNames")
+            found = [
+                document
+                for resource_id, target in self._targets.items()
+                if request.get("ResourceId") in (None, resource_id)
+                for document in target.schedules.values()
+                if not names or document["ScheduledActionName"] in names
+            ]
+            return _page(request, "ScheduledActions", found)
+
+    def delete_scheduled_action(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            target = self._targets.get(request["ResourceId"])
+            if target is None or not target.schedules.pop(request["ScheduledActionName"], None):
+                raise _not_found(
+                    f"No scheduled action found for service namespace: sagemaker, resource ID: "
+                    f"{request['ResourceId']}, scheduled action name: "
+                    f"{request['ScheduledActionName']}"
+                )
+            self._save(request["ResourceId"])
+            return {}
+
+    # Activities and tags
+
+    def describe_scaling_activities(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            with_ignored = request.get("IncludeNotScaledActivities", False)
+            found = [
+                activity
+                for resource_id, target in self._targets.items()
+                if request.get("ResourceId") in (None, resource_id)
+                for activity in reversed(target.activities)
+                if with_ignored or "NotScaledReasons" not in activity
+            ]
+            return _page(request, "ScalingActivities", found)
+
+    def tag_resource(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            resource_id, target = self._by_arn(request["ResourceARN"])
+            target.document["Tags"] = target.document["Tags"] | request["Tags"]
+            self._save(resource_id)
+            return {}
+
+    def untag_resource(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            resource_id, target = self._by_arn(request["ResourceARN"])
+            for key in request["TagKeys"]:
+                target.document["Tags"].pop(key, None)
+            self._save(resource_id)
+            return {}
+
+    def list_tags_for_resource(self, request: dict[str, Any]) -> Any:
+        with self._lock:
+            return {"Tags": self._by_arn(request["ResourceARN"])[1].document["Tags"]}
+
+    # What the rest of the embedded AWS calls
+
+    def has_target(self, endpoint: str, variant: str) -> bool:
+        """Whether the variant is a scalable target."""
+        return f"endpoint/{endpoint}/variant/{variant}" in self._targets
+
+    def endpoint_deleted(self, endpoint: str) -> None:
+        """Deregister what belongs to an endpoint that is gone."""
+        with self._lock:
+            for resource_id in list(self._targets):
+                if resource_id.split("/")[1] == endpoint:
+                    self._remove(resource_id)
+
+    def capacity_changed(self, endpoint: str, variant: str, in_service: int, desired: int) -> None:
+        """Note what an endpoint has; scale-out cooldowns start once all instances serve."""
+        with self._lock:
+            target = self._targets.get(f"endpoint/{endpoint}/variant/{variant}")
+            if target is None:
+                return
+            # An update of the endpoint, or a person, may have set the capacity.
+            target.scaler.desired = desired
+            target.scaler.in_service(in_service, self._clock.now_s())
+            if in_service == desired:
+                for activity in target.activities:
+                    if activity["StatusCode"] == "InProgress":
+                        activity |= {
+                            "StatusCode": "Successful",
+                            "EndTime": self._clock.now_s(),
+                            "StatusMessage": (
+                                f"Successfully set desired instance count to {desired}. "
+                                "Change successfully fulfilled by sagemaker."
+                            ),
+                        }
+            self._save(target.document["ResourceId"])
+
+    def alarm_fired(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
+        """Run the policy that an alarm in ALARM names.
+
+        Returns:
+            What came of it, as a sentence.
+        """
+        with self._lock:
+            for resource_id, target in self._targets.items():
+                for document in target.policies.values():
+                    if document["PolicyARN"] == policy_arn:
+                        return self._run_policy(
+                            resource_id, target, document, alarm, metric, threshold
+                        )
+        return f"no scaling policy has the ARN {policy_arn}"
+
+    def run_schedules(self, after_s: float, until_s: float) -> None:
+        """Apply the scheduled actions due in (after_s, until_s]: their bounds stay for good."""
+        with self._lock:
+            for resource_id, target in self._targets.items():
+                for name, schedule in list(target.schedules.items()):
+                    due = schedules.times(
+                        schedule["Schedule"], schedule["Timezone"], after_s, until_s
+                    )
+                    if any(True for _ in due):
+                        self._apply_schedule(resource_id, target, name)
+
+    def restore_alarms(self) -> None:
+        """After a restart: put the alarms of target tracking back, which nobody else keeps."""
+        for resource_id, target in self._targets.items():
+            for document in target.policies.values():
+                if document["PolicyType"] == "TargetTrackingScaling":
+                    document["Alarms"] = self._tracking_alarms(resource_id, document)
+
+    # Inside
+
+    def _apply_schedule(self, resource_id: str, target: Target, name: str) -> None:
+        if target.document["SuspendedState"]["ScheduledScalingSuspended"]:
+            return
+        action = target.schedules[name].get("ScalableTargetAction", {})
+        low = action.get("MinCapacity", target.scaler.minimum)
+        high = action.get("MaxCapacity", target.scaler.maximum)
+        target.document |= {"MinCapacity": low, "MaxCapacity": high}
+        if target.scaler.set_bounds(low, high):
+            self._set_capacity(resource_id, target, f"scheduled action {name} was executed")
+        self._save(resource_id)
+
+    def _run_policy(
+        self,
+        resource_id: str,
+        target: Target,
+        document: dict[str, Any],
+        alarm: str,
+        metric: float,
+        threshold: float,
+    ) -> str:
+        now_s = self._clock.now_s()
+        endpoint, _ = self._endpoint(resource_id)
+        cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
+        suspended = target.document["SuspendedState"]
+        if endpoint.status != "InService" and endpoint.status != "Updating":
+            return f"endpoint is {endpoint.status}"
+        before = target.scaler.desired
+        (decision,) = target.scaler.decide(
+            [Request(self._policy(document), metric, threshold)], now_s
+        )
+        grows = target.scaler.desired > before
+        if (
+            decision.verdict == Verdict.SCALED
+            and suspended["DynamicScalingOutSuspended" if grows else "DynamicScalingInSuspended"]
+        ):
+            target.scaler.desired = before
+            return "dynamic scaling is suspended"
+        if decision.verdict == Verdict.SCALED:
+            self._set_capacity(resource_id, target, cause)
+        else:
+            self._ignored(target, cause, decision)
+        self._save(resource_id)
+        return decision.reason
+
+    def _set_capacity(self, resource_id: str, target: Target, cause: str) -> None:
+        desired = target.scaler.desired
+        activity = self._activity(target, cause)
+        activity |= {
+            "Description": f"Setting desired instance count to {desired}.",
+            "StatusCode": "InProgress",
+            "StatusMessage": (
+                f"Successfully set desired instance count to {desired}. "
+                "Waiting for change to be fulfilled by sagemaker."
+            ),
+        }
+        endpoint, _ = self._endpoint(resource_id)
+        threading.Thread(target=endpoint.set_desired, args=(desired,), daemon=True).start()
+
+    def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
+        latest = target.activities[-1] if target.activities else {}
+        description = f"Nothing was scaled: {decision.reason}"
+        if latest.get("Cause") == cause and "NotScaledReasons" in latest:
+            latest |= {"Description": description, "EndTime": self._clock.now_s()}
+            return
+        activity = self._activity(target, cause)
+        activity |= {
+            "Description": description,
+            "StatusCode": "Successful",
+            "EndTime": self._clock.now_s(),
+            "NotScaledReasons": [
+                {
+                    "Code": _NOT_SCALED.get(decision.verdict, "AlreadyAtDesiredCapacity"),
+                    "CurrentCapacity": decision.before,
+                    "MaxCapacity": target.scaler.maximum,
+                    "MinCapacity": target.scaler.minimum,
+                }
+            ],
+        }
+
+    def _activity(self, target: Target, cause: str) -> dict[str, Any]:
+        activity = {
+            "ActivityId": str(uuid.uuid4()),
+            "ServiceNamespace": "sagemaker",
+            "ResourceId": target.document["ResourceId"],
+            "ScalableDimension": DIMENSION,
+            "Cause": cause,
+            "StartTime": self._clock.now_s(),
+        }
+        target.activities.append(activity)
+        del target.activities[:-KEPT_ACTIVITIES]
+        return activity
+
+    def _policy(self, document: dict[str, Any]) -> ScalingPolicy:
+        """A deployed policy as the rules know it."""
+        name = document["PolicyName"]
+        if document["PolicyType"] == "StepScaling":
+            steps = document["StepScalingPolicyConfiguration"]
+            return StepScalingPolicy(
+                name=name,
+                alarm=_ANY_ALARM,
+                adjustment_type=steps["AdjustmentType"],
+                steps=tuple(
+                    StepAdjustment(
+                        lower_bound=step.get("MetricIntervalLowerBound"),
+                        upper_bound=step.get("MetricIntervalUpperBound"),
+                        adjustment=step["ScalingAdjustment"],
+                    )
+                    for step in steps["StepAdjustments"]
+                ),
+                min_adjustment_magnitude=steps.get("MinAdjustmentMagnitude"),
+                cooldown_s=steps.get("Cooldown", 300),
+            )
+        tracking = document["TargetTrackingScalingPolicyConfiguration"]
+        custom = tracking.get("CustomizedMetricSpecification")
+        known = custom is not None and custom.get("MetricName") in set(Metric)
+        return TargetTrackingPolicy(
+            name=name,
+            metric=custom["MetricName"] if known else Metric.BACKLOG_SIZE_PER_INSTANCE,
+            statistic=(custom or {}).get("Statistic", "Average"),
+            target=tracking["TargetValue"],
+            scale_out_cooldown_s=tracking.get("ScaleOutCooldown", 300),
+            scale_in_cooldown_s=tracking.get("ScaleInCooldown", 300),
+            disable_scale_in=tracking.get("DisableScaleIn", False),
+        )
+
+    def _tracking_alarms(self, resource_id: str, document: dict[str, Any]) -> list[dict[str, str]]:
+        policy = self._policy(document)
+        assert isinstance(policy, TargetTrackingPolicy)
+        self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
+        made = []
+        high_and_low = zip(("High", "Low"), tracking_alarms(policy, self._unsettled), strict=True)
+        for level, alarm in high_and_low:
+            if alarm is None:
+                continue
+            name = f"TargetTracking-{resource_id}-Alarm{level}-{uuid.uuid4()}"
+            self._put_alarm(name, alarm, resource_id.split("/")[1], document["PolicyARN"])
+            made.append(
+                {
+                    "AlarmName": name,
+                    "AlarmARN": f"arn:aws:cloudwatch:{self._region}:{ACCOUNT_ID}:alarm:{name}",
+                }
+            )
+        return made
+
+    def _endpoint(self, resource_id: str) -> tuple[Any, str]:
+        parts = re.fullmatch(r"endpoint/([^/]+)/variant/([^/]+)", resource_id)
+        endpoint = self._endpoints().get(parts[1]) if parts else None
+        if parts is None or endpoint is None or endpoint.plan.variant != parts[2]:
+            raise AwsError(
+                "ValidationException", f"SageMaker resource doesn't exist: {resource_id}"
+            )
+        return endpoint, parts[2]
+
+    def _target(self, resource_id: str) -> Target:
+        if resource_id not in self._targets:
+            raise _not_found(
+                f"No scalable target found for service namespace: sagemaker, resource ID: "
+                f"{resource_id}, scalable dimension: {DIMENSION}"
+            )
+        return self._targets[resource_id]
+
+    def _by_arn(self, arn: str) -> tuple[str, Target]:
+        for resource_id, target in self._targets.items():
+            if target.document["ScalableTargetARN"] == arn:
+                return resource_id, target
+        raise AwsError("ResourceNotFoundException", f"The resource {arn} was not found")
+
+    def _remove(self, resource_id: str) -> None:
+        target = self._targets.pop(resource_id)
+        for document in target.policies.values():
+            self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
+        self._journal.delete(f"{self._region}/scalable-target", resource_id)
+
+    def _target_arn(self) -> str:
+        identity = uuid.uuid4().hex[:16]
+        return (
+            f"arn:aws:application-autoscaling:{self._region}:{ACCOUNT_ID}:"
+            f"scalable-target/{identity}"
+        )
+
+    def _policy_arn(self, resource_id: str, name: str) -> str:
+        return (
+            f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scalingPolicy:{uuid.uuid4()}:"
+            f"resource/sagemaker/{resource_id}:policyName/{name}"
+        )
+
+    def _save(self, resource_id: str) -> None:
+        target = self._targets.get(resource_id)
+        if target is None:
+            return
+        saved = {
+            "document": target.document,
+            "policies": target.policies,
+            "schedules": target.schedules,
+            "activities": target.activities,
+            "desired": target.scaler.desired,
+            "cooldowns": target.scaler.cooldowns(),
+        }
+        self._journal.save(f"{self._region}/scalable-target", resource_id, saved)
+
+    def _restored(self, saved: dict[str, Any]) -> Target:
+        document = saved["document"]
+        scaler = Autoscaler(
+            document["MinCapacity"], document["MaxCapacity"], saved["desired"], self._unsettled
+        )
+        target = Target(
+            document, scaler, saved["policies"], saved["schedules"], saved["activities"]
+        )
+        policies = [self._policy(policy) for policy in target.policies.values()]
+        scaler.restore(policies, saved["cooldowns"])
+        return target
+
+
+_NOT_SCALED = {
+    Verdict.AT_MAXIMUM: "AlreadyAtMaxCapacity",
+    Verdict.AT_MINIMUM: "AlreadyAtMinCapacity",
+    Verdict.NOTHING_TO_CHANGE: "AlreadyAtDesiredCapacity",
+    Verdict.SCALE_OUT_COOLDOWN: "AutoScalingAnticipatedFlapping",
+    Verdict.SCALE_IN_COOLDOWN: "AutoScalingAnticipatedFlapping",
+}
+"""Reason codes of AAS NotScaledReason, the nearest for each verdict."""
+
+
+def _service_role() -> str:
+    return (
+        f"arn:aws:iam::{ACCOUNT_ID}:role/aws-service-role/sagemaker.application-autoscaling."
+        "amazonaws.com/AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+    )
+
+
+def _not_found(message: str) -> AwsError:
+    return AwsError("ObjectNotFoundException", message)
+
+
+def _page(request: dict[str, Any], field: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    token = request.get("NextToken", "0")
+    if not token.isdigit():
+        raise AwsError("InvalidNextTokenException", "The next token is not valid")
+    start, size = int(token), min(request.get("MaxResults", 50), 50)
+    answer: dict[str, Any] = {field: found[start : start + size]}
+    if start + size < len(found):
+        answer["NextToken"] = str(start + size)
+    return answer

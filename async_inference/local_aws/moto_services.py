@@ -1,0 +1,214 @@
+"""The services that moto serves well, in this process, with a memory that survives a restart.
+
+S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is journalled and
+replayed at start; moto's randomness is seeded by the call's number, so that the identifiers that it
+made up come back the same.
+"""
+
+import io
+import logging
+import re
+import threading
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from moto.moto_api._internal import mock_random
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import S3Backend, s3_backends
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from async_inference.local_aws.journal import Call, Journal
+
+ACCOUNT_ID = "123456789012"
+_READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
+_KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
+_SIGNED = "AWS4-HMAC-SHA256 Credential=local/20260101/{region}/{service}/aws4_request"
+
+
+class ObjectMissingError(Exception):
+    """No such bucket or object."""
+
+
+class MotoServices:
+    """moto's services behind one lock and one journal.
+
+    Args:
+        journal: where changing calls are kept; what it holds is replayed now.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._application = DomainDispatcherApplication(create_backend_app)
+        self.lock = threading.RLock()
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        moto_api_backend.reset()
+        for number, call in journal.calls():
+            self._apply(number, call)
+
+    def handle(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+        """Serve one HTTP request from outside.
+
+        Returns:
+            Status line, headers and body parts.
+        """
+        call = _call(environ, body)
+        operation = operation_name(environ, body)
+        with self.lock:
+            number = self._journal.next_call()
+            mock_random.seed(number)
+            status, headers, parts = self._send(call)
+            if status.startswith("2") and _changes(call, operation, parts):
+                self._journal.record(call)
+        return status, headers, parts
+
+    def get_object(self, bucket: str, key: str) -> tuple[bytes, str]:
+        """An object's bytes and content type.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+        with self.lock:
+            backend: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
+            if bucket not in backend.buckets:
+                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
+            found = backend.get_object(bucket, key)
+            if found is None:
+                raise ObjectMissingError(f"s3://{bucket}/{key}: the object does not exist")
+            return found.value, found.metadata.get("content-type", "binary/octet-stream")
+
+    def list_objects(self, bucket: str, prefix: str) -> list[str]:
+        """The keys under a prefix.
+
+        Raises:
+            ObjectMissingError: no such bucket.
+        """
+        with self.lock:
+            backend: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
+            if bucket not in backend.buckets:
+                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
+            return sorted(key for key in backend.buckets[bucket].keys if key.startswith(prefix))
+
+    def bucket_exists(self, bucket: str) -> bool:
+        """Whether there is such a bucket."""
+        with self.lock:
+            return bucket in s3_backends[ACCOUNT_ID]["aws"].buckets
+
+    def answer(self, request_number: int, calls: Iterable[Call]) -> None:
+        """Write a request's answer: journalled in one transaction, then done."""
+        written = list(calls)
+        with self.lock:
+            for number, call in zip(
+                self._journal.answer(request_number, written), written, strict=True
+            ):
+                self._apply(number, call)
+
+    def perform(self, call: Call) -> None:
+        """Journal and do one changing call of this process itself."""
+        with self.lock:
+            self._apply(self._journal.record(call), call)
+
+    def _apply(self, number: int, call: Call) -> None:
+        mock_random.seed(number)
+        self._send(call)
+
+    def _send(self, call: Call) -> tuple[str, list, list[bytes]]:
+        builder = EnvironBuilder(
+            method=call.method,
+            path=call.path,
+            query_string=call.query,
+            headers=list(call.headers.items()),
+            input_stream=io.BytesIO(call.body),
+            base_url="http://127.0.0.1",
+        )
+        environ = builder.get_environ()
+        environ["CONTENT_LENGTH"] = str(len(call.body))
+        builder.close()
+        parts, status, headers = run_wsgi_app(self._application, environ)
+        return status, list(headers), [b"".join(parts)]
+
+
+def put_object(bucket: str, key: str, body: bytes, content_type: str, region: str) -> Call:
+    """The call that writes one S3 object."""
+    path = f"/{bucket}/{key}"
+    return Call(
+        method="PUT",
+        path=path,
+        query="",
+        headers={
+            "Authorization": _SIGNED.format(region=region, service="s3"),
+            "Content-Type": content_type,
+            "Host": "127.0.0.1",
+        },
+        body=body,
+        object_path=path,
+    )
+
+
+def publish(topic_arn: str, message: str, region: str) -> Call:
+    """The call that publishes one SNS message."""
+    return _query_call(
+        "sns",
+        region,
+        {"Action": "Publish", "Version": "2010-03-31", "TopicArn": topic_arn, "Message": message},
+    )
+
+
+def _query_call(service: str, region: str, form: dict[str, str]) -> Call:
+    return Call(
+        method="POST",
+        path="/",
+        query="",
+        headers={
+            "Authorization": _SIGNED.format(region=region, service=service),
+            "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
+            "Host": "127.0.0.1",
+        },
+        body=urlencode(form).encode(),
+    )
+
+
+def operation_name(environ: dict[str, Any], body: bytes) -> str | None:
+    """The operation that a request of the JSON, query or RPC protocols names; None for REST."""
+    target = environ.get("HTTP_X_AMZ_TARGET")
+    if target:
+        return target.rpartition(".")[2]
+    rpc = re.fullmatch(r"/service/[^/]+/operation/(\w+)", environ.get("PATH_INFO", ""))
+    if rpc:
+        return rpc[1]
+    if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
+        return parse_qs(body.decode("utf-8", "replace")).get("Action", [None])[0]
+    return None
+
+
+def _changes(call: Call, operation: str | None, parts: list[bytes]) -> bool:
+    if operation == "ReceiveMessage":
+        # Received messages get handles, which a later DeleteMessage names.
+        return any(b"ReceiptHandle" in part for part in parts)
+    if operation is not None:
+        return not _READS.match(operation)
+    return call.method in {"PUT", "POST", "DELETE", "PATCH"}
+
+
+def _call(environ: dict[str, Any], body: bytes) -> Call:
+    headers = {
+        key[5:].replace("_", "-").title(): value
+        for key, value in environ.items()
+        if key.startswith("HTTP_")
+    }
+    if environ.get("CONTENT_TYPE"):
+        headers["Content-Type"] = environ["CONTENT_TYPE"]
+    path, query = environ.get("PATH_INFO", "/"), environ.get("QUERY_STRING", "")
+    # The server decodes paths as latin-1, as WSGI asks.
+    path = path.encode("latin-1").decode("utf-8", "replace")
+    plain_put = environ["REQUEST_METHOD"] == "PUT" and path.count("/") >= 2
+    one_object = plain_put and query in ("", "x-id=PutObject")
+    return Call(
+        method=environ["REQUEST_METHOD"],
+        path=quote(path, safe="/~"),
+        query=query,
+        headers={key: value for key, value in headers.items() if _KEPT_HEADERS.match(key)},
+        body=body,
+        object_path=path if one_object else None,
+    )

@@ -1,0 +1,475 @@
+"""SageMaker's control plane and InvokeEndpointAsync, for models, configurations and endpoints.
+
+Errors use AWS's codes and words, since clients and the provider match them.
+"""
+
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from async_inference.local_aws.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.endpoint import Endpoint, Environment, FleetPlan
+from async_inference.local_aws.errors import AwsError, validation_error
+from async_inference.local_aws.moto_services import ACCOUNT_ID
+
+MAX_INLINE_BODY_BYTES = 128_000
+"""InvokeEndpointAsync's Body (newer BC)."""
+DEFAULT_TTL_S = 21_600
+DEFAULT_TIMEOUT_S = 900
+"""InvocationTimeoutSeconds (BC InvokeEndpointAsync)."""
+MAX_TAGS = 50
+
+Request = dict[str, Any]
+
+
+class SageMaker:
+    """One region's models, endpoint configurations and endpoints.
+
+    Args:
+        region: the region.
+        environment: what endpoints work with.
+        autoscaling: told when endpoints go, asked whether a target forbids an update.
+    """
+
+    def __init__(
+        self, region: str, environment: Environment, autoscaling: ApplicationAutoScaling
+    ) -> None:
+        self._region = region
+        self._environment = environment
+        self._autoscaling = autoscaling
+        self._lock = threading.RLock()
+        journal = environment.journal
+        self._models = journal.documents(f"{region}/model")
+        self._configurations = journal.documents(f"{region}/endpoint-config")
+        self._endpoints = journal.documents(f"{region}/endpoint")
+        self._running: dict[str, Endpoint] = {}
+        for name, document in self._endpoints.items():
+            if document["EndpointStatus"] != "Failed":
+                self._run(name, document["EndpointConfigName"], document.get("DesiredInstances"))
+
+    def close(self) -> None:
+        """Stop all instances."""
+        for endpoint in list(self._running.values()):
+            endpoint.close()
+
+    def running(self) -> dict[str, Endpoint]:
+        """The endpoints at work, by name."""
+        with self._lock:
+            return dict(self._running)
+
+    def operation(self, name: str) -> Callable[[Request], Any] | None:
+        """The method that serves an operation, None if this service has none."""
+        return getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), None)
+
+    # Models
+
+    def create_model(self, request: Request) -> Any:
+        with self._lock:
+            name = request["ModelName"]
+            if name in self._models:
+                raise validation_error(
+                    f'Cannot create already existing model "{self._arn("model", name)}".'
+                )
+            if "PrimaryContainer" not in request and not request.get("Containers"):
+                raise validation_error("Either PrimaryContainer or Containers must be provided.")
+            return {"ModelArn": self._create("model", self._models, name, request)}
+
+    def describe_model(self, request: Request) -> Any:
+        return _without(self._model(request["ModelName"]), "Tags") | {
+            "ModelArn": self._arn("model", request["ModelName"])
+        }
+
+    def delete_model(self, request: Request) -> Any:
+        with self._lock:
+            self._model(request["ModelName"])
+            self._delete("model", self._models, request["ModelName"])
+
+    def list_models(self, request: Request) -> Any:
+        return self._page(request, "Models", "Model", "model", self._models)
+
+    # Endpoint configurations
+
+    def create_endpoint_config(self, request: Request) -> Any:
+        with self._lock:
+            name = request["EndpointConfigName"]
+            if name in self._configurations:
+                raise validation_error(
+                    "Cannot create already existing endpoint configuration "
+                    f'"{self._arn("endpoint-config", name)}".'
+                )
+            for variant in request["ProductionVariants"]:
+                if "ModelName" in variant:
+                    self._model(variant["ModelName"])
+            arn = self._create("endpoint-config", self._configurations, name, request)
+            return {"EndpointConfigArn": arn}
+
+    def describe_endpoint_config(self, request: Request) -> Any:
+        name = request["EndpointConfigName"]
+        return _without(self._configuration(name), "Tags") | {
+            "EndpointConfigArn": self._arn("endpoint-config", name)
+        }
+
+    def delete_endpoint_config(self, request: Request) -> Any:
+        with self._lock:
+            self._configuration(request["EndpointConfigName"])
+            self._delete("endpoint-config", self._configurations, request["EndpointConfigName"])
+
+    def list_endpoint_configs(self, request: Request) -> Any:
+        return self._page(
+            request, "EndpointConfigs", "EndpointConfig", "endpoint-config", self._configurations
+        )
+
+    # Endpoints
+
+    def create_endpoint(self, request: Request) -> Any:
+        with self._lock:
+            name = request["EndpointName"]
+            if name in self._endpoints:
+                raise validation_error(
+                    f'Cannot create already existing endpoint "{self._arn("endpoint", name)}".'
+                )
+            self._configuration(request["EndpointConfigName"])
+            arn = self._create("endpoint", self._endpoints, name, request)
+            self._endpoints[name] |= {"EndpointStatus": "Creating"}
+            self._save_endpoint(name)
+            self._run(name, request["EndpointConfigName"], None)
+            return {"EndpointArn": arn}
+
+    def describe_endpoint(self, request: Request) -> Any:
+        name = request["EndpointName"]
+        with self._lock:
+            document = self._endpoint(name)
+            answer = {
+                key: document[key]
+                for key in (
+                    "EndpointName",
+                    "EndpointConfigName",
+                    "EndpointStatus",
+                    "CreationTime",
+                    "LastModifiedTime",
+                    "FailureReason",
+                    "LastDeploymentConfig",
+                )
+                if key in document
+            } | {"EndpointArn": self._arn("endpoint", name)}
+            endpoint = self._running.get(name)
+            configuration = self._configurations.get(document["EndpointConfigName"], {})
+            if "AsyncInferenceConfig" in configuration:
+                answer["AsyncInferenceConfig"] = configuration["AsyncInferenceConfig"]
+            if endpoint is not None:
+                answer["ProductionVariants"] = [
+                    {
+                        "VariantName": endpoint.plan.variant,
+                        "CurrentWeight": 1.0,
+                        "DesiredWeight": 1.0,
+                        "CurrentInstanceCount": endpoint.in_service,
+                        "DesiredInstanceCount": endpoint.desired,
+                    }
+                ]
+            return answer
+
+    def update_endpoint(self, request: Request) -> Any:
+        with self._lock:
+            name = request["EndpointName"]
+            document = self._endpoint(name)
+            self._refuse_unless_in_service(name, "update")
+            plan = self._plan(request["EndpointConfigName"])
+            endpoint = self._running[name]
+            if plan.instance_type != endpoint.plan.instance_type and self._autoscaling.has_target(
+                name, endpoint.plan.variant
+            ):
+                # DG endpoint-scaling.
+                raise validation_error(
+                    f"The variant(s) [{endpoint.plan.variant}] of endpoint {name} are registered "
+                    "as scalable targets; deregister them before you change the instance type."
+                )
+            retain = request.get("RetainAllVariantProperties", False)
+            if "DeploymentConfig" in request:
+                document["LastDeploymentConfig"] = request["DeploymentConfig"]
+            # Back to InitialInstanceCount unless told otherwise (TF #48990).
+            endpoint.update(plan, endpoint.desired if retain else plan.initial_instances)
+            return {"EndpointArn": self._arn("endpoint", name)}
+
+    def update_endpoint_weights_and_capacities(self, request: Request) -> Any:
+        with self._lock:
+            name = request["EndpointName"]
+            self._endpoint(name)
+            self._refuse_unless_in_service(name, "update")
+            for change in request["DesiredWeightsAndCapacities"]:
+                if "DesiredInstanceCount" in change:
+                    self._running[name].set_desired(change["DesiredInstanceCount"])
+            return {"EndpointArn": self._arn("endpoint", name)}
+
+    def delete_endpoint(self, request: Request) -> Any:
+        with self._lock:
+            name = request["EndpointName"]
+            self._endpoint(name)
+            endpoint = self._running.pop(name, None)
+            self._delete("endpoint", self._endpoints, name)
+        if endpoint is not None:
+            # Silently deregisters what scales it (DG endpoint-delete-with-scaling).
+            self._autoscaling.endpoint_deleted(name)
+            endpoint.delete()
+
+    def list_endpoints(self, request: Request) -> Any:
+        answer = self._page(request, "Endpoints", "Endpoint", "endpoint", self._endpoints)
+        for entry in answer["Endpoints"]:
+            document = self._endpoints[entry["EndpointName"]]
+            entry |= {key: document[key] for key in ("EndpointStatus", "LastModifiedTime")}
+        wanted = request.get("StatusEquals")
+        if wanted:
+            answer["Endpoints"] = [e for e in answer["Endpoints"] if e["EndpointStatus"] == wanted]
+        return answer
+
+    # Tags
+
+    def add_tags(self, request: Request) -> Any:
+        with self._lock:
+            kind, documents, name = self._tagged(request["ResourceArn"])
+            tags = {tag["Key"]: tag["Value"] for tag in documents[name].get("Tags", [])}
+            tags |= {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+            if len(tags) > MAX_TAGS:
+                raise validation_error(f"A resource can have at most {MAX_TAGS} tags.")
+            return {"Tags": self._set_tags(kind, documents, name, tags)}
+
+    def delete_tags(self, request: Request) -> Any:
+        with self._lock:
+            kind, documents, name = self._tagged(request["ResourceArn"])
+            tags = {
+                tag["Key"]: tag["Value"]
+                for tag in documents[name].get("Tags", [])
+                if tag["Key"] not in request["TagKeys"]
+            }
+            self._set_tags(kind, documents, name, tags)
+            return {}
+
+    def list_tags(self, request: Request) -> Any:
+        with self._lock:
+            _, documents, name = self._tagged(request["ResourceArn"])
+            return {"Tags": documents[name].get("Tags", [])}
+
+    # Invocation
+
+    def invoke_endpoint_async(self, request: Request, body: bytes | None) -> Any:
+        """Accept one request; the answer names where its output or failure will be."""
+        name = request["EndpointName"]
+        with self._lock:
+            endpoint = self._running.get(name)
+            if name not in self._endpoints:
+                raise validation_error(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
+            if endpoint is None or endpoint.status in ("Creating", "Failed"):
+                raise validation_error(
+                    f"Endpoint {name} of account {ACCOUNT_ID} is not in service."
+                )
+        location = request.get("InputLocation")
+        if (location is None) == (body is None):
+            raise validation_error("Exactly one of InputLocation and Body must be given.")
+        if body is not None and len(body) > MAX_INLINE_BODY_BYTES:
+            raise validation_error(
+                f"Body of {len(body)} bytes exceeds the limit of {MAX_INLINE_BODY_BYTES} bytes."
+            )
+        if location is not None and not re.fullmatch(r"s3://[^/]+/.+", location):
+            raise validation_error(f"InputLocation {location} is not an S3 URI of an object.")
+        inference_id = request.get("InferenceId") or str(uuid.uuid4())
+        stem = request.get("Filename") or str(uuid.uuid4())
+        extension = request.get("S3OutputPathExtension", "").strip("/")
+        plan = endpoint.plan
+        output = "/".join(
+            part for part in (plan.output_path.rstrip("/"), extension, f"{stem}.out") if part
+        )
+        failure = f"{plan.failure_path.rstrip('/')}/{stem}-error.out" if plan.failure_path else None
+        endpoint.submit(
+            {
+                "inference_id": inference_id,
+                "input_location": location,
+                "content_type": request.get("ContentType"),
+                "accept": request.get("Accept"),
+                "custom_attributes": request.get("CustomAttributes"),
+                "ttl_s": request.get("RequestTTLSeconds", DEFAULT_TTL_S),
+                "timeout_s": request.get("InvocationTimeoutSeconds", DEFAULT_TIMEOUT_S),
+                "output_location": output,
+                "failure_location": failure,
+            },
+            body,
+        )
+        answer = {"InferenceId": inference_id, "OutputLocation": output}
+        return answer | ({"FailureLocation": failure} if failure else {})
+
+    def invoke_endpoint(self, request: Request) -> Any:
+        """Real-time invocation: an endpoint with an asynchronous configuration refuses it (DG)."""
+        if request["EndpointName"] not in self._endpoints:
+            raise AwsError(
+                "ValidationError",
+                f"Endpoint {request['EndpointName']} of account {ACCOUNT_ID} not found.",
+            )
+        raise AwsError(
+            "ValidationError",
+            f"Endpoint {request['EndpointName']} of account {ACCOUNT_ID} is an asynchronous "
+            "endpoint; use InvokeEndpointAsync.",
+        )
+
+    # What the operations share
+
+    def _arn(self, kind: str, name: str) -> str:
+        return f"arn:aws:sagemaker:{self._region}:{ACCOUNT_ID}:{kind}/{name.lower()}"
+
+    def _create(
+        self, kind: str, documents: dict[str, dict[str, Any]], name: str, request: Request
+    ) -> str:
+        now_s = self._environment.clock.now_s()
+        documents[name] = request | {"CreationTime": now_s, "LastModifiedTime": now_s}
+        self._environment.journal.save(f"{self._region}/{kind}", name, documents[name])
+        return self._arn(kind, name)
+
+    def _delete(self, kind: str, documents: dict[str, dict[str, Any]], name: str) -> None:
+        del documents[name]
+        self._environment.journal.delete(f"{self._region}/{kind}", name)
+
+    def _model(self, name: str) -> dict[str, Any]:
+        if name not in self._models:
+            raise validation_error(f'Could not find model "{self._arn("model", name)}".')
+        return self._models[name]
+
+    def _configuration(self, name: str) -> dict[str, Any]:
+        if name not in self._configurations:
+            raise validation_error(
+                f'Could not find endpoint configuration "{self._arn("endpoint-config", name)}".'
+            )
+        return self._configurations[name]
+
+    def _endpoint(self, name: str) -> dict[str, Any]:
+        if name not in self._endpoints:
+            raise validation_error(f'Could not find endpoint "{self._arn("endpoint", name)}".')
+        return self._endpoints[name]
+
+    def _refuse_unless_in_service(self, name: str, what: str) -> None:
+        endpoint = self._running.get(name)
+        status = endpoint.status if endpoint else self._endpoints[name]["EndpointStatus"]
+        if status != "InService":
+            raise validation_error(
+                f'Cannot {what} in-progress endpoint "{self._arn("endpoint", name)}".'
+            )
+
+    def _plan(self, configuration: str) -> FleetPlan:
+        document = self._configuration(configuration)
+        asynchronous = document.get("AsyncInferenceConfig")
+        if asynchronous is None or len(document["ProductionVariants"]) != 1:
+            raise validation_error(
+                "The embedded AWS runs asynchronous endpoints with one production variant."
+            )
+        (variant,) = document["ProductionVariants"]
+        model = self._model(variant["ModelName"])
+        container = model.get("PrimaryContainer") or model["Containers"][0]
+        output = asynchronous["OutputConfig"]
+        topics = output.get("NotificationConfig", {})
+        source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+        return FleetPlan(
+            configuration=configuration,
+            variant=variant["VariantName"],
+            instance_type=variant["InstanceType"],
+            initial_instances=variant["InitialInstanceCount"],
+            concurrency=asynchronous.get("ClientConfig", {}).get(
+                "MaxConcurrentInvocationsPerInstance", 1
+            ),
+            environment=container.get("Environment", {}),
+            model_data_url=container.get("ModelDataUrl") or source.get("S3Uri"),
+            additional_sources=tuple(container.get("AdditionalModelDataSources", ())),
+            output_path=output.get("S3OutputPath", ""),
+            failure_path=output.get("S3FailurePath"),
+            success_topic=topics.get("SuccessTopic"),
+            error_topic=topics.get("ErrorTopic"),
+            response_in=frozenset(topics.get("IncludeInferenceResponseIn", ())),
+        )
+
+    def _run(self, name: str, configuration: str, desired: int | None) -> None:
+        self._running[name] = Endpoint(
+            name,
+            self._region,
+            self._plan(configuration),
+            self._environment,
+            lambda: self._changed(name),
+            desired,
+        )
+
+    def _changed(self, name: str) -> None:
+        with self._lock:
+            endpoint, document = self._running.get(name), self._endpoints.get(name)
+            if endpoint is None or document is None:
+                return
+            document |= {
+                "EndpointStatus": endpoint.status,
+                "EndpointConfigName": endpoint.configuration,
+                "DesiredInstances": endpoint.desired,
+            }
+            if document.get("FailureReason") != endpoint.failure_reason:
+                document["FailureReason"] = endpoint.failure_reason
+                if endpoint.failure_reason is None:
+                    del document["FailureReason"]
+            document["LastModifiedTime"] = self._environment.clock.now_s()
+            self._save_endpoint(name)
+        self._autoscaling.capacity_changed(
+            name, endpoint.plan.variant, endpoint.in_service, endpoint.desired
+        )
+
+    def _save_endpoint(self, name: str) -> None:
+        self._environment.journal.save(f"{self._region}/endpoint", name, self._endpoints[name])
+
+    def _tagged(self, arn: str) -> tuple[str, dict[str, dict[str, Any]], str]:
+        kind, _, lowered = arn.rpartition(":")[2].partition("/")
+        documents = {
+            "model": self._models,
+            "endpoint-config": self._configurations,
+            "endpoint": self._endpoints,
+        }.get(kind, {})
+        for name in documents:
+            if name.lower() == lowered.lower():
+                return kind, documents, name
+        raise validation_error(f"Could not find resource {arn}.")
+
+    def _set_tags(
+        self, kind: str, documents: dict[str, dict[str, Any]], name: str, tags: dict[str, str]
+    ) -> list[dict[str, str]]:
+        documents[name]["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        self._environment.journal.save(f"{self._region}/{kind}", name, documents[name])
+        return documents[name]["Tags"]
+
+    def _page(
+        self,
+        request: Request,
+        field: str,
+        prefix: str,
+        kind: str,
+        documents: dict[str, dict[str, Any]],
+    ) -> dict[str, Any]:
+        with self._lock:
+            contains = request.get("NameContains", "")
+            found = [
+                {
+                    f"{prefix}Name": name,
+                    f"{prefix}Arn": self._arn(kind, name),
+                    "CreationTime": document["CreationTime"],
+                }
+                for name, document in documents.items()
+                if contains.lower() in name.lower()
+            ]
+        by = f"{prefix}Name" if request.get("SortBy") == "Name" else "CreationTime"
+        found.sort(key=lambda e: e[by], reverse=request.get("SortOrder") != "Ascending")
+        start, size = _offset(request.get("NextToken")), request.get("MaxResults", 10)
+        answer: dict[str, Any] = {field: found[start : start + size]}
+        if start + size < len(found):
+            answer["NextToken"] = str(start + size)
+        return answer
+
+
+def _offset(token: str | None) -> int:
+    if token is None:
+        return 0
+    if not token.isdigit():
+        raise validation_error("Invalid pagination token")
+    return int(token)
+
+
+def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in keys}

@@ -1,0 +1,368 @@
+"""The embedded AWS: one process, one loopback port, an endpoint URL like any AWS emulator.
+
+SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread walks
+simulated time: metrics in the middle of each minute, alarms at their phases, schedules when due.
+"""
+
+import json
+import re
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import botocore.session
+from botocore.model import OperationModel, ServiceModel
+from cheroot import wsgi
+from pydantic import ValidationError
+
+from async_inference.local_aws.alarms import Alarms
+from async_inference.local_aws.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.constraints import check_request
+from async_inference.local_aws.endpoint import Environment
+from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.journal import Journal
+from async_inference.local_aws.metrics import MINUTE_S, MetricStore, Series
+from async_inference.local_aws.moto_services import MotoServices
+from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.scaling.unsettled import Unsettled
+from async_inference.validation import problems_of
+
+SAMPLED_AT_S = 30
+"""Within a minute: the middle reproduces the published detection times (aws-facts.md section 6)."""
+SERVER_THREADS = 16
+CLOCK_SAVED_EVERY_S = 1.0
+"""Real seconds between two records of the simulated time."""
+
+_INVOCATION = re.compile(r"/endpoints/([^/]+)/(async-invocations|invocations)")
+_SCOPE = re.compile(r"Credential=[^/]+/\d+/([a-z0-9-]+)/([a-z0-9.-]+)/aws4_request")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an embedded AWS behaves.
+
+    Args:
+        folder: its state, logs and instances; a second start with the same one goes on from there.
+        port: loopback port, 0 for a free one.
+        minute_s: real seconds for each simulated minute.
+        setup_s: simulated seconds from asking for an instance to starting its process, on top of
+            what the process itself takes to load.
+        unsettled: the reading of what AWS leaves open.
+    """
+
+    folder: Path
+    port: int = 0
+    minute_s: float = 60.0
+    setup_s: float = 0.0
+    unsettled: Unsettled = field(default_factory=Unsettled)
+
+
+class Region:
+    """One region's services of our own."""
+
+    def __init__(self, name: str, environment: Environment) -> None:
+        self.alarms = Alarms(
+            name,
+            environment.clock,
+            environment.services,
+            environment.metrics,
+            self._scale,
+        )
+        self.autoscaling = ApplicationAutoScaling(
+            name,
+            environment.clock,
+            environment.journal,
+            environment.unsettled,
+            self.alarms.put,
+            self.alarms.delete,
+        )
+        self.sagemaker = SageMaker(name, environment, self.autoscaling)
+        self.autoscaling.attach(self.sagemaker.running)
+        self.autoscaling.restore_alarms()
+        self.alarms.adopt()
+
+    def _scale(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
+        return self.autoscaling.alarm_fired(policy_arn, alarm, metric, threshold)
+
+
+class LocalAws:
+    """An embedded AWS; `start` serves it until `stop`.
+
+    Args:
+        options: how it behaves.
+    """
+
+    def __init__(self, options: Options) -> None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(options.folder / "state.sqlite3")
+        saved = self._journal.documents("clock").get("now", {})
+        self.clock = Clock(options.minute_s, saved.get("now_s"))
+        self._metrics = MetricStore(options.unsettled.metric_delay_s)
+        self._environment = Environment(
+            clock=self.clock,
+            journal=self._journal,
+            services=MotoServices(self._journal),
+            metrics=self._metrics,
+            folder=options.folder,
+            setup_s=options.setup_s,
+            unsettled=options.unsettled,
+        )
+        self._models: dict[str, ServiceModel] = {}
+        self._regions: dict[str, Region] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._walker = threading.Thread(target=self._walk, daemon=True)
+        for name in self._journal.documents("region"):
+            self._region(name)
+        self._server = wsgi.Server(
+            ("127.0.0.1", options.port), self._application, numthreads=SERVER_THREADS
+        )
+        self._server.prepare()
+        self.url = f"http://127.0.0.1:{self._server.bind_addr[1]}"
+
+    def start(self) -> None:
+        """Serve in the background."""
+        threading.Thread(target=self._server.serve, daemon=True).start()
+        self._walker.start()
+
+    def stop(self) -> None:
+        """Stop serving and end every instance; what was accepted stays in the journal."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._walker.join()
+        self._server.stop()
+        for region in self._regions.values():
+            region.sagemaker.close()
+        self._save_clock()
+        self._journal.close()
+
+    def status(self) -> dict[str, Any]:
+        """What runs now: endpoints, their queue and instances, alarms, the last activities."""
+        regions = {name: self._status_of(region) for name, region in self._regions.items()}
+        return {"now_s": self.clock.now_s(), "minute_s": self.clock.minute_s, "regions": regions}
+
+    # Simulated time
+
+    def _walk(self) -> None:
+        last_s = self.clock.now_s()
+        saved_s = 0.0
+        while not self._stopping.is_set():
+            now_s = self.clock.now_s()
+            next_sample_s = ((last_s - SAMPLED_AT_S) // MINUTE_S + 1) * MINUTE_S + SAMPLED_AT_S
+            alarm_times = [r.alarms.next_evaluation_s(last_s) for r in self._regions.values()]
+            due_s = min([next_sample_s, *(at_s for at_s in alarm_times if at_s is not None)])
+            if due_s > now_s:
+                # Bounded, so that a new alarm or region is seen in time.
+                self.clock.wait(self._stopping, min(due_s - now_s, MINUTE_S / 4))
+                continue
+            for region in list(self._regions.values()):
+                if due_s == next_sample_s:
+                    for endpoint in region.sagemaker.running().values():
+                        endpoint.sample()
+                region.alarms.evaluate_due(last_s, due_s)
+                region.autoscaling.run_schedules(last_s, due_s)
+            last_s = due_s
+            if now_s - saved_s > CLOCK_SAVED_EVERY_S * self.clock.speed:
+                self._save_clock()
+                saved_s = now_s
+
+    def _save_clock(self) -> None:
+        self._journal.save("clock", "now", {"now_s": self.clock.now_s()})
+
+    # HTTP
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read()
+        request_id = str(uuid.uuid4())
+        try:
+            status, headers, parts = self._dispatch(environ, body)
+        except AwsError as error:
+            status, headers, parts = _refusal(error)
+        except ValidationError as error:
+            refused = AwsError("ValidationException", "; ".join(problems_of(error)))
+            status, headers, parts = _refusal(refused)
+        start_response(status, [*headers, ("x-amzn-RequestId", request_id)])
+        return parts
+
+    def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/_local/status":
+            return _json(self.status())
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        service, _, operation = target.rpartition(".")
+        invocation = _INVOCATION.fullmatch(path)
+        if service == "SageMaker":
+            region = self._region(_region_of(environ))
+            return self._answer("sagemaker", region.sagemaker, operation, body)
+        if service == "AnyScaleFrontendService":
+            region = self._region(_region_of(environ))
+            return self._answer("application-autoscaling", region.autoscaling, operation, body)
+        if invocation and environ["REQUEST_METHOD"] == "POST":
+            return self._invoke(environ, unquote(invocation[1]), invocation[2], body)
+        answer = self._environment.services.handle(environ, body)
+        for region in list(self._regions.values()):
+            region.alarms.adopt()
+        return answer
+
+    def _answer(
+        self, service: str, api: Any, operation: str, body: bytes
+    ) -> tuple[str, list, list[bytes]]:
+        model = self._service(service)
+        method = api.operation(operation) if operation in model.operation_names else None
+        if method is None:
+            raise AwsError(
+                "UnknownOperationException", f"The embedded AWS does not serve {operation}."
+            )
+        request = _parsed(body)
+        shape = model.operation_model(operation).input_shape
+        if shape is not None:
+            check_request(shape, request)
+        return _json(method(request), "application/x-amz-json-1.1")
+
+    def _invoke(
+        self, environ: dict[str, Any], endpoint: str, kind: str, body: bytes
+    ) -> tuple[str, list, list[bytes]]:
+        region = self._region(_region_of(environ))
+        asynchronous = kind == "async-invocations"
+        operation = self._service("sagemaker-runtime").operation_model(
+            "InvokeEndpointAsync" if asynchronous else "InvokeEndpoint"
+        )
+        request = _from_headers(operation, environ) | {"EndpointName": endpoint}
+        if not asynchronous:
+            request["Body"] = body
+        assert operation.input_shape is not None
+        check_request(operation.input_shape, request)
+        if not asynchronous:
+            return _json(region.sagemaker.invoke_endpoint(request))
+        answer = region.sagemaker.invoke_endpoint_async(request, body or None)
+        headers = [("X-Amzn-SageMaker-OutputLocation", answer["OutputLocation"])]
+        if "FailureLocation" in answer:
+            headers.append(("X-Amzn-SageMaker-FailureLocation", answer["FailureLocation"]))
+        content = json.dumps({"InferenceId": answer["InferenceId"]}).encode()
+        headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        return "202 Accepted", headers, [content]
+
+    def _service(self, name: str) -> ServiceModel:
+        if name not in self._models:
+            self._models[name] = botocore.session.get_session().get_service_model(name)
+        return self._models[name]
+
+    def _region(self, name: str) -> Region:
+        with self._lock:
+            if name not in self._regions:
+                self._journal.save("region", name, {})
+                self._regions[name] = Region(name, self._environment)
+            return self._regions[name]
+
+    def _status_of(self, region: Region) -> dict[str, Any]:
+        since_s = self.clock.now_s() - 60 * MINUTE_S
+        endpoints = {}
+        for name, endpoint in region.sagemaker.running().items():
+            mine = {"EndpointName": name}
+            endpoints[name] = {
+                "status": endpoint.status,
+                "failure_reason": endpoint.failure_reason,
+                "configuration": endpoint.configuration,
+                "desired": endpoint.desired,
+                "in_service": endpoint.in_service,
+                "backlog": endpoint.backlog,
+                "interruptions": endpoint.interruptions,
+                "instances": endpoint.instances(),
+                "history": {
+                    metric: self._metrics.history(Series.of("AWS/SageMaker", metric, mine), since_s)
+                    for metric in ("ApproximateBacklogSize", "ApproximateAgeOfOldestRequest")
+                },
+            }
+        activities = region.autoscaling.describe_scaling_activities(
+            {"IncludeNotScaledActivities": True, "MaxResults": 20}
+        )
+        return {
+            "endpoints": endpoints,
+            "alarms": region.alarms.states(),
+            "alarm_history": region.alarms.history[-20:],
+            "activities": activities["ScalingActivities"],
+        }
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError as error:
+        raise AwsError("SerializationException", f"The body is no JSON: {error}") from error
+    if not isinstance(request, dict):
+        raise AwsError("SerializationException", "The body must be a JSON object")
+    return request
+
+
+def _from_headers(operation: OperationModel, environ: dict[str, Any]) -> dict[str, Any]:
+    """The members of a request that travel in headers, typed as the service's model says."""
+    request: dict[str, Any] = {}
+    assert operation.input_shape is not None
+    for name, shape in operation.input_shape.members.items():
+        if shape.serialization.get("location") != "header":
+            continue
+        header = shape.serialization["name"].upper().replace("-", "_")
+        key = header if header == "CONTENT_TYPE" else f"HTTP_{header}"
+        value = environ.get(key)
+        if value is None:
+            continue
+        if shape.type_name in ("integer", "long"):
+            if not re.fullmatch(r"-?\d+", value):
+                raise AwsError("SerializationException", f"{name} must be a whole number")
+            request[name] = int(value)
+        else:
+            request[name] = value
+    return request
+
+
+def _region_of(environ: dict[str, Any]) -> str:
+    scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    if scope is None:
+        raise AwsError(
+            "MissingAuthenticationTokenException",
+            "The request is not signed; any credentials will do.",
+            403,
+        )
+    return scope[1]
+
+
+def _json(answer: Any, content_type: str = "application/json") -> tuple[str, list, list[bytes]]:
+    content = b"" if answer is None else json.dumps(answer).encode()
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
+    return "200 OK", headers, [content]
+
+
+def _refusal(error: AwsError) -> tuple[str, list, list[bytes]]:
+    content = json.dumps({"__type": error.code, "message": error.message}).encode()
+    headers = [
+        ("Content-Type", "application/x-amz-json-1.1"),
+        ("Content-Length", str(len(content))),
+        ("x-amzn-ErrorType", error.code),
+    ]
+    return f"{error.status} Refused", headers, [content]
+
+
+def main() -> None:
+    """Serve with the options given as JSON on the command line, until SIGTERM or SIGINT."""
+    given = json.loads(sys.argv[1])
+    folder, unsettled = Path(given.pop("folder")), Unsettled(**given.pop("unsettled", {}))
+    aws = LocalAws(Options(folder=folder, unsettled=unsettled, **given))
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    aws.start()
+    print(aws.url, flush=True)
+    ended.wait()
+    aws.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""InvokeEndpointAsync on the embedded AWS: every accepted request ends in one answer."""
+
+import pytest
+
+from tests.local_aws.conftest import eventually
+
+pytestmark = pytest.mark.local_aws
+
+
+@pytest.fixture
+def account(start):
+    account = start()
+    account.deploy()
+    account.in_service()
+    return account
+
+
+def test_the_answer_to_a_request_on_s3_is_an_object_at_its_output_location(account):
+    accepted = account.submit(b"hello", InferenceId="first")
+
+    assert accepted["InferenceId"] == "first"
+    assert accepted["OutputLocation"].startswith("s3://echo-bucket/out/")
+    assert account.read(accepted["OutputLocation"]) == b"hello"
+
+
+def test_a_body_may_come_inline(account):
+    accepted = account.runtime.invoke_endpoint_async(EndpointName="echo", Body=b"inline")
+
+    assert account.read(accepted["OutputLocation"]) == b"inline"
+
+
+def test_a_refused_input_is_a_failure_object_and_the_endpoint_goes_on(account):
+    refused = account.submit(b"poison")
+
+    failure = account.read(refused["FailureLocation"])
+    assert b"Received client error (400) from primary" in failure
+    assert b"poisoned" in failure
+    assert account.read(account.submit(b"next")["OutputLocation"]) == b"next"
+
+
+def test_a_missing_input_object_is_a_failure_that_names_it(account):
+    accepted = account.runtime.invoke_endpoint_async(
+        EndpointName="echo", InputLocation="s3://echo-bucket/in/nothing"
+    )
+
+    assert b"s3://echo-bucket/in/nothing" in account.read(accepted["FailureLocation"])
+
+
+def test_an_inference_beyond_its_timeout_fails_and_the_model_is_loaded_again(account):
+    accepted = account.submit(b"slow", InvocationTimeoutSeconds=1)
+
+    assert b"did not answer within 1 s" in account.read(accepted["FailureLocation"])
+    assert account.read(account.submit(b"next")["OutputLocation"]) == b"next"
+
+
+def test_real_time_invocation_of_an_asynchronous_endpoint_is_refused(account):
+    """Such an endpoint takes only InvokeEndpointAsync (DG)."""
+    with pytest.raises(account.runtime.exceptions.ClientError, match="ValidationError"):
+        account.runtime.invoke_endpoint(EndpointName="echo", Body=b"now")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"Body": b"x" * 128_001}, "exceeds the limit of 128000 bytes"),
+        ({"InputLocation": "s3://b/k", "Body": b"x"}, "Exactly one of InputLocation and Body"),
+        ({"InputLocation": "http://b/k"}, "failed to satisfy constraint|not an S3 URI"),
+        ({"Body": b"x", "RequestTTLSeconds": 59}, "greater than or equal to 60"),
+        ({"Body": b"x", "InvocationTimeoutSeconds": 3601}, "less than or equal to 3600"),
+        ({"Body": b"x", "InferenceId": "i" * 65}, "less than or equal to 64"),
+    ],
+)
+def test_a_request_outside_awss_limits_is_refused(account, arguments, sentence):
+    with pytest.raises(account.runtime.exceptions.ClientError, match=sentence):
+        account.runtime.invoke_endpoint_async(EndpointName="echo", **arguments)
+
+
+def test_success_and_failure_are_published_in_awss_shape(start):
+    account = start()
+    good, successes = account.listen("good")
+    bad, failures = account.listen("bad")
+    account.deploy(output={"NotificationConfig": {"SuccessTopic": good, "ErrorTopic": bad}})
+    account.in_service()
+
+    fine = account.submit(b"hello", InferenceId="fine")
+    account.read(fine["OutputLocation"])
+    (message,) = successes()
+    poisoned = account.submit(b"poison", InferenceId="poisoned")
+    account.read(poisoned["FailureLocation"])
+    (complaint,) = failures()
+
+    assert message["invocationStatus"] == "Completed"
+    assert message["inferenceId"] == "fine"
+    assert message["requestParameters"]["endpointName"] == "echo"
+    assert message["responseParameters"]["outputLocation"] == fine["OutputLocation"]
+    assert (message["eventSource"], message["eventName"]) == ("aws:sagemaker", "InferenceResult")
+    assert complaint["invocationStatus"] == "Failed"
+    assert "poisoned" in complaint["failureReason"]
+
+
+def test_requests_are_answered_in_the_order_of_acceptance(account):
+    stamp = """
+import time
+def model_fn(folder): return None
+def predict_fn(data, model): return str(time.monotonic_ns())
+def input_fn(data, content_type): return data
+def output_fn(prediction, accept): return prediction
+"""
+    account.configure("echo-2", "echo", stamp)
+    account.sagemaker.update_endpoint(EndpointName="echo", EndpointConfigName="echo-2")
+    account.in_service()
+
+    accepted = [
+        account.runtime.invoke_endpoint_async(EndpointName="echo", Body=b"x") for _ in range(20)
+    ]
+
+    stamps = [int(account.read(each["OutputLocation"])) for each in accepted]
+    assert stamps == sorted(stamps)
+
+
+def test_what_was_accepted_before_a_restart_is_answered_after_it(start):
+    before = start()
+    before.deploy()
+    before.in_service()
+    before.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName="echo",
+        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}],
+    )
+    eventually(lambda: before.instances() == 0, "no instances")
+    accepted = [before.submit(b"kept") for _ in range(3)]
+    before.aws.stop()
+
+    after = start()
+    after.sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName="echo",
+        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 1}],
+    )
+
+    assert [after.read(each["OutputLocation"]) for each in accepted] == [b"kept"] * 3

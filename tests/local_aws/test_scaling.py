@@ -1,0 +1,221 @@
+"""The embedded AWS scales an endpoint by what was deployed, and says why."""
+
+import pytest
+
+from tests.local_aws.conftest import eventually
+
+pytestmark = pytest.mark.local_aws
+
+TARGET = {
+    "ServiceNamespace": "sagemaker",
+    "ResourceId": "endpoint/echo/variant/AllTraffic",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
+FAST_MINUTE_S = 0.2
+
+
+def track(account) -> None:
+    account.autoscaling.put_scaling_policy(
+        **TARGET,
+        PolicyName="Invocations-ScalingPolicy",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 3.0,
+            "CustomizedMetricSpecification": {
+                "MetricName": "ApproximateBacklogSizePerInstance",
+                "Namespace": "AWS/SageMaker",
+                "Dimensions": [{"Name": "EndpointName", "Value": "echo"}],
+                "Statistic": "Average",
+            },
+            "ScaleInCooldown": 30,
+            "ScaleOutCooldown": 30,
+        },
+    )
+
+
+def wake(account) -> None:
+    arn = account.autoscaling.put_scaling_policy(
+        **TARGET,
+        PolicyName="wake-up",
+        PolicyType="StepScaling",
+        StepScalingPolicyConfiguration={
+            "AdjustmentType": "ChangeInCapacity",
+            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
+            "Cooldown": 30,
+        },
+    )["PolicyARN"]
+    account.cloudwatch.put_metric_alarm(
+        AlarmName="starved",
+        Namespace="AWS/SageMaker",
+        MetricName="HasBacklogWithoutCapacity",
+        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
+        Statistic="Average",
+        ComparisonOperator="GreaterThanOrEqualToThreshold",
+        Threshold=0.5,
+        Period=60,
+        EvaluationPeriods=1,
+        DatapointsToAlarm=1,
+        TreatMissingData="missing",
+        AlarmActions=[arn],
+    )
+
+
+def activities(account, **more) -> list[dict]:
+    return account.autoscaling.describe_scaling_activities(
+        ServiceNamespace="sagemaker", ResourceId=TARGET["ResourceId"], **more
+    )["ScalingActivities"]
+
+
+@pytest.fixture
+def account(start):
+    account = start(minute_s=FAST_MINUTE_S)
+    account.deploy()
+    account.in_service()
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+    return account
+
+
+def test_an_idle_endpoint_goes_to_zero_wakes_for_a_request_and_goes_back(account):
+    track(account)
+    wake(account)
+    eventually(lambda: account.instances() == 0, "scale-in to zero")
+
+    accepted = account.submit(b"wake up")
+
+    assert account.read(accepted["OutputLocation"]) == b"wake up"
+    assert account.instances() == 1
+    eventually(lambda: account.instances() == 0, "scale-in to zero again")
+    causes = [activity["Cause"] for activity in reversed(activities(account))]
+    assert "policy Invocations-ScalingPolicy" in causes[0]
+    assert causes[1] == "monitor alarm starved in state ALARM triggered policy wake-up"
+    assert "AlarmLow" in causes[-1]
+    assert "policy Invocations-ScalingPolicy" in causes[-1]
+
+
+def test_without_a_wake_up_policy_it_stays_at_zero(account):
+    """target_tracking_from_zero=never, the default (aws-facts.md section 6)."""
+    track(account)
+    eventually(lambda: account.instances() == 0, "scale-in to zero")
+    for _ in range(5):
+        account.submit(b"anybody there?")
+
+    ignored = eventually(
+        lambda: [
+            activity
+            for activity in activities(account, IncludeNotScaledActivities=True)
+            if "does not leave zero" in activity.get("Description", "")
+        ],
+        "a reason for doing nothing",
+    )
+
+    assert "AlarmHigh" in ignored[0]["Cause"]
+    assert account.instances() == 0
+
+
+def starved_state(account) -> str:
+    (alarm,) = account.cloudwatch.describe_alarms(AlarmNames=["starved"])["MetricAlarms"]
+    return alarm["StateValue"]
+
+
+def test_a_new_alarm_has_insufficient_data(start):
+    account = start(minute_s=60)
+    account.deploy()
+    account.in_service()
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+
+    wake(account)
+
+    assert starved_state(account) == "INSUFFICIENT_DATA"
+
+
+def test_an_alarm_that_is_put_again_keeps_its_state(account):
+    wake(account)
+    eventually(lambda: starved_state(account) == "OK", "an evaluation")
+
+    wake(account)
+
+    assert starved_state(account) == "OK"
+
+
+def test_a_schedule_sets_the_bounds_and_clamps_at_once(account):
+    account.autoscaling.put_scheduled_action(
+        **TARGET,
+        ScheduledActionName="warm",
+        Schedule="rate(1 minute)",
+        ScalableTargetAction={"MinCapacity": 2, "MaxCapacity": 4},
+    )
+
+    eventually(lambda: account.instances() == 2, "two instances")
+    (target,) = account.autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker")[
+        "ScalableTargets"
+    ]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 4)
+
+
+def test_deleting_the_endpoint_deregisters_its_target_and_deletes_its_alarms(account):
+    track(account)
+
+    account.sagemaker.delete_endpoint(EndpointName="echo")
+
+    assert not account.autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker")[
+        "ScalableTargets"
+    ]
+    assert not account.cloudwatch.describe_alarms()["MetricAlarms"]
+
+
+def test_target_tracking_makes_its_two_alarms_in_awss_names(account):
+    track(account)
+
+    names = sorted(
+        alarm["AlarmName"] for alarm in account.cloudwatch.describe_alarms()["MetricAlarms"]
+    )
+    assert [name.rsplit("-", 5)[0] for name in names] == [
+        "TargetTracking-endpoint/echo/variant/AllTraffic-AlarmHigh",
+        "TargetTracking-endpoint/echo/variant/AllTraffic-AlarmLow",
+    ]
+
+
+def test_the_instance_type_cannot_change_while_a_target_is_registered(account):
+    """DG endpoint-scaling: deregister, update, register again."""
+    account.configure("echo-2", "echo", instance_type="ml.g5.2xlarge")
+    update = {"EndpointName": "echo", "EndpointConfigName": "echo-2"}
+
+    with pytest.raises(account.sagemaker.exceptions.ClientError, match="registered as scalable"):
+        account.sagemaker.update_endpoint(**update)
+
+    account.autoscaling.deregister_scalable_target(**TARGET)
+    account.sagemaker.update_endpoint(**update)
+    account.in_service()
+    assert (
+        account.sagemaker.describe_endpoint(EndpointName="echo")["EndpointConfigName"] == "echo-2"
+    )
+
+
+def test_a_handler_that_does_not_load_rolls_back_and_the_old_one_goes_on(account):
+    account.configure("echo-2", "echo", "def model_fn(folder): raise RuntimeError('no weights')")
+
+    account.sagemaker.update_endpoint(EndpointName="echo", EndpointConfigName="echo-2")
+    account.in_service()
+
+    endpoint = account.sagemaker.describe_endpoint(EndpointName="echo")
+    assert endpoint["EndpointConfigName"] == "echo-1"
+    assert "no weights" in endpoint["FailureReason"]
+    assert account.read(account.submit(b"still here")["OutputLocation"]) == b"still here"
+
+
+def test_a_restart_keeps_targets_policies_alarms_and_the_clock(account, start):
+    track(account)
+    wake(account)
+    before_s = account.aws.clock.now_s()
+    account.aws.stop()
+
+    after = start(minute_s=FAST_MINUTE_S)
+
+    assert after.aws.clock.now_s() >= before_s
+    policies = after.autoscaling.describe_scaling_policies(ServiceNamespace="sagemaker")
+    assert {policy["PolicyName"] for policy in policies["ScalingPolicies"]} == {
+        "Invocations-ScalingPolicy",
+        "wake-up",
+    }
+    assert len(after.cloudwatch.describe_alarms()["MetricAlarms"]) == 3
+    eventually(lambda: after.instances() == 0, "scale-in to zero")
