@@ -2,11 +2,12 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+TORCH_VERSION := 2.15.0
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help up down test check bench install
+.PHONY: help up down test check bench install lock
 help:
 	@echo "make up      deploy onto the embedded AWS, wake it from zero, get an image"
 	@echo "make down    destroy that stack and stop what was started"
@@ -47,3 +48,11 @@ install: .venv/.base
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
+
+# After a change of pyproject.toml or inference_code/requirements.txt: pin everything by hash again.
+lock: .venv/.base
+	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q \
+		--custom-compile-command "make lock" -o requirements.lock
+	echo torch==$(TORCH_VERSION) | uv pip compile inference_code/requirements.txt - --universal \
+		--generate-hashes --no-emit-index-url -q -c requirements.lock \
+		--custom-compile-command "make lock" -o requirements-serving.lock

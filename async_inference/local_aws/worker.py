@@ -16,18 +16,24 @@ from sagemaker_inference import environment
 from sagemaker_inference.transformer import Transformer
 
 
-class _Request:
-    """The context of one invocation, as the Transformer expects a model server's."""
+class _Context(threading.local):
+    """The context that the Transformer keeps from its first call on: one for each thread's request.
 
-    def __init__(self, model_dir: str, headers: dict[str, str]) -> None:
-        self.system_properties = {"model_dir": model_dir, "gpu_id": None}
+    A model server reuses one object too, and puts each request's headers into it.
+    """
+
+    def __init__(self) -> None:
+        self.system_properties = {"model_dir": environment.model_dir, "gpu_id": None}
         self.request_processor = [self]
-        self._headers = headers
+        self.headers: dict[str, str] = {}
         self.status = 200
         self.content_type = "application/octet-stream"
 
+    def start(self, headers: dict[str, str]) -> None:
+        self.headers, self.status = headers, 200
+
     def get_request_properties(self) -> dict[str, str]:
-        return self._headers
+        return self.headers
 
     def set_response_content_type(self, _index: int, value: str) -> None:
         self.content_type = value
@@ -43,6 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     transformer: Transformer
+    context: _Context
     loaded: threading.Event
 
     def do_GET(self) -> None:
@@ -53,12 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/invocations":
             self._answer(404, b"not found", "text/plain")
             return
-        headers = {key: value for key, value in self.headers.items() if value is not None}
-        request = _Request(environment.model_dir, headers)
-        (answer,) = self.transformer.transform([{"body": body}], request)
+        self.context.start(dict(self.headers.items()))
+        (answer,) = self.transformer.transform([{"body": body}], self.context)
         if isinstance(answer, str):
             answer = answer.encode()
-        self._answer(request.status, bytes(answer), request.content_type)
+        self._answer(self.context.status, bytes(answer), self.context.content_type)
 
     def _answer(self, status: int, body: bytes, content_type: str | None) -> None:
         self.send_response(status)
@@ -86,6 +92,7 @@ def main() -> None:
     # As in the container: the handler's own folder comes first.
     sys.path.insert(0, environment.code_dir)
     _Handler.transformer = Transformer()
+    _Handler.context = _Context()
     _Handler.loaded = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
@@ -93,7 +100,7 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1]), "w") as announcement:
         announcement.write(str(server.server_port))
     _Handler.transformer.validate_and_initialize(
-        model_dir=environment.model_dir, context=_Request(environment.model_dir, {})
+        model_dir=environment.model_dir, context=_Handler.context
     )
     _Handler.loaded.set()
     threading.Event().wait()

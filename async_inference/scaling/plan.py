@@ -7,14 +7,27 @@ Sources: Application Auto Scaling (AAS) and CloudWatch (CW) API references, Sage
 guide (DG).
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from async_inference.scaling import schedules
+from async_inference.scaling.unsettled import Unsettled
+
 MAX_STEP_ADJUSTMENTS = 20
 """Step adjustments in one policy (AAS quotas)."""
+
+SAMPLED_AT_S = 30
+"""When in a minute SageMaker's point of that minute is taken: not published; the middle reproduces
+the published detection times (aws-facts.md section 6: mean 150 s, range 151-269 s)."""
+
+ALARM_PHASE_S = 60
+"""An alarm is evaluated every minute, at a phase of its own (CW alarm evaluation)."""
 
 
 class Metric(StrEnum):
@@ -118,6 +131,20 @@ class MetricAlarm(_Value):
             raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
         return self
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether it fires when its metric is high."""
+        return self.comparison in (Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
+
+    def breached_by(self, value: float) -> bool:
+        """Whether a datapoint breaches the threshold."""
+        return {
+            Comparison.GREATER_OR_EQUAL: value >= self.threshold,
+            Comparison.GREATER: value > self.threshold,
+            Comparison.LESS: value < self.threshold,
+            Comparison.LESS_OR_EQUAL: value <= self.threshold,
+        }[self.comparison]
+
 
 class StepScalingPolicy(_Value):
     """A step policy and the alarm that runs it."""
@@ -130,6 +157,40 @@ class StepScalingPolicy(_Value):
     min_adjustment_magnitude: int | None = Field(default=None, ge=1)
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
     cooldown_s: CooldownSeconds = 300
+
+    @model_validator(mode="after")
+    def _steps_tile(self) -> Self:
+        """Steps neither overlap nor leave a gap (AAS StepAdjustment)."""
+        spans = sorted(
+            (
+                -math.inf if step.lower_bound is None else step.lower_bound,
+                math.inf if step.upper_bound is None else step.upper_bound,
+            )
+            for step in self.steps
+        )
+        for (_, upper), (lower, _) in pairwise(spans):
+            if lower < upper:
+                raise ValueError(
+                    f"policy {self.name}: steps overlap between {lower:g} and {upper:g}; "
+                    "let one end where the next begins"
+                )
+            if lower > upper:
+                raise ValueError(
+                    f"policy {self.name}: no step covers {upper:g} to {lower:g}; "
+                    "let one end where the next begins"
+                )
+        return self
+
+    def adds(self, breach: float) -> bool:
+        """Whether it starts an instance from zero at this much above (below) its threshold."""
+        for step in self.steps:
+            lower = -math.inf if step.lower_bound is None else step.lower_bound
+            upper = math.inf if step.upper_bound is None else step.upper_bound
+            if lower <= breach < upper:
+                # A percentage of no instances is none.
+                percent = self.adjustment_type == AdjustmentType.PERCENT_CHANGE_IN_CAPACITY
+                return step.adjustment > 0 and not percent
+        return False
 
 
 class TargetTrackingPolicy(_Value):
@@ -157,6 +218,16 @@ class ScheduledAction(_Value):
     min_capacity: int | None = Field(default=None, ge=0)
     max_capacity: int | None = Field(default=None, ge=0)
 
+    @model_validator(mode="after")
+    def _due_and_useful(self) -> Self:
+        schedules.check(self.schedule, self.timezone)
+        low, high = self.min_capacity, self.max_capacity
+        if low is None and high is None:
+            raise ValueError(f"schedule {self.name}: set minCapacity, maxCapacity or both")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"schedule {self.name}: minCapacity {low} exceeds maxCapacity {high}")
+        return self
+
 
 class ScalingRules(_Value):
     """The policies and schedules of a plan, without its capacity bounds."""
@@ -164,12 +235,113 @@ class ScalingRules(_Value):
     policies: tuple[ScalingPolicy, ...] = ()
     schedules: tuple[ScheduledAction, ...] = ()
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for kind, named in (("policy", self.policies), ("schedule", self.schedules)):
+            names = [each.name for each in named]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind} name {twice[0]!r} is used twice; names must differ")
+        return self
+
 
 class ScalingPlan(ScalingRules):
     """All that decides how many instances a variant has."""
 
     min_capacity: int = Field(ge=0)
     max_capacity: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_capacity > self.max_capacity:
+            raise ValueError(
+                f"minCapacity {self.min_capacity} exceeds maxCapacity {self.max_capacity}"
+            )
+        return self
+
+    def wakes_from_zero(self, unsettled: Unsettled) -> bool:
+        """Whether a single queued request makes some policy leave zero, or nothing goes there."""
+        return self.min_capacity > 0 or bool(self._wake_periods_s(unsettled))
+
+    def detection_s(self, unsettled: Unsettled) -> float | None:
+        """Longest time from a request's arrival at an idle endpoint to the asking for an instance.
+
+        Until the sample of the minute, the rest of that minute, the alarm's other periods, the
+        delay of metrics, and the alarm's phase. None if a single request wakes nothing.
+        """
+        periods_s = self._wake_periods_s(unsettled)
+        if not periods_s:
+            return None
+        return min(periods_s) + SAMPLED_AT_S + unsettled.metric_delay_s + ALARM_PHASE_S
+
+    def warnings(self) -> Iterator[str]:
+        """What AWS would accept and hardly anybody wants, a sentence for each."""
+        steps = [policy for policy in self.policies if isinstance(policy, StepScalingPolicy)]
+        for policy in steps:
+            exact = policy.adjustment_type == AdjustmentType.EXACT_CAPACITY
+            starts = any(step.adjustment > self.min_capacity for step in policy.steps)
+            if exact and starts and not policy.alarm.looks_up:
+                yield (
+                    f"policy {policy.name}: ExactCapacity works both ways, so this scale-in also "
+                    f"starts instances from {self.min_capacity}, for ever; use ChangeInCapacity"
+                )
+        yield from _fights(steps)
+
+    def _wake_periods_s(self, unsettled: Unsettled) -> list[float]:
+        """For each alarm that one request at zero instances sets off: how long its data takes."""
+        alone: dict[Metric, float] = {
+            Metric.HAS_BACKLOG_WITHOUT_CAPACITY: 1.0,
+            Metric.BACKLOG_SIZE: 1.0,
+            # It grows until something wakes; how long that takes depends on the threshold.
+            Metric.AGE_OF_OLDEST_REQUEST: math.inf,
+        }
+        if unsettled.backlog_per_instance_at_zero == "backlog":
+            alone[Metric.BACKLOG_SIZE_PER_INSTANCE] = 1.0
+        waits_s = []
+        for policy in self.policies:
+            value = alone.get(
+                policy.alarm.metric if isinstance(policy, StepScalingPolicy) else policy.metric
+            )
+            if value is None:
+                continue
+            if isinstance(policy, TargetTrackingPolicy):
+                tracks = unsettled.target_tracking_from_zero == "async_page"
+                if tracks and value > policy.target:
+                    waits_s.append(3.0 * 60)
+                continue
+            alarm = policy.alarm
+            breach = value - alarm.threshold if value < math.inf else 0.0
+            if alarm.breached_by(value) and policy.adds(breach):
+                aged_s = alarm.threshold if value == math.inf else 0.0
+                waits_s.append(alarm.datapoints_to_alarm * alarm.period_s + aged_s)
+        return waits_s
+
+
+def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
+    """Pairs of policies on one metric that both fire at the same values, one out and one in."""
+    for out in policies:
+        for into in policies:
+            if out.alarm.metric != into.alarm.metric or not out.alarm.looks_up:
+                continue
+            shrinks = any(step.adjustment < 0 for step in into.steps)
+            grows = any(step.adjustment > 0 for step in out.steps)
+            change = AdjustmentType.EXACT_CAPACITY not in (
+                out.adjustment_type,
+                into.adjustment_type,
+            )
+            if into.alarm.looks_up or not (shrinks and grows and change):
+                continue
+            both = [
+                value
+                for value in (out.alarm.threshold, into.alarm.threshold)
+                if out.alarm.breached_by(value) and into.alarm.breached_by(value)
+            ]
+            if both or out.alarm.threshold < into.alarm.threshold:
+                yield (
+                    f"policies {out.name} and {into.name} fight: both fire while "
+                    f"{out.alarm.metric} is between {out.alarm.threshold:g} and "
+                    f"{into.alarm.threshold:g}; let the first threshold exceed the second"
+                )
 
 
 DOCUMENTED = ScalingRules(

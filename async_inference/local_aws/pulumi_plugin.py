@@ -1,0 +1,264 @@
+"""The Pulumi provider of stack local: package `aws`, spoken to the embedded AWS.
+
+The engine finds it on PATH as `pulumi-resource-aws` and treats it like the published provider.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.provider.experimental import provider as protocol
+from pulumi.provider.experimental.property_value import Computed, PropertyValue
+from pulumi.provider.experimental.server import main as serve
+
+from async_inference.local_aws.pulumi_resources import KINDS, Kind, Properties
+
+VERSION = "7.51.1"
+"""The pulumi-aws that the program is written against."""
+
+DEEP_LEARNING_REGISTRY = "763104351884"
+"""The account of AWS's deep-learning images in the regions below (AWS deep-learning containers,
+available images); the published provider knows the other regions too."""
+# fmt: off
+DEEP_LEARNING_REGIONS = frozenset({
+    "us-east-1", "us-east-2", "us-west-1", "us-west-2", "ca-central-1", "sa-east-1",
+    "eu-central-1", "eu-north-1", "eu-west-1", "eu-west-2", "eu-west-3",
+    "ap-northeast-1", "ap-northeast-2", "ap-northeast-3", "ap-south-1",
+    "ap-southeast-1", "ap-southeast-2",
+})
+# fmt: on
+UNKNOWN = PropertyValue(Computed())
+
+
+def plain(value: PropertyValue) -> Any:
+    """A property as plain Python; what is not known yet stays `Computed`."""
+    inner = value.value
+    if isinstance(inner, Mapping):
+        return {key: plain(item) for key, item in inner.items()}
+    if isinstance(inner, list | tuple):
+        return [plain(item) for item in inner]
+    return inner
+
+
+def wrapped(value: Any) -> PropertyValue:
+    """Plain Python as a property."""
+    if isinstance(value, dict):
+        return PropertyValue({key: wrapped(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return PropertyValue([wrapped(item) for item in value])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return PropertyValue(float(value))
+    return PropertyValue(value)
+
+
+def plain_map(values: Mapping[str, PropertyValue]) -> Properties:
+    return {key: plain(value) for key, value in values.items()}
+
+
+def wrapped_map(values: Properties) -> dict[str, PropertyValue]:
+    return {key: wrapped(value) for key, value in values.items()}
+
+
+def same(old: Any, new: Any) -> bool:
+    """Whether two values mean the same to AWS: absent or empty, and JSON in any layout."""
+    if old in (None, {}, []) and new in (None, {}, []):
+        return True
+    if isinstance(old, pulumi.FileAsset) and isinstance(new, pulumi.FileAsset):
+        return str(old.path) == str(new.path)
+    if isinstance(old, str) and isinstance(new, str) and old[:1] == "{" == new[:1]:
+        try:
+            return json.loads(old) == json.loads(new)
+        except ValueError:
+            return old == new
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(same(old.get(key), new.get(key)) for key in old.keys() | new.keys())
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(same, old, new))
+    return old == new
+
+
+class LocalAwsProvider(protocol.Provider):
+    """Creates, reads, updates and deletes the kinds of `pulumi_resources`."""
+
+    def __init__(self) -> None:
+        self._region = "us-east-1"
+        self._known: dict[str, Any] = {}
+
+    def _client(self, service: str) -> Any:
+        if service not in self._known:
+            import boto3  # a preview that changes nothing needs none
+
+            url = os.environ.get("AWS_ENDPOINT_URL")
+            if not url:
+                raise RuntimeError(
+                    "stack local talks to the embedded AWS, and AWS_ENDPOINT_URL is not set; "
+                    "run `make up`, or `. .local/env` before calling pulumi yourself"
+                )
+            self._known[service] = boto3.client(
+                service,
+                endpoint_url=url,
+                region_name=self._region,
+                aws_access_key_id="local",
+                aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+            )
+        return self._known[service]
+
+    def _kind(self, token: str) -> Kind:
+        if token not in KINDS:
+            raise RuntimeError(
+                f"the local stack has no {token}; it knows what this project registers, "
+                "see async_inference/local_aws/pulumi_resources.py"
+            )
+        return KINDS[token]
+
+    async def check_config(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
+        return protocol.CheckResponse(inputs=request.new_inputs)
+
+    async def diff_config(self, request: protocol.DiffRequest) -> protocol.DiffResponse:
+        return protocol.DiffResponse(changes=False)
+
+    async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
+        region = plain(request.args["region"]) if "region" in request.args else None
+        self._region = region or os.environ.get("AWS_REGION", self._region)
+        return protocol.ConfigureResponse(accept_outputs=False, supports_preview=True)
+
+    async def check(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
+        kind = self._kind(request.type)
+        inputs = dict(request.new_inputs)
+        naming = kind.autoname
+        if naming is not None and naming.property not in inputs:
+            known = request.old_inputs.get(naming.property)
+            inputs[naming.property] = known or PropertyValue(_autonamed(request, naming))
+        return protocol.CheckResponse(inputs=inputs)
+
+    async def diff(self, request: protocol.DiffRequest) -> protocol.DiffResponse:
+        kind = self._kind(request.type)
+        old, new = plain_map(request.old_state), plain_map(request.new_inputs)
+        keys = (old.keys() | new.keys()) - kind.computed - {"id"} - set(request.ignore_changes)
+        changed = sorted(key for key in keys if not same(old.get(key), new.get(key)))
+        replaces = [
+            key
+            for key in changed
+            if (key != "tags" if kind.replaces is None else key in kind.replaces)
+        ]
+        return protocol.DiffResponse(
+            changes=bool(changed),
+            replaces=replaces,
+            diffs=changed,
+            detailed_diff={
+                key: protocol.PropertyDiff(_difference(old, new, key, key in replaces), True)
+                for key in changed
+            },
+        )
+
+    async def create(self, request: protocol.CreateRequest) -> protocol.CreateResponse:
+        kind = self._kind(request.type)
+        if request.preview:
+            known = dict(request.properties) | dict.fromkeys(kind.computed, UNKNOWN)
+            return protocol.CreateResponse(properties=known)
+        inputs = plain_map(request.properties)
+        identity = await asyncio.to_thread(kind.create, self._client, inputs)
+        return protocol.CreateResponse(
+            resource_id=identity,
+            properties=await self._state(kind, identity, request.properties),
+        )
+
+    async def read(self, request: protocol.ReadRequest) -> protocol.ReadResponse:
+        kind = self._kind(request.type)
+        known = plain_map(request.properties)
+        found = await asyncio.to_thread(kind.read, self._client, request.resource_id, known)
+        if found is None:
+            return protocol.ReadResponse(resource_id="")
+        drifted = {key: value for key, value in found.items() if not same(known.get(key), value)}
+        inputs = {key: value for key, value in drifted.items() if key not in kind.computed}
+        return protocol.ReadResponse(
+            resource_id=request.resource_id,
+            properties=dict(request.properties) | wrapped_map(drifted),
+            inputs=dict(request.inputs) | wrapped_map(inputs),
+        )
+
+    async def update(self, request: protocol.UpdateRequest) -> protocol.UpdateResponse:
+        kind = self._kind(request.type)
+        old = plain_map(request.olds)
+        if request.preview:
+            kept = {key: request.olds[key] for key in kind.computed & old.keys()}
+            return protocol.UpdateResponse(properties=dict(request.news) | kept)
+        if kind.update is not None:
+            new = plain_map(request.news)
+            await asyncio.to_thread(kind.update, self._client, request.resource_id, old, new)
+        return protocol.UpdateResponse(
+            properties=await self._state(kind, request.resource_id, request.news)
+        )
+
+    async def delete(self, request: protocol.DeleteRequest) -> None:
+        kind = self._kind(request.type)
+        properties = plain_map(request.properties)
+        await asyncio.to_thread(kind.delete, self._client, request.resource_id, properties)
+
+    async def invoke(self, request: protocol.InvokeRequest) -> protocol.InvokeResponse:
+        arguments = plain_map(request.args)
+        answer: Properties
+        match request.tok:
+            case "aws:index/getCallerIdentity:getCallerIdentity":
+                answer = {"accountId": "123456789012", "id": "123456789012"}
+            case "aws:index/getPartition:getPartition":
+                answer = {"partition": "aws", "dnsSuffix": "amazonaws.com", "id": "aws"}
+            case "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage":
+                answer = self._prebuilt_image(arguments)
+            case token:
+                raise RuntimeError(f"the local stack does not look up {token}")
+        return protocol.InvokeResponse(return_value=wrapped_map(answer))
+
+    def _prebuilt_image(self, arguments: Properties) -> Properties:
+        region = arguments.get("region") or self._region
+        repository, tag = arguments["repositoryName"], arguments.get("imageTag") or "1"
+        if region not in DEEP_LEARNING_REGIONS:
+            raise RuntimeError(
+                f"the local stack does not know where AWS keeps {repository} in {region}; "
+                f"set imageUri, or use one of {', '.join(sorted(DEEP_LEARNING_REGIONS))}"
+            )
+        registry = f"{DEEP_LEARNING_REGISTRY}.dkr.ecr.{region}.amazonaws.com/{repository}"
+        return {
+            "id": DEEP_LEARNING_REGISTRY,
+            "registryId": DEEP_LEARNING_REGISTRY,
+            "registryPath": f"{registry}:{tag}",
+            "repositoryName": repository,
+            "imageTag": tag,
+        }
+
+    async def _state(
+        self, kind: Kind, identity: str, inputs: Mapping[str, PropertyValue]
+    ) -> dict[str, PropertyValue]:
+        found = await asyncio.to_thread(kind.read, self._client, identity, plain_map(inputs))
+        computed = {key: (found or {}).get(key) for key in kind.computed}
+        if "tagsAll" in computed:
+            computed["tagsAll"] = plain(inputs["tags"]) if "tags" in inputs else {}
+        return dict(inputs) | wrapped_map(computed)
+
+
+def _autonamed(request: protocol.CheckRequest, naming: Any) -> str:
+    digest = hashlib.sha256(request.urn.encode() + request.random_seed).hexdigest()[:7]
+    stem = request.name[: naming.most - 8]
+    return f"{stem.lower() if naming.lower_case else stem}-{digest}"
+
+
+def _difference(
+    old: Properties, new: Properties, key: str, replaces: bool
+) -> protocol.PropertyDiffKind:
+    if old.get(key) is None:
+        what = "ADD"
+    elif new.get(key) is None:
+        what = "DELETE"
+    else:
+        what = "UPDATE"
+    return protocol.PropertyDiffKind[f"{what}_REPLACE" if replaces else what]
+
+
+def main() -> None:
+    """Serve the provider until the engine ends."""
+    serve(sys.argv[1:], VERSION, LocalAwsProvider())

@@ -1,0 +1,175 @@
+"""Gets a working Pulumi CLI with its Python language host into .local/bin.
+
+In this order: the one on PATH, the vendor's installer, a build from Go modules. The versions that
+are built are pinned by go.mod and go.sum in tools/pulumi and tools/pulumi-language-python: the
+language host's is the last one that is a package of a Go module with a fixed version.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+BIN = TOOLS.parent / ".local" / "bin"
+OLDEST = (3, 200, 0)
+"""Resource hooks and replacement triggers work from here on."""
+PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
+MODULES = {
+    "pulumi-language-python": "github.com/pulumi/pulumi/sdk/v3",
+    "pulumi": "github.com/pulumi/pulumi/pkg/v3",
+}
+"""The program that each folder beside this file builds, and the module that holds it."""
+
+
+class UnobtainableError(Exception):
+    """One way to get the CLI did not work; says why."""
+
+
+def version(pulumi: str | Path) -> tuple[int, ...] | None:
+    """The version of a CLI, None if it does not run."""
+    try:
+        answer = subprocess.run(
+            [pulumi, "version"], capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    digits = re.match(r"v?(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    return tuple(int(part) for part in digits.groups()) if digits else None
+
+
+def ready() -> bool:
+    """Whether `pulumi` and its language host are found: in .local/bin, or on PATH."""
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+    found = shutil.which("pulumi", path=path)
+    if found is None or shutil.which("pulumi-language-python", path=path) is None:
+        return False
+    return (version(found) or (0,)) >= OLDEST
+
+
+def from_path() -> None:
+    """Link to the CLI that is installed already.
+
+    Raises:
+        UnobtainableError: there is none, or an old one.
+    """
+    found = shutil.which("pulumi")
+    if found is None:
+        raise UnobtainableError("no pulumi on PATH")
+    there = version(found)
+    if there is None or there < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise UnobtainableError(f"{found} is older than {needed} or does not run")
+    _link_from(Path(found).resolve().parent)
+
+
+def from_vendor() -> None:
+    """Run the vendor's installer.
+
+    Raises:
+        UnobtainableError: it cannot be reached or failed.
+    """
+    from pulumi.automation import PulumiCommand
+
+    # Its script tries for minutes where nothing can be reached; this is not the only way.
+    into = BIN.parent / "pulumi-vendor"
+    problem: list[BaseException] = []
+
+    def install() -> None:
+        try:
+            PulumiCommand.install(root=str(into))
+        except Exception as error:  # the installer raises whatever its shell did
+            problem.append(error)
+
+    thread = threading.Thread(target=install, daemon=True)
+    thread.start()
+    thread.join(timeout=180)
+    if thread.is_alive() or problem:
+        why = problem[0] if problem else "no answer within 180 s"
+        raise UnobtainableError(f"the vendor's installer failed: {str(why).splitlines()[0][:200]}")
+    _link_from(into / "bin")
+
+
+def from_go() -> None:
+    """Build both programs from Go modules.
+
+    Raises:
+        UnobtainableError: no Go, or the build failed.
+    """
+    go = shutil.which("go")
+    if go is None:
+        raise UnobtainableError("no go on PATH to build it from source (Go 1.25 or later)")
+    BIN.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BIN.parent) as folder:
+        for name, module in MODULES.items():
+            print(f"building {name} ...", flush=True)
+            pinned = _go_list(go, name, "{{.Version}}", module)
+            flags = f"-X github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned}"
+            built = subprocess.run(
+                [go, "install", "-ldflags", flags, "tool"],
+                cwd=TOOLS / name,
+                env={**os.environ, "GOBIN": folder, "GOFLAGS": "-mod=readonly -buildvcs=false"},
+                check=False,
+            )
+            if built.returncode:
+                raise UnobtainableError(f"go install of {name} ended with {built.returncode}")
+        host = "pulumi-language-python"
+        module = _go_list(go, host, "{{.Dir}}", MODULES[host])
+        launcher = Path(folder) / "pulumi-language-python-exec"
+        shutil.copyfile(Path(module) / "python" / "cmd" / launcher.name, launcher)
+        launcher.chmod(0o755)
+        for name in PROGRAMS:
+            (Path(folder) / name).replace(BIN / name)
+
+
+def _go_list(go: str, tool: str, form: str, module: str) -> str:
+    listed = subprocess.run(
+        [go, "list", "-m", "-f", form, module],
+        cwd=TOOLS / tool,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return listed.stdout.strip()
+
+
+def _link_from(folder: Path) -> None:
+    BIN.mkdir(parents=True, exist_ok=True)
+    for program in folder.glob("pulumi*"):
+        link = BIN / program.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(program)
+
+
+def main() -> int:
+    if ready():
+        return 0
+    if "--check" in sys.argv[1:]:
+        return 1
+    reasons = []
+    ways: tuple[Callable[[], None], ...] = (from_path, from_vendor, from_go)
+    for way in ways:
+        try:
+            way()
+        except (UnobtainableError, OSError, subprocess.SubprocessError) as error:
+            reasons.append(str(error))
+            print(error, flush=True)
+            continue
+        if ready():
+            return 0
+        reasons.append(f"{way.__name__}: the CLI does not run")
+    print(
+        "error: no Pulumi CLI: " + "; ".join(reasons) + ". Install pulumi (version 3.200 or "
+        "later) or Go (1.25 or later), and run the same command again.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
