@@ -56,9 +56,8 @@ def encode(answer: Answer, media_type: str) -> bytes:
         RefusedError: 406, several images do not fit one PNG.
     """
     if media_type == JSON:
-        images = [
-            base64.b64encode(_png(image, answer.metadata)).decode() for image in answer.images
-        ]
+        pngs = [_png(image, answer.metadata) for image in answer.images]
+        images = [base64.b64encode(png).decode() for png in pngs]
         return json.dumps({"images": images, "metadata": asdict(answer.metadata)}).encode()
     if len(answer.images) != 1:
         raise RefusedError(

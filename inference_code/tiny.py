@@ -100,5 +100,5 @@ def _byte_level_tokenizer() -> CLIPTokenizer:
         vocabulary.write_text(json.dumps({word: number for number, word in enumerate(words)}))
         merges.write_text("#version: 0.2\n")
         return CLIPTokenizer(
-            str(vocabulary), str(merges), model_max_length=MAX_TOKENS, pad_token="<|endoftext|>"
+            str(vocabulary), str(merges), model_max_length=MAX_TOKENS, pad_token=words[-1]
         )

@@ -6,6 +6,7 @@ made up come back the same.
 """
 
 import io
+import json
 import logging
 import re
 import threading
@@ -13,10 +14,11 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
+from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import S3Backend, s3_backends
+from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from async_inference.local_aws.journal import Call, Journal
@@ -25,6 +27,25 @@ ACCOUNT_ID = "123456789012"
 _READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
 _KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
 _SIGNED = "AWS4-HMAC-SHA256 Credential=local/20260101/{region}/{service}/aws4_request"
+
+
+def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
+    """What a bucket's policy says; moto itself takes every conditional statement for unconditional.
+
+    Loopback counts as TLS, so that statements which refuse plain HTTP do not apply.
+    """
+    if bucket.policy is None:
+        return PermissionResult.NEUTRAL
+    policy = json.loads(bucket.policy)
+    policy["Statement"] = [
+        statement
+        for statement in policy["Statement"]
+        if statement.get("Condition") != {"Bool": {"aws:SecureTransport": "false"}}
+    ]
+    return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
+
+
+FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment] moto has no seam for it
 
 
 class ObjectMissingError(Exception):

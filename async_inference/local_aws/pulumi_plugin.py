@@ -108,7 +108,9 @@ class LocalAwsProvider(protocol.Provider):
             )
         return self._known[service]
 
-    def _kind(self, token: str) -> Kind:
+    def _kind(self, nested: str) -> Kind:
+        # A URN's type starts with those of its parents.
+        token = nested.rpartition("$")[2]
         if token not in KINDS:
             raise RuntimeError(
                 f"the local stack has no {token}; it knows what this project registers, "

@@ -1,0 +1,319 @@
+"""`make up`: deploy onto the embedded AWS, wake the endpoint from zero, get an image.
+
+Deployment is the real Pulumi CLI's; state, credentials and plugins are those of the work tree only.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from async_inference.local_aws import daemon
+from async_inference.local_aws.daemon import Daemon
+from async_inference.validation import InvalidInputError
+
+LOCAL = Path(".local")
+AWS_FOLDER = LOCAL / "aws"
+PULUMI_STATE = LOCAL / "pulumi-state"
+IMAGES = LOCAL / "images"
+STACK = "local"
+PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
+PATIENCE_S = 300.0
+"""Real seconds for any one stage of the journey; longer means that something is broken."""
+
+
+@dataclass
+class Stages:
+    """How long each part took, in real seconds, in order."""
+
+    console: Console
+    took_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        yield
+        self.took_s[name] = time.monotonic() - started_s
+
+    def table(self) -> Table:
+        table = Table("part", "seconds", title="Where the time went", title_justify="left")
+        table.columns[1].justify = "right"
+        for name, seconds in self.took_s.items():
+            table.add_row(name, f"{seconds:.1f}")
+        table.add_row("in all", f"{sum(self.took_s.values()):.1f}", style="bold")
+        return table
+
+
+def environment(aws: Daemon) -> dict[str, str]:
+    """The variables with which `pulumi` and AWS clients work on the local stack."""
+    tools = [LOCAL.resolve() / "bin", PLUGIN_FOLDER, Path(".venv/bin").resolve()]
+    return {
+        "PATH": os.pathsep.join([*map(str, tools), os.environ.get("PATH", "")]),
+        "PULUMI_BACKEND_URL": f"file://{PULUMI_STATE.resolve()}",
+        "PULUMI_HOME": str((LOCAL / "pulumi-home").resolve()),
+        # The local stack has no secrets; the file backend still asks for a passphrase.
+        "PULUMI_CONFIG_PASSPHRASE": "",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "AWS_ENDPOINT_URL": aws.url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+    }
+
+
+def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
+    """The whole way.
+
+    Returns:
+        The image's path.
+
+    Raises:
+        InvalidInputError: something that a person can put right.
+    """
+    stages = Stages(console)
+    with stages.stage("start the embedded AWS"):
+        aws = _start(console, port, minute_s)
+    variables = environment(aws)
+    _write_env_file(variables)
+    with stages.stage("pulumi up"):
+        _deploy(console, aws, variables)
+    outputs = json.loads(_pulumi(variables, "stack", "output", "--json", "--stack", STACK))
+    name = outputs["endpoint_name"]
+    watch = Watch(console, aws, name)
+    with stages.stage("idle: scale in to zero"):
+        watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
+    console.print(f'Submitting "{prompt}" to {name}, which has no instances and costs nothing.')
+    runtime = _client("sagemaker-runtime", aws)
+    accepted = runtime.invoke_endpoint_async(
+        EndpointName=name,
+        Body=json.dumps({"prompt": prompt, "width": 256, "height": 256, "steps": 10, "seed": 7}),
+        ContentType="application/json",
+        Accept="image/png",
+    )
+    with stages.stage("detect the backlog"):
+        watch.until("the wake-up policy asks for an instance", lambda: watch.desired() > 0)
+    with stages.stage("start an instance"):
+        watch.until("an instance is in service", lambda: watch.instances() > 0)
+    with stages.stage("make the image"):
+        image = watch.until(
+            "the image is on S3",
+            lambda: _result(aws, accepted["OutputLocation"], accepted["FailureLocation"]),
+        )
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    path = IMAGES / f"{accepted['InferenceId']}.png"
+    path.write_bytes(image)
+    console.print(f"The image: {path}", highlight=False)
+    with stages.stage("scale in to zero again"):
+        watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
+    _finish(console, stages, path, aws)
+    return path
+
+
+def down(console: Console) -> None:
+    """Destroy the stack, stop the embedded AWS, and remove what they kept."""
+    aws = daemon.running(AWS_FOLDER)
+    if aws is None and (AWS_FOLDER / "state.sqlite3").exists() and PULUMI_STATE.exists():
+        aws = daemon.start(AWS_FOLDER, port=daemon.PORT, minute_s=1.0, setup_s=0.0)
+    if aws is not None and PULUMI_STATE.exists() and not _interrupted():
+        # The hooks that guard the live endpoint need the program.
+        arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
+        subprocess.run(["pulumi", *arguments], env=_merged(environment(aws)), check=False)
+    stopped = daemon.stop(AWS_FOLDER)
+    for folder in (AWS_FOLDER, PULUMI_STATE):
+        shutil.rmtree(folder, ignore_errors=True)
+    (LOCAL / "env").unlink(missing_ok=True)
+    console.print("Stopped the embedded AWS." if stopped else "Nothing was running.")
+
+
+class Watch:
+    """Prints what happens to an endpoint while a condition is waited for."""
+
+    def __init__(self, console: Console, aws: Daemon, endpoint: str) -> None:
+        self._console = console
+        self._aws = aws
+        self._endpoint = endpoint
+        self._sagemaker = _client("sagemaker", aws)
+        self._seen = self._instances = -1
+        self._told: set[str] = set()
+        self._http = httpx.Client(base_url=aws.url, timeout=10)
+        for activity in self._activities():
+            self._told.add(activity["ActivityId"])
+
+    def instances(self) -> int:
+        """Instances in service."""
+        return self._variant()["CurrentInstanceCount"]
+
+    def desired(self) -> int:
+        """Instances asked for."""
+        return self._variant()["DesiredInstanceCount"]
+
+    def until(self, what: str, condition: Callable[[], Any]) -> Any:
+        """Wait until `condition` holds, telling what happens meanwhile; returns what it returned.
+
+        Raises:
+            InvalidInputError: it took longer than PATIENCE_S.
+        """
+        started_s = time.monotonic()
+        with self._console.status("") as spinner:
+            while True:
+                self._tell()
+                found = condition()
+                if found:
+                    return found
+                waited_s = time.monotonic() - started_s
+                if waited_s > PATIENCE_S:
+                    raise InvalidInputError(
+                        [
+                            f"after {PATIENCE_S:.0f} s it is not so that {what}; see "
+                            f"{AWS_FOLDER / 'logs'}, and start over with make down up"
+                        ]
+                    )
+                minutes = waited_s / self._aws.minute_s
+                spinner.update(
+                    f"waiting until {what} ({waited_s:.0f} s, {minutes:.0f} simulated minutes)"
+                )
+                time.sleep(0.1)
+
+    def _variant(self) -> dict[str, Any]:
+        found = self._sagemaker.describe_endpoint(EndpointName=self._endpoint)
+        return found["ProductionVariants"][0]
+
+    def _activities(self) -> list[dict[str, Any]]:
+        regions = self._http.get("/_local/status").json()["regions"].values()
+        found = [activity for region in regions for activity in region["activities"]]
+        return sorted(found, key=lambda activity: activity["StartTime"])
+
+    def _tell(self) -> None:
+        for activity in self._activities():
+            if activity["ActivityId"] in self._told or "NotScaledReasons" in activity:
+                continue
+            self._told.add(activity["ActivityId"])
+            self._console.print(
+                f"  {activity['Description']} Cause: {activity['Cause']}", highlight=False
+            )
+        count = self.instances()
+        if count != self._instances:
+            if self._instances >= 0:
+                self._console.print(f"  instances in service: {self._instances} -> {count}")
+            self._instances = count
+
+
+def _start(console: Console, port: int, minute_s: float) -> Daemon:
+    if _interrupted():
+        # What the engine was doing is not known to its state; nothing here is worth repairing.
+        console.print("The last deployment was interrupted: starting over with an empty stack.")
+        daemon.stop(AWS_FOLDER)
+        for folder in (AWS_FOLDER, PULUMI_STATE):
+            shutil.rmtree(folder, ignore_errors=True)
+    known = daemon.running(AWS_FOLDER)
+    aws = daemon.start(AWS_FOLDER, port=port, minute_s=minute_s, setup_s=0.0)
+    console.print(
+        f"The embedded AWS {'runs' if known else 'started'} at {aws.url}: one simulated minute "
+        f"takes {aws.minute_s:g} s."
+    )
+    return aws
+
+
+def _interrupted() -> bool:
+    """Whether a deployment ended without finishing: a lock is left, or an operation pending."""
+    if any((PULUMI_STATE / ".pulumi" / "locks").rglob("*.json")):
+        return True
+    for state in (PULUMI_STATE / ".pulumi" / "stacks").rglob(f"{STACK}.json"):
+        latest = json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
+        if latest.get("pending_operations"):
+            return True
+    return False
+
+
+def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
+    PULUMI_STATE.mkdir(parents=True, exist_ok=True)
+    _pulumi(variables, "stack", "select", "--create", STACK)
+    # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
+    lost = not _client("sagemaker", aws).list_endpoints()["Endpoints"]
+    arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
+    done = subprocess.run(
+        ["pulumi", *arguments, *(["--refresh"] if lost else [])],
+        env=_merged(variables),
+        check=False,
+    )
+    if done.returncode:
+        raise InvalidInputError(
+            ["pulumi up failed, see above; when you have put it right, run make up again"]
+        )
+
+
+def _pulumi(variables: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        ["pulumi", *arguments, "--non-interactive"],
+        env=_merged(variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InvalidInputError([f"pulumi {' '.join(arguments)}: {done.stderr.strip()}"])
+    return done.stdout
+
+
+def _merged(variables: dict[str, str]) -> dict[str, str]:
+    # subprocess looks programs up in this process's PATH.
+    os.environ["PATH"] = variables["PATH"]
+    return {**os.environ, **variables}
+
+
+def _client(service: str, aws: Daemon) -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=aws.url,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+    )
+
+
+def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
+    s3 = _client("s3", aws)
+    for location in (output, failure):
+        bucket, _, key = location.removeprefix("s3://").partition("/")
+        try:
+            body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except s3.exceptions.NoSuchKey:
+            continue
+        if location == failure:
+            raise InvalidInputError([f"the inference failed: {body.decode(errors='replace')}"])
+        return body
+    return None
+
+
+def _write_env_file(variables: dict[str, str]) -> None:
+    lines = [f"export {key}='{value}'" for key, value in variables.items() if key != "PATH"]
+    path = variables["PATH"].removesuffix(os.environ.get("PATH", ""))
+    LOCAL.mkdir(exist_ok=True)
+    (LOCAL / "env").write_text("\n".join([*lines, f"export PATH='{path}'\"$PATH\""]) + "\n")
+
+
+def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:
+    console.print(stages.table())
+    console.print(
+        "The weights are random, so the picture is noise; everything else was real: the endpoint\n"
+        "slept at 0 instances, its alarm woke it, its policy added an instance, it slept again."
+    )
+    console.print("Next:", style="bold")
+    for command, what in (
+        (f"open {path}", "the image"),
+        ("async-inference local status", "what runs now"),
+        (". .local/env && pulumi preview --stack local", "the stack with your own pulumi commands"),
+        ("make down", "destroy it all"),
+    ):
+        console.print(f"  {command:<46} {what}", highlight=False)
