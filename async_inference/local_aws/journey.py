@@ -125,7 +125,7 @@ def down(console: Console) -> None:
     aws = daemon.running(AWS_FOLDER)
     if aws is None and (AWS_FOLDER / "state.sqlite3").exists() and PULUMI_STATE.exists():
         aws = daemon.start(AWS_FOLDER, port=daemon.PORT, minute_s=1.0, setup_s=0.0)
-    if aws is not None and PULUMI_STATE.exists() and not _interrupted():
+    if aws is not None and not _interrupted() and _checkpoint().get("resources"):
         # The hooks that guard the live endpoint need the program.
         arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         subprocess.run(["pulumi", *arguments], env=_merged(environment(aws)), check=False)
@@ -229,11 +229,14 @@ def _interrupted() -> bool:
     """Whether a deployment ended without finishing: a lock is left, or an operation pending."""
     if any((PULUMI_STATE / ".pulumi" / "locks").rglob("*.json")):
         return True
+    return bool(_checkpoint().get("pending_operations"))
+
+
+def _checkpoint() -> dict[str, Any]:
+    """The state that Pulumi keeps of the stack, empty if there is none."""
     for state in (PULUMI_STATE / ".pulumi" / "stacks").rglob(f"{STACK}.json"):
-        latest = json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
-        if latest.get("pending_operations"):
-            return True
-    return False
+        return json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
+    return {}
 
 
 def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:

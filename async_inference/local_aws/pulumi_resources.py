@@ -208,7 +208,7 @@ _BLOCKS = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrict
 
 
 def _put_object(clients: Clients, p: Properties) -> str:
-    with open(p["source"].path, "rb") as body:
+    with open(p["source"], "rb") as body:
         clients("s3").put_object(
             Bucket=p["bucket"],
             Key=p["key"],

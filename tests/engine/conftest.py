@@ -1,0 +1,167 @@
+"""The real Pulumi CLI deploying this program onto an embedded AWS, in a folder of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from async_inference.local_aws.journey import PLUGIN_FOLDER
+from async_inference.local_aws.server import LocalAws, Options
+
+ROOT = Path(__file__).resolve().parents[2]
+HANDLER = """
+VERSION = 1
+
+def model_fn(model_dir): return None
+def input_fn(data, content_type): return data
+def predict_fn(data, model): return f"{VERSION}: {data}"
+def output_fn(prediction, accept): return prediction
+"""
+
+
+class RecordingAws(LocalAws):
+    """Remembers the operations of our own services, in order."""
+
+    def __init__(self, options: Options) -> None:
+        self.operations: list[str] = []
+        super().__init__(options)
+
+    def _answer(self, service: str, api: Any, operation: str, body: bytes) -> Any:
+        self.operations.append(operation)
+        return super()._answer(service, api, operation, body)
+
+
+class Program:
+    """A copy of the project's program with a handler that needs no torch, and its stack."""
+
+    def __init__(self, folder: Path, aws: RecordingAws, stack: str = "local") -> None:
+        self.folder, self.aws, self.stack = folder, aws, stack
+        for name in ("Pulumi.yaml", "__main__.py"):
+            shutil.copy(ROOT / name, folder / name)
+        shutil.copy(ROOT / "Pulumi.local.yaml", folder / f"Pulumi.{stack}.yaml")
+        for name in (".venv", "components", "async_inference"):
+            if not (folder / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        self.write_handler(HANDLER)
+        (folder / "state").mkdir(exist_ok=True)
+        self.environment = {
+            **os.environ,
+            "PATH": os.pathsep.join(
+                [
+                    str(ROOT / ".local" / "bin"),
+                    str(PLUGIN_FOLDER),
+                    str(Path(sys.executable).parent),
+                    os.environ["PATH"],
+                ]
+            ),
+            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
+            "PULUMI_HOME": str(folder / "pulumi-home"),
+            "PULUMI_CONFIG_PASSPHRASE": "",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "AWS_ENDPOINT_URL": aws.url,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+        }
+        self.pulumi("stack", "select", "--create", stack)
+
+    def write_handler(self, code: str) -> None:
+        (self.folder / "inference_code").mkdir(exist_ok=True)
+        (self.folder / "inference_code" / "inference.py").write_text(code)
+
+    def configure(self, **values: Any) -> None:
+        path = self.folder / f"Pulumi.{self.stack}.yaml"
+        document = yaml.safe_load(path.read_text())
+        document["config"] |= {f"async-inference:{key}": v for key, v in values.items()}
+        path.write_text(yaml.safe_dump(document))
+
+    def pulumi(self, *arguments: str, succeeds: bool = True) -> str:
+        done = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert (done.returncode == 0) == succeeds, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def up(self, succeeds: bool = True) -> str:
+        return self.pulumi("up", "--yes", "--skip-preview", "-s", self.stack, succeeds=succeeds)
+
+    def destroy(self) -> str:
+        arguments = ("destroy", "--yes", "--skip-preview", "--run-program", "-s", self.stack)
+        return self.pulumi(*arguments)
+
+    def preview(self, *more: str) -> dict[str, list[str]]:
+        """What a preview says: for each resource's name, its steps."""
+        done = subprocess.run(
+            ["pulumi", "preview", "--json", "-s", self.stack, *more],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        steps: dict[str, list[str]] = {}
+        for step in json.loads(done.stdout)["steps"]:
+            kind, name = step["urn"].split("::")[-2:]
+            steps.setdefault(f"{kind.rpartition('$')[2].rpartition(':')[2]} {name}", []).append(
+                step["op"]
+            )
+        return steps
+
+    def outputs(self) -> dict[str, Any]:
+        return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.aws.url,
+            region_name="us-east-1",
+            aws_access_key_id="local",
+            aws_secret_access_key="local",
+        )
+
+    def endpoint(self) -> dict[str, Any]:
+        name = f"async-sdxl-{self.stack}"
+        return self.client("sagemaker").describe_endpoint(EndpointName=name)
+
+
+@pytest.fixture(scope="session")
+def cli() -> None:
+    """The CLI, installed where it is missing: these tests are never skipped for want of it."""
+    subprocess.run([sys.executable, str(ROOT / "tools" / "pulumi_cli.py")], check=True)
+
+
+@pytest.fixture
+def aws(tmp_path) -> Iterator[RecordingAws]:
+    aws = RecordingAws(Options(folder=tmp_path / "aws", minute_s=1.0))
+    aws.start()
+    yield aws
+    aws.stop()
+
+
+@pytest.fixture
+def program(cli, tmp_path, aws) -> Program:
+    folder = tmp_path / "program"
+    folder.mkdir()
+    return Program(folder, aws)
+
+
+@pytest.fixture
+def another(program) -> Callable[[str], Program]:
+    """Another stack of the same program."""
+    return lambda stack: Program(program.folder, program.aws, stack)

@@ -1,0 +1,228 @@
+"""The real engine on the embedded AWS: what previews say, updates do, and destroys leave."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.local_aws.conftest import eventually
+
+pytestmark = pytest.mark.engine
+
+REGISTERED = {
+    "Bucket sdxl-bucket",
+    "BucketOwnershipControls sdxl-bucket-ownership",
+    "BucketPolicy sdxl-bucket-tls",
+    "BucketPublicAccessBlock sdxl-bucket-public-access",
+    "BucketServerSideEncryptionConfiguration sdxl-bucket-encryption",
+    "BucketObjectv2 sdxl-code",
+    "Topic sdxl-success-topic",
+    "Topic sdxl-error-topic",
+    "Role sdxl-role",
+    "RolePolicy sdxl-role-policy",
+    "Model sdxl-model",
+    "EndpointConfiguration sdxl-config",
+    "Endpoint sdxl-endpoint",
+    "Target sdxl-target",
+    "Policy sdxl-invocations-policy",
+    "Policy sdxl-hasbacklogwithoutcapacity-policy",
+    "MetricAlarm sdxl-hasbacklogwithoutcapacity-alarm",
+    "AsyncEndpoint sdxl",
+    "PrivateBucket sdxl",
+    "ModelSource sdxl",
+    "Notifications sdxl",
+    "ExecutionRole sdxl",
+    "QueueScaling sdxl",
+    "Stack async-inference-local",
+}
+
+
+def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: ops for name, ops in steps.items() if ops != ["same"]}
+
+
+def ask(program, text: str) -> str:
+    runtime, s3 = program.client("sagemaker-runtime"), program.client("s3")
+    accepted = runtime.invoke_endpoint_async(
+        EndpointName=program.endpoint()["EndpointName"],
+        Body=text.encode(),
+        ContentType="text/plain",
+    )
+    bucket, _, key = accepted["OutputLocation"].removeprefix("s3://").partition("/")
+
+    def answer() -> str | None:
+        try:
+            return s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        except s3.exceptions.NoSuchKey:
+            return None
+
+    return eventually(answer, "an answer", 60)
+
+
+def test_a_preview_lists_every_resource_and_creates_none(program):
+    assert program.preview() == dict.fromkeys(REGISTERED, ["create"])
+    assert not program.client("s3").list_buckets()["Buckets"]
+
+
+def test_up_deploys_a_second_up_changes_nothing_and_destroy_leaves_nothing(program):
+    program.up()
+    assert program.endpoint()["EndpointStatus"] == "InService"
+    assert set(program.outputs()) >= {"endpoint_name", "endpoint_arn", "bucket", "scaling"}
+
+    assert "24 unchanged" in program.up()
+    assert changes(program.preview("--refresh")) == {}, "a refresh finds no drift"
+
+    program.destroy()
+    sagemaker = program.client("sagemaker")
+    left = [
+        sagemaker.list_endpoints()["Endpoints"],
+        sagemaker.list_endpoint_configs()["EndpointConfigs"],
+        sagemaker.list_models()["Models"],
+        program.client("application-autoscaling").describe_scalable_targets(
+            ServiceNamespace="sagemaker"
+        )["ScalableTargets"],
+        program.client("cloudwatch").describe_alarms()["MetricAlarms"],
+        program.client("iam").list_roles()["Roles"],
+        program.client("s3").list_buckets()["Buckets"],
+        program.client("sns").list_topics()["Topics"],
+    ]
+    assert left == [[]] * 8
+
+
+def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoint(program):
+    """The target is deregistered before and registered after (DG endpoint-scaling)."""
+    program.up()
+    before = program.endpoint()
+    program.configure(instanceType="ml.g5.2xlarge")
+
+    steps = changes(program.preview())
+    assert steps["EndpointConfiguration sdxl-config"] == [
+        "create-replacement",
+        "replace",
+        "delete-replaced",
+    ]
+    assert steps["Endpoint sdxl-endpoint"] == ["update"]
+    assert "replace" in steps["Target sdxl-target"]
+
+    program.aws.operations.clear()
+    program.up()
+    after = program.endpoint()
+    assert after["EndpointArn"] == before["EndpointArn"]
+    assert after["EndpointConfigName"] != before["EndpointConfigName"]
+    order = program.aws.operations
+    deregistered = order.index("DeregisterScalableTarget")
+    registered = len(order) - 1 - order[::-1].index("RegisterScalableTarget")
+    policies = len(order) - 1 - order[::-1].index("PutScalingPolicy")
+    assert deregistered < order.index("UpdateEndpoint") < registered < policies
+    (alarm,) = [
+        alarm
+        for alarm in program.client("cloudwatch").describe_alarms()["MetricAlarms"]
+        if alarm["MetricName"] == "HasBacklogWithoutCapacity"
+    ]
+    known = program.client("application-autoscaling").describe_scaling_policies(
+        ServiceNamespace="sagemaker"
+    )["ScalingPolicies"]
+    assert alarm["AlarmActions"][0] in {policy["PolicyARN"] for policy in known}
+    assert changes(program.preview()) == {}
+
+
+def test_a_changed_line_of_code_reaches_the_endpoint(program):
+    program.configure(minCapacity=1)
+    program.up()
+    assert ask(program, "hello") == "1: hello"
+    handler = program.folder / "inference_code" / "inference.py"
+
+    program.write_handler(handler.read_text().replace("VERSION = 1", "VERSION = 2"))
+    program.up()
+
+    assert ask(program, "hello") == "2: hello"
+
+
+def test_a_silent_rollback_fails_the_update_and_keeps_what_is_live(program):
+    """The provider reports the rollback as success (TF #48997); the guard does not."""
+    program.configure(minCapacity=1)
+    program.up()
+    live = program.endpoint()["EndpointConfigName"]
+    handler = program.folder / "inference_code" / "inference.py"
+    good = handler.read_text()
+
+    program.write_handler(good.replace("def model_fn(model_dir): return None", "raise SystemExit"))
+    said = program.up(succeeds=False)
+
+    assert "still runs the configuration" in said
+    assert "SageMaker rolled the last update back" in said
+    assert program.endpoint()["EndpointConfigName"] == live
+    assert ask(program, "still here") == "1: still here"
+
+    program.write_handler(good)
+    program.up()
+    assert ask(program, "again") == "1: again"
+
+
+def test_a_refresh_shows_what_somebody_changed_behind_the_program(program):
+    program.up()
+    program.client("application-autoscaling").register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId="endpoint/async-sdxl-local/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=2,
+        MaxCapacity=9,
+    )
+
+    assert changes(program.preview("--refresh"))["Target sdxl-target"] == ["update"]
+
+
+def test_two_stacks_live_side_by_side(program, another):
+    other = another("second")
+    program.up()
+    other.up()
+
+    names = program.client("sagemaker").list_endpoints()["Endpoints"]
+    assert {each["EndpointName"] for each in names} == {"async-sdxl-local", "async-sdxl-second"}
+    other.destroy()
+    assert program.endpoint()["EndpointStatus"] == "InService"
+
+
+def test_a_wrong_config_registers_nothing_and_names_every_problem(program):
+    program.configure(minCapacity=6, instanceType="ml.t3.large", requestTtlS=30, colour="blue")
+
+    said = program.up(succeeds=False)
+
+    for sentence in (
+        "minCapacity = 6: exceeds maxCapacity = 5",
+        "burstable t2 and t3 instances cannot be scaled",
+        "requestTtlS",
+        "colour: no such key",
+    ):
+        assert sentence in said
+    assert "Traceback" not in said
+    assert not program.client("s3").list_buckets()["Buckets"]
+
+
+def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program):
+    arguments = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]
+    killed = subprocess.Popen(
+        arguments,
+        cwd=program.folder,
+        env=program.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    eventually(
+        lambda: "CreateModel" in program.aws.operations or killed.poll() is not None,
+        "a model",
+        60,
+    )
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    time.sleep(0)
+
+    program.pulumi("cancel", "--yes", "local")
+    program.pulumi("refresh", "--yes", "--skip-preview", "--run-program", "--clear-pending-creates")
+    program.up()
+
+    assert program.endpoint()["EndpointStatus"] == "InService"
+    assert changes(program.preview()) == {}
