@@ -140,7 +140,6 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 bucket_name=bucket.bucket_name,
                 handler=args.handler,
                 weights=args.weights,
-                code_hooks=guard.keeps_live,
                 tags=args.tags,
             ),
             opts=self._child,

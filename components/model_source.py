@@ -25,14 +25,12 @@ class ModelSourceArgs:
         bucket_name: where the code archive goes.
         handler: folder whose files become the container's `code/`.
         weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
-        code_hooks: bound to the archive, so that what runs is never deleted.
         tags: tags for the archive.
     """
 
     bucket_name: pulumi.Input[str]
     handler: Path
     weights: str
-    code_hooks: pulumi.ResourceHookBinding | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,7 +93,9 @@ class ModelSource(pulumi.ComponentResource):
             key=f"code/{content_hash}/model.tar.gz",
             source=pulumi.FileAsset(archive),
             tags=args.tags,
-            opts=pulumi.ResourceOptions(parent=self, hooks=args.code_hooks),
+            # Going back to earlier code meets the archive under its old key, so deleting what was
+            # replaced could delete what runs. Archives are small; they go with the bucket.
+            opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
         self.code_uri = pulumi.Output.concat("s3://", code.bucket, "/", code.key)
         if args.weights.startswith("s3://"):

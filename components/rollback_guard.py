@@ -19,11 +19,10 @@ class StillLiveError(Exception):
 
 @dataclass(frozen=True)
 class Live:
-    """What an endpoint runs now: its configuration, and that one's models and code archives."""
+    """What an endpoint runs now: its configuration, and that one's models and instance types."""
 
     configuration: str
     models: frozenset[str]
-    code_uris: frozenset[str]
     instance_types: frozenset[str]
     failure_reason: str | None
 
@@ -44,19 +43,9 @@ def live(sagemaker: Any, endpoint_name: str) -> Live | None:
     if endpoint["EndpointStatus"] == "Deleting":
         return None
     variants = configured_variants(sagemaker, endpoint["EndpointConfigName"])
-    models = [
-        sagemaker.describe_model(ModelName=variant["ModelName"])
-        for variant in variants
-        if "ModelName" in variant
-    ]
     return Live(
         configuration=endpoint["EndpointConfigName"],
-        models=frozenset(model["ModelName"] for model in models),
-        code_uris=frozenset(
-            model["PrimaryContainer"]["ModelDataUrl"]
-            for model in models
-            if "ModelDataUrl" in model.get("PrimaryContainer", {})
-        ),
+        models=frozenset(v["ModelName"] for v in variants if "ModelName" in v),
         instance_types=_instance_types(variants),
         failure_reason=endpoint.get("FailureReason"),
     )
@@ -88,7 +77,7 @@ class RollbackGuard:
     """
 
     keeps_live: pulumi.ResourceHookBinding
-    """For the code archive, the model and the configuration."""
+    """For the model and the configuration."""
     releases_target: pulumi.ResourceHookBinding
     """For the endpoint."""
 
@@ -149,13 +138,11 @@ def refuse_if_live(
     Raises:
         StillLiveError: the endpoint still runs it.
     """
-    if resource_type.startswith("aws:s3/"):
-        what, found = "code", f"s3://{outputs.get('bucket')}/{outputs.get('key')}"
-        running = now.code_uris
-    elif "endpointConfiguration" in resource_type:
-        what, found, running = "configuration", outputs.get("name"), {now.configuration}
-    else:
-        what, found, running = "model", outputs.get("name"), now.models
+    configuration = "endpointConfiguration" in resource_type
+    what, running = (
+        ("configuration", {now.configuration}) if configuration else ("model", now.models)
+    )
+    found = outputs.get("name")
     if found in running:
         reason = f" ({now.failure_reason})" if now.failure_reason else ""
         raise StillLiveError(

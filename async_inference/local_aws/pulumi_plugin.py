@@ -13,8 +13,9 @@ from typing import Any
 
 import pulumi
 from pulumi.provider.experimental import provider as protocol
-from pulumi.provider.experimental.property_value import Computed, PropertyValue
+from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.provider.experimental.server import main as serve
+from pulumi.runtime import rpc
 
 from async_inference.local_aws.pulumi_resources import KINDS, Kind, Properties
 
@@ -32,11 +33,12 @@ DEEP_LEARNING_REGIONS = frozenset({
     "ap-southeast-1", "ap-southeast-2",
 })
 # fmt: on
-UNKNOWN = PropertyValue(Computed())
+UNKNOWN = PropertyValue(rpc.UNKNOWN)
+"""What only AWS will know, as the SDK reads it and writes it: a text that nothing else is."""
 
 
 def plain(value: PropertyValue) -> Any:
-    """A property as plain Python; what is not known yet stays `Computed`."""
+    """A property as plain Python."""
     inner = value.value
     if isinstance(inner, Mapping):
         return {key: plain(item) for key, item in inner.items()}

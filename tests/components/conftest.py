@@ -26,6 +26,7 @@ class Registration:
     depends_on: frozenset[str]
     input_dependencies: dict[str, frozenset[str]]
     delete_before_replace: bool
+    retain_on_delete: bool
     replacement_trigger: str
     before_delete: tuple[str, ...]
     before_update: tuple[str, ...]
@@ -102,6 +103,7 @@ class _Monitor(mocks.MockMonitor):
                         for key, value in request.propertyDependencies.items()
                     },
                     delete_before_replace=request.deleteBeforeReplace,
+                    retain_on_delete=request.retainOnDelete,
                     replacement_trigger=request.replacement_trigger.string_value,
                     before_delete=tuple(request.hooks.before_delete),
                     before_update=tuple(request.hooks.before_update),

@@ -146,8 +146,9 @@ def test_the_target_is_registered_after_the_endpoint_and_so_deleted_before_it(re
 def test_nothing_that_the_live_endpoint_runs_is_deleted_unasked(register, endpoint):
     record = register(endpoint)
 
-    for key in [(OBJECT, "demo-code"), (MODEL, "demo-model"), (CONFIGURATION, "demo-config")]:
+    for key in [(MODEL, "demo-model"), (CONFIGURATION, "demo-config")]:
         assert record[key].before_delete == ("demo-keep-live",)
+    assert record[OBJECT, "demo-code"].retain_on_delete
     assert record[ENDPOINT, "demo-endpoint"].before_update == ("demo-release-target",)
 
 

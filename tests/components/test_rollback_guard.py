@@ -6,12 +6,10 @@ from components.rollback_guard import Live, StillLiveError, refuse_if_live
 
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
 MODEL = "aws:sagemaker/model:Model"
-OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
 
 LIVE = Live(
     configuration="config-old",
     models=frozenset({"model-old"}),
-    code_uris=frozenset({"s3://bucket/code/old/model.tar.gz"}),
     instance_types=frozenset({"ml.g5.xlarge"}),
     failure_reason="the new fleet did not pass its health check",
 )
@@ -22,11 +20,6 @@ LIVE = Live(
     [
         (CONFIGURATION, {"name": "config-old"}, "the configuration config-old"),
         (MODEL, {"name": "model-old"}, "the model model-old"),
-        (
-            OBJECT,
-            {"bucket": "bucket", "key": "code/old/model.tar.gz"},
-            "the code s3://bucket/code/old/model.tar.gz",
-        ),
     ],
 )
 def test_what_a_rolled_back_endpoint_runs_is_kept_and_the_reason_said(
@@ -45,7 +38,6 @@ def test_what_a_rolled_back_endpoint_runs_is_kept_and_the_reason_said(
     [
         (CONFIGURATION, {"name": "config-older"}),
         (MODEL, {"name": "model-older"}),
-        (OBJECT, {"bucket": "bucket", "key": "code/older/model.tar.gz"}),
     ],
 )
 def test_what_the_endpoint_no_longer_runs_may_go(resource_type, outputs):
