@@ -125,19 +125,20 @@ class Alarms:
         if alarm is None or alarm.rule is not None or alarm.metric_data_queries:
             return
         # Only the numbers matter to the rules; which metric they come from is the alarm's own.
-        rules = MetricAlarm(
-            metric=Metric.BACKLOG_SIZE,
-            statistic=alarm.statistic or "Average",
-            comparison=alarm.comparison_operator,
-            threshold=alarm.threshold,
-            period_s=alarm.period,
-            evaluation_periods=alarm.evaluation_periods,
-            datapoints_to_alarm=alarm.datapoints_to_alarm or alarm.evaluation_periods,
-            treat_missing_data=alarm.treat_missing_data or "missing",
+        rules = MetricAlarm.model_validate(
+            {
+                "metric": Metric.BACKLOG_SIZE,
+                "statistic": alarm.statistic or "Average",
+                "comparison": alarm.comparison_operator,
+                "threshold": alarm.threshold,
+                "period_s": alarm.period,
+                "evaluation_periods": alarm.evaluation_periods,
+                "datapoints_to_alarm": alarm.datapoints_to_alarm or alarm.evaluation_periods,
+                "treat_missing_data": alarm.treat_missing_data or "missing",
+            }
         )
-        series = Series.of(
-            alarm.namespace, alarm.metric_name, {d.name: d.value for d in alarm.dimensions}
-        )
+        dimensions = {str(d.name): str(d.value) for d in alarm.dimensions}
+        series = Series.of(alarm.namespace, alarm.metric_name, dimensions)
         points = self._metrics.periods(
             series,
             rules.statistic,

@@ -123,6 +123,7 @@ class Endpoint:
         plan: the configuration that it starts with.
         environment: what it works with.
         changed: called, without any lock held, whenever status or capacity changed.
+        resumed: instances that it had before a restart; None for a new endpoint.
     """
 
     def __init__(
@@ -132,11 +133,11 @@ class Endpoint:
         plan: FleetPlan,
         environment: Environment,
         changed: Callable[[], None],
-        desired: int | None = None,
+        resumed: int | None = None,
     ) -> None:
         self.name = name
         self.region = region
-        self.status = "Creating"
+        self.status = "Creating" if resumed is None else "Updating"
         self.failure_reason: str | None = None
         self._environment = environment
         self._changed = changed
@@ -146,7 +147,7 @@ class Endpoint:
         self._sums: dict[str, list[float]] = {}
         self._ended = False
         self._threads: list[threading.Thread] = []
-        self._live = Fleet(plan, plan.initial_instances if desired is None else desired)
+        self._live = Fleet(plan, plan.initial_instances if resumed is None else resumed)
         self._incoming: Fleet | None = None
         self._interruptions = 0
         for number, request in environment.journal.waiting(name):

@@ -47,7 +47,9 @@ class SageMaker:
         self._running: dict[str, Endpoint] = {}
         for name, document in self._endpoints.items():
             if document["EndpointStatus"] != "Failed":
-                self._run(name, document["EndpointConfigName"], document.get("DesiredInstances"))
+                new = document["EndpointStatus"] == "Creating"
+                resumed = None if new else document["DesiredInstances"]
+                self._run(name, document["EndpointConfigName"], resumed)
 
     def close(self) -> None:
         """Stop all instances."""
@@ -383,14 +385,14 @@ class SageMaker:
             response_in=frozenset(topics.get("IncludeInferenceResponseIn", ())),
         )
 
-    def _run(self, name: str, configuration: str, desired: int | None) -> None:
+    def _run(self, name: str, configuration: str, resumed: int | None) -> None:
         self._running[name] = Endpoint(
             name,
             self._region,
             self._plan(configuration),
             self._environment,
             lambda: self._changed(name),
-            desired,
+            resumed,
         )
 
     def _changed(self, name: str) -> None:

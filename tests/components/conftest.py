@@ -71,7 +71,7 @@ class _Answers(mocks.Mocks):
             state["arn"] = f"arn:aws:s3:::{physical}"
         return physical, state
 
-    def call(self, args: mocks.MockCallArgs) -> dict[str, Any]:
+    def call(self, args: mocks.MockCallArgs) -> Any:
         return {
             "aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT_ID},
             "aws:index/getPartition:getPartition": {"partition": "aws"},

@@ -3,6 +3,7 @@
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def handler(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def endpoint(handler):
     def build(name: str = "demo", **changes) -> AsyncEndpoint:
-        args = {
+        args: dict[str, Any] = {
             "endpoint_name": f"async-{name}",
             "region": "us-east-1",
             "instance_type": "ml.g4dn.2xlarge",

@@ -55,16 +55,13 @@ class Account:
 
     def __init__(self, aws: LocalAws) -> None:
         self.aws = aws
-        for name, service in {
-            "s3": "s3",
-            "sagemaker": "sagemaker",
-            "runtime": "sagemaker-runtime",
-            "autoscaling": "application-autoscaling",
-            "cloudwatch": "cloudwatch",
-            "sns": "sns",
-            "sqs": "sqs",
-        }.items():
-            setattr(self, name, self.client(service))
+        self.s3 = self.client("s3")
+        self.sagemaker = self.client("sagemaker")
+        self.runtime = self.client("sagemaker-runtime")
+        self.autoscaling = self.client("application-autoscaling")
+        self.cloudwatch = self.client("cloudwatch")
+        self.sns = self.client("sns")
+        self.sqs = self.client("sqs")
 
     def client(self, service: str) -> Any:
         return boto3.client(

@@ -1,0 +1,214 @@
+"""A plan refuses what AWS would refuse, knows whether it wakes, and warns of what nobody wants."""
+
+import pytest
+from pydantic import ValidationError
+
+from async_inference.scaling.plan import (
+    AWS,
+    DOCUMENTED,
+    AdjustmentType,
+    Comparison,
+    Metric,
+    MetricAlarm,
+    MissingData,
+    ScalingPlan,
+    ScalingRules,
+    ScheduledAction,
+    StepAdjustment,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+
+
+def plan(*policies, minimum: int = 0, maximum: int = 5) -> ScalingPlan:
+    return ScalingPlan(min_capacity=minimum, max_capacity=maximum, policies=policies)
+
+
+def step(
+    metric: Metric = Metric.BACKLOG_SIZE,
+    comparison: Comparison = Comparison.GREATER_OR_EQUAL,
+    threshold: float = 1,
+    adjustment: int = 1,
+    name: str = "step",
+    kind: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY,
+) -> StepScalingPolicy:
+    grows = comparison in (Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
+    bound = StepAdjustment(
+        lower_bound=0 if grows else None, upper_bound=None if grows else 0, adjustment=adjustment
+    )
+    return StepScalingPolicy(
+        name=name,
+        alarm=MetricAlarm(metric=metric, comparison=comparison, threshold=threshold),
+        adjustment_type=kind,
+        steps=(bound,),
+    )
+
+
+def test_the_documented_preset_is_the_reference_system_number_for_number():
+    """aws-facts.md section 1."""
+    tracking, wake = DOCUMENTED.policies
+
+    assert isinstance(tracking, TargetTrackingPolicy)
+    assert (tracking.name, tracking.target) == ("Invocations-ScalingPolicy", 3.0)
+    assert (tracking.metric, tracking.statistic) == ("ApproximateBacklogSizePerInstance", "Average")
+    assert (tracking.scale_out_cooldown_s, tracking.scale_in_cooldown_s) == (30, 30)
+    assert isinstance(wake, StepScalingPolicy)
+    assert wake.name == "HasBacklogWithoutCapacity-ScalingPolicy"
+    assert (wake.adjustment_type, wake.cooldown_s) == ("ChangeInCapacity", 30)
+    assert wake.steps == (StepAdjustment(lower_bound=0, adjustment=1),)
+    assert wake.alarm == MetricAlarm(
+        metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
+        statistic="Average",
+        comparison=Comparison.GREATER_OR_EQUAL,
+        threshold=0.5,
+        period_s=60,
+        evaluation_periods=1,
+        datapoints_to_alarm=1,
+        treat_missing_data=MissingData.MISSING,
+    )
+
+
+def test_the_aws_presets_wake_up_is_2_of_2_at_1_with_300_s():
+    _, wake = AWS.policies
+
+    assert isinstance(wake, StepScalingPolicy)
+    assert (wake.alarm.datapoints_to_alarm, wake.alarm.evaluation_periods) == (2, 2)
+    assert (wake.alarm.threshold, wake.cooldown_s) == (1, 300)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ([(0, 10), (5, None)], "steps overlap between 5 and 10"),
+        ([(0, 10), (12, None)], "no step covers 10 to 12"),
+        ([(0, None), (None, None)], "steps overlap"),
+        ([(10, 0)], "must be below upperBound"),
+    ],
+)
+def test_steps_neither_overlap_nor_leave_gaps(bounds, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        StepScalingPolicy(
+            name="steps",
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1),
+            steps=tuple(
+                StepAdjustment(lower_bound=low, upper_bound=high, adjustment=1)
+                for low, high in bounds
+            ),
+        )
+
+
+def test_a_policy_has_at_most_20_steps():
+    with pytest.raises(ValidationError, match="at most 20"):
+        StepScalingPolicy(
+            name="many",
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1),
+            steps=tuple(
+                StepAdjustment(lower_bound=n, upper_bound=n + 1, adjustment=1) for n in range(21)
+            ),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"period_s": 45}, "10, 20, 30 or a multiple of 60"),
+        ({"datapoints_to_alarm": 3}, "exceeds evaluationPeriods 1"),
+        ({"evaluation_periods": 200, "period_s": 600}, "must not exceed one day"),
+    ],
+)
+def test_an_alarms_window_is_one_that_cloudwatch_evaluates(change, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        MetricAlarm.model_validate({"metric": "ApproximateBacklogSize", "threshold": 1, **change})
+
+
+def test_metrics_that_asynchronous_endpoints_never_publish_are_refused():
+    """A policy on InvocationsPerInstance never fires (aws-facts.md section 4)."""
+    with pytest.raises(ValidationError, match="ApproximateBacklogSize"):
+        TargetTrackingPolicy.model_validate(
+            {"name": "never", "metric": "InvocationsPerInstance", "target": 70}
+        )
+
+
+def test_two_policies_of_one_name_are_refused():
+    with pytest.raises(ValidationError, match="used twice"):
+        ScalingRules(policies=(step(), step()))
+
+
+@pytest.mark.parametrize("rules", [DOCUMENTED, AWS])
+def test_the_presets_wake_for_a_single_request(rules):
+    assert plan(*rules.policies).wakes_from_zero(Unsettled())
+
+
+@pytest.mark.parametrize(
+    ("policy", "wakes"),
+    [
+        (step(threshold=1), True),
+        (step(threshold=2), False),
+        (step(metric=Metric.AGE_OF_OLDEST_REQUEST, threshold=120), True),
+        (step(adjustment=-1), False),
+        (step(kind=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY, adjustment=100), False),
+        (step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=1), True),
+        (step(comparison=Comparison.LESS, threshold=1), False),
+        (TargetTrackingPolicy(name="track", target=0.5), False),
+    ],
+)
+def test_a_plan_wakes_only_if_one_request_makes_a_policy_add(policy, wakes):
+    assert plan(policy).wakes_from_zero(Unsettled()) == wakes
+
+
+def test_target_tracking_wakes_only_by_the_optimistic_reading_and_a_target_below_one():
+    tracking = plan(TargetTrackingPolicy(name="track", target=0.5))
+
+    assert tracking.wakes_from_zero(Unsettled(target_tracking_from_zero="async_page"))
+    assert not plan(*DOCUMENTED.policies[:1]).wakes_from_zero(
+        Unsettled(target_tracking_from_zero="async_page")
+    )
+
+
+def test_the_longest_detection_is_that_of_the_published_runs():
+    """Alarm 2 of 2: up to 269 s were published (aws-facts.md section 6)."""
+    assert plan(*DOCUMENTED.policies).detection_s(Unsettled()) == 210
+    assert plan(*AWS.policies).detection_s(Unsettled()) == 270
+
+
+def test_an_exact_capacity_meant_for_scale_in_is_warned_about():
+    idle = step(
+        comparison=Comparison.LESS, threshold=1, kind=AdjustmentType.EXACT_CAPACITY, name="idle"
+    )
+
+    (warning,) = plan(*DOCUMENTED.policies, idle).warnings()
+
+    assert warning.startswith("policy idle: ExactCapacity works both ways")
+
+
+def test_policies_that_fire_at_the_same_values_are_warned_about():
+    out = step(threshold=5, name="out")
+    into = step(comparison=Comparison.LESS_OR_EQUAL, threshold=8, adjustment=-1, name="in")
+
+    (warning,) = plan(out, into).warnings()
+
+    assert "policies out and in fight" in warning
+    assert "between 5 and 8" in warning
+
+
+def test_the_presets_deserve_no_warning():
+    for rules in (DOCUMENTED, AWS):
+        assert list(plan(*rules.policies).warnings()) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"schedule": "every day"}, "must be at"),
+        ({"schedule": "cron(0 8 * * *)"}, "must have 6 fields"),
+        ({"timezone": "Mars/Olympus"}, "no IANA time zone"),
+        ({"min_capacity": 3, "max_capacity": 1}, "exceeds maxCapacity"),
+        ({"min_capacity": None}, "set minCapacity, maxCapacity or both"),
+    ],
+)
+def test_a_schedule_that_aws_would_refuse_is_refused(fields, sentence):
+    good = {"name": "warm", "schedule": "rate(1 hour)", "min_capacity": 1}
+
+    with pytest.raises(ValidationError, match=sentence):
+        ScheduledAction.model_validate({**good, **fields})
