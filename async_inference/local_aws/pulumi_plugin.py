@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -268,6 +270,14 @@ def _difference(
     return protocol.PropertyDiffKind[f"{what}_REPLACE" if replaces else what]
 
 
+def _end_with_engine(engine: int) -> None:
+    # An engine that is killed tells its plugins nothing.
+    while os.getppid() == engine:
+        time.sleep(1)
+    os._exit(0)
+
+
 def main() -> None:
     """Serve the provider until the engine ends."""
+    threading.Thread(target=_end_with_engine, args=(os.getppid(),), daemon=True).start()
     serve(sys.argv[1:], VERSION, LocalAwsProvider())

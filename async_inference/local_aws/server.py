@@ -25,7 +25,7 @@ from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.endpoint import Environment
+from async_inference.local_aws.endpoint import Endpoint, Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.metrics import MINUTE_S, MetricStore, Series
@@ -143,6 +143,10 @@ class LocalAws:
             region.sagemaker.close()
         self._save_clock()
         self._journal.close()
+
+    def running(self, region: str) -> dict[str, Endpoint]:
+        """The region's endpoints at work, by name."""
+        return self._region(region).sagemaker.running()
 
     def status(self) -> dict[str, Any]:
         """What runs now: endpoints, their queue and instances, alarms, the last activities."""

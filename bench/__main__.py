@@ -1,0 +1,55 @@
+"""Runs every benchmark and prints one table: what was measured, against which target."""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import program, runtime
+
+RUNS = 5
+
+
+def median_s(work: Callable[[], object], runs: int = RUNS) -> float:
+    """Median seconds of several runs after one that does not count."""
+    work()
+    took = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - started)
+    return statistics.median(took)
+
+
+def main() -> None:
+    console = Console()
+    table = Table("what", "measured", "target", title="make bench", title_justify="left")
+    with (
+        console.status("pulumi preview"),
+        tempfile.TemporaryDirectory() as folder,
+        program.previews(Path(folder)) as (ours, empty),
+    ):
+        ours_s, empty_s = median_s(ours), median_s(empty)
+    table.add_row("pulumi preview, stack local", f"{ours_s:.2f} s", "")
+    table.add_row("pulumi preview, empty program", f"{empty_s:.2f} s", "")
+    table.add_row("ratio", f"{ours_s / empty_s:.2f}", "<= 2")
+    with console.status("the program under mocks"), tempfile.TemporaryDirectory() as folder:
+        build_s = median_s(program.build_under_mocks(Path(folder)))
+    table.add_row("program under mocks, after the first", f"{build_s * 1000:.0f} ms", "<= 100 ms")
+    with console.status("the embedded endpoint"), tempfile.TemporaryDirectory() as folder:
+        found = runtime.measure(Path(folder))
+    table.add_row("requests/s, 5 instances, no-op handler", f"{found.requests_per_s:.0f}", ">= 100")
+    table.add_row(
+        "overhead of one request, median", f"{found.median_overhead_s * 1000:.1f} ms", "<= 15 ms"
+    )
+    table.add_row("idle CPU of the embedded AWS", f"{found.idle_cpu_percent:.1f} %", "")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

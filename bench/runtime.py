@@ -1,0 +1,118 @@
+"""What the embedded endpoint adds to a handler that does nothing."""
+
+import io
+import statistics
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+
+from async_inference.local_aws.server import LocalAws, Options
+
+HANDLER = b"""
+def model_fn(model_dir): return None
+def input_fn(data, content_type): return data
+def predict_fn(data, model): return data
+def output_fn(prediction, accept): return prediction
+"""
+INSTANCES = 5
+REQUESTS = 1000
+SINGLE_REQUESTS = 100
+IDLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Throughput of a filled queue, time of a single request, and what idling costs."""
+
+    requests_per_s: float
+    median_overhead_s: float
+    idle_cpu_percent: float
+
+
+def measure(folder: Path) -> Measured:
+    """Deploy a no-op handler and send requests through S3 input and output."""
+    aws = LocalAws(Options(folder=folder))
+    aws.start()
+    try:
+        clients = {name: _client(aws, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        _deploy(clients)
+        running = aws.running("us-east-1")["bench"]
+        while running.status != "InService":
+            time.sleep(0.05)
+        single = []
+        for _ in range(SINGLE_REQUESTS):
+            started = time.perf_counter()
+            _submit(clients)
+            while running.backlog:
+                time.sleep(0)
+            single.append(time.perf_counter() - started)
+        running.set_desired(0)
+        for _ in range(REQUESTS):
+            _submit(clients)
+        running.set_desired(INSTANCES)
+        while running.in_service < INSTANCES and running.backlog > REQUESTS * 0.9:
+            time.sleep(0.005)
+        before, started = running.backlog, time.perf_counter()
+        while running.backlog:
+            time.sleep(0.005)
+        rate = before / (time.perf_counter() - started)
+        process = psutil.Process()
+        process.cpu_percent()
+        time.sleep(IDLE_S)
+        return Measured(rate, statistics.median(single), process.cpu_percent())
+    finally:
+        aws.stop()
+
+
+def _client(aws: LocalAws, service: str) -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=aws.url,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+    )
+
+
+def _submit(clients: dict[str, Any]) -> None:
+    clients["sagemaker-runtime"].invoke_endpoint_async(
+        EndpointName="bench", InputLocation="s3://bench/input"
+    )
+
+
+def _deploy(clients: dict[str, Any]) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        entry = tarfile.TarInfo("code/inference.py")
+        entry.size = len(HANDLER)
+        tar.addfile(entry, io.BytesIO(HANDLER))
+    clients["s3"].create_bucket(Bucket="bench")
+    clients["s3"].put_object(Bucket="bench", Key="code.tar.gz", Body=archive.getvalue())
+    clients["s3"].put_object(Bucket="bench", Key="input", Body=b"x" * 200)
+    sagemaker = clients["sagemaker"]
+    sagemaker.create_model(
+        ModelName="bench",
+        ExecutionRoleArn="arn:aws:iam::123456789012:role/bench",
+        PrimaryContainer={
+            "Image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/bench:1",
+            "ModelDataUrl": "s3://bench/code.tar.gz",
+        },
+    )
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="bench",
+        ProductionVariants=[
+            {
+                "VariantName": "AllTraffic",
+                "ModelName": "bench",
+                "InstanceType": "ml.g5.xlarge",
+                "InitialInstanceCount": 1,
+            }
+        ],
+        AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": "s3://bench/out"}},
+    )
+    sagemaker.create_endpoint(EndpointName="bench", EndpointConfigName="bench")
