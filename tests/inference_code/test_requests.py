@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -102,8 +103,7 @@ def test_an_unexpected_error_is_a_sentence_without_a_traceback(handler, monkeypa
     def broken(pipeline, request):
         raise RuntimeError("the GPU fell off the bus")
 
-    monkeypatch.setitem(sys.modules, "pipeline", type(sys)("pipeline"))
-    sys.modules["pipeline"].generate = broken
+    monkeypatch.setitem(sys.modules, "pipeline", SimpleNamespace(generate=broken))
     context = Context()
 
     request = handler.input_fn('{"prompt": "x"}', "application/json")
@@ -120,8 +120,7 @@ def test_out_of_memory_says_what_to_ask_for_instead(handler, monkeypatch, capsys
     def hungry(pipeline, request):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setitem(sys.modules, "pipeline", type(sys)("pipeline"))
-    sys.modules["pipeline"].generate = hungry
+    monkeypatch.setitem(sys.modules, "pipeline", SimpleNamespace(generate=hungry))
     context = Context()
 
     request = handler.input_fn('{"prompt": "x"}', "application/json")

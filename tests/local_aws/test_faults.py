@@ -3,9 +3,11 @@
 import json
 import random
 import signal
+import socket
 from collections import Counter
 
 import boto3
+import httpx
 import psutil
 import pytest
 from botocore.config import Config
@@ -43,8 +45,6 @@ class Killable:
 
 @pytest.fixture
 def aws(tmp_path):
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,14 +91,9 @@ def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, cap
             aws.start()
 
     def left() -> int:
-        status = account.aws_status()
-        return status["endpoints"]["echo"]["backlog"]
+        status = httpx.get(f"{aws.url}/_local/status").json()
+        return status["regions"]["us-east-1"]["endpoints"]["echo"]["backlog"]
 
-    import httpx
-
-    account.aws_status = lambda: httpx.get(f"{aws.url}/_local/status").json()["regions"][
-        "us-east-1"
-    ]
     eventually(lambda: left() == 0, "an empty queue", 120)
 
     objects = Counter(
