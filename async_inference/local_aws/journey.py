@@ -81,6 +81,16 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
     Raises:
         InvalidInputError: something that a person can put right.
     """
+    ran_before = daemon.running(AWS_FOLDER) is not None
+    try:
+        return _up(console, prompt, port, minute_s)
+    except KeyboardInterrupt:
+        if not ran_before and daemon.stop(AWS_FOLDER):
+            console.print("Interrupted: stopped the embedded AWS. make up goes on from here.")
+        raise
+
+
+def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     stages = Stages(console)
     with stages.stage("start the embedded AWS"):
         aws = _start(console, port, minute_s)

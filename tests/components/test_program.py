@@ -1,0 +1,67 @@
+"""The program registers what each stack file asks for, and refuses a wrong one before anything."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pulumi
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
+CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+TARGET = "aws:appautoscaling/target:Target"
+
+
+def config_of(stack: str) -> dict[str, str]:
+    """A stack's config as the engine hands it over: Pulumi.yaml's defaults, and all as text."""
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    defaults = {f"async-inference:{key}": schema["default"] for key, schema in declared.items()}
+    given = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in (defaults | given).items()
+    }
+
+
+def run() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"))
+
+
+@pytest.mark.parametrize(
+    ("stack", "instance_type", "most"),
+    [("dev", "ml.g4dn.2xlarge", 5), ("prod", "ml.g5.2xlarge", 10), ("local", "ml.g4dn.2xlarge", 5)],
+)
+def test_each_stack_deploys_its_instance_type_and_bounds(
+    register, monkeypatch, stack, instance_type, most
+):
+    monkeypatch.chdir(ROOT)
+
+    record = register(run, config=config_of(stack), stack=stack)
+
+    assert record[ENDPOINT, "sdxl-endpoint"].inputs["name"] == f"async-sdxl-{stack}"
+    (variant,) = record[CONFIGURATION, "sdxl-config"].inputs["productionVariants"]
+    assert variant["instanceType"] == instance_type
+    target = record[TARGET, "sdxl-target"].inputs
+    assert (target["minCapacity"], target["maxCapacity"]) == (0, most)
+
+
+def test_a_wrong_config_ends_the_program_before_anything_is_registered(register, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong = config_of("dev") | {
+        "async-inference:minCapacity": "7",
+        "async-inference:instanceType": "ml.t2.medium",
+    }
+    registered: list = []
+
+    def attempt() -> None:
+        with pytest.raises(pulumi.RunError) as raised:
+            run()
+        registered.append(str(raised.value))
+
+    record = register(attempt, config=wrong, stack="dev")
+
+    assert record.registrations == []
+    assert "minCapacity = 7: exceeds maxCapacity = 5" in registered[0]
+    assert "burstable t2 and t3" in registered[0]
