@@ -1,0 +1,8 @@
+"""Property tests find the same examples everywhere, however slow the machine is just then."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("project")
