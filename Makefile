@@ -29,7 +29,7 @@ check: .venv/.base
 	@ruff check .
 	@ty check
 	@lint-imports --no-logo
-	@pytest -q -m "not local_aws and not engine and not serving and not faults"
+	@pytest -q -m "not rehearsal and not local_aws and not engine and not serving and not faults"
 
 bench: install
 	@python -m bench

@@ -24,6 +24,46 @@ local = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args
 app.add_typer(local, name="local")
 
 
+@app.command()
+def rehearse(
+    stack: Annotated[str, typer.Option(help="Whose stack file to read.")] = "dev",
+    traffic: Annotated[
+        str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
+    ] = "bursts",
+    policy: Annotated[
+        str | None, typer.Option(help="A preset or a YAML file instead of the stack's plan.")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Presets, files or git revisions to compare with.")
+    ] = None,
+    changed: Annotated[
+        list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+) -> None:
+    """Predict what a stack's scaling does to waits, GPU-hours and cost, before it is deployed.
+
+    For example: async-inference rehearse --stack prod --traffic diurnal --against aws
+    """
+    console = Console()
+    with Console(stderr=True).status("rehearsing (the first time compiles, about ten seconds)"):
+        from async_inference.rehearsal import rehearse as rehearsal
+
+        found = rehearsal.rehearse(
+            stack=stack,
+            traffic=traffic,
+            policy=policy,
+            against=["documented"] if against is None else against,
+            changed=changed or [],
+            seed=seed,
+        )
+    if as_json:
+        typer.echo(json.dumps(rehearsal.as_json(found), indent=2))
+    else:
+        console.print(rehearsal.as_table(found))
+
+
 @local.command("up")
 def local_up(
     prompt: Annotated[str, typer.Argument(help="What the image shall show.")] = "a lighthouse",

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import program, runtime
+from bench import program, runtime, simulator
 
 RUNS = 5
 
@@ -48,6 +48,11 @@ def main() -> None:
         "overhead of one request, median", f"{found.median_overhead_s * 1000:.1f} ms", "<= 15 ms"
     )
     table.add_row("idle CPU of the embedded AWS", f"{found.idle_cpu_percent:.1f} %", "")
+    with console.status("the simulator"):
+        month_s = median_s(simulator.rehearse(1_000_000, 30, 8.0, 10))
+        weeks_s = median_s(simulator.rehearse(27_000, 23, 25.0, 5))
+    table.add_row("simulating 1,000,000 requests over 30 days", f"{month_s:.2f} s", "<= 1.2 s")
+    table.add_row("simulating 27,000 requests over 23 days", f"{weeks_s:.3f} s", "<= 0.15 s")
     console.print(table)
 
 

@@ -1,0 +1,191 @@
+"""What arrives: requests with the service each needs, from a file or a seeded generator."""
+
+import csv
+import gzip
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from async_inference.validation import InvalidInputError
+
+HEADER = ("arrival_s", "service_s")
+SHOWN_PROBLEMS = 20
+DAY_S = 86_400.0
+MEAN_SERVICE_S = 25.0
+"""Seconds for one SDXL image: between an A10G's 15 and a T4's 32 (aws-facts.md section 7)."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests in the order of their arrival.
+
+    Args:
+        arrivals_s: seconds since the start, not decreasing.
+        service_s: seconds of one slot that each request needs, positive.
+    """
+
+    arrivals_s: np.ndarray
+    service_s: np.ndarray
+
+    @property
+    def requests(self) -> int:
+        return len(self.arrivals_s)
+
+    @property
+    def span_s(self) -> float:
+        """From the start to the last arrival."""
+        return float(self.arrivals_s[-1])
+
+    @property
+    def work_s(self) -> float:
+        """All service together."""
+        return float(self.service_s.sum())
+
+
+def read(path: Path) -> Traffic:
+    """A CSV file with the header `arrival_s,service_s`, plain or gzipped.
+
+    Raises:
+        InvalidInputError: each line that is wrong, with what is wrong about it.
+    """
+    try:
+        with _opened(path) as file:
+            return _parsed(path, csv.reader(file))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError([f"{path}: cannot be read as CSV ({error})"]) from error
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+def _parsed(path: Path, rows: Iterator[list[str]]) -> Traffic:
+    header = tuple(cell.strip() for cell in next(rows, []))
+    if header != HEADER:
+        raise InvalidInputError(
+            [f"{path}:1: the first line must be {','.join(HEADER)}, it is {','.join(header)!r}"]
+        )
+    arrivals: list[float] = []
+    services: list[float] = []
+    problems: list[str] = []
+    for line, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        problem = _problem(row, arrivals[-1] if arrivals else 0.0)
+        if problem is not None:
+            problems.append(f"{path}:{line}: {problem}")
+            continue
+        arrivals.append(float(row[0]))
+        services.append(float(row[1]))
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = problems[:SHOWN_PROBLEMS]
+        raise InvalidInputError([*shown, f"{path}: and {more} more"] if more > 0 else shown)
+    if not arrivals:
+        raise InvalidInputError([f"{path}: holds no requests"])
+    return Traffic(np.array(arrivals), np.array(services))
+
+
+def _problem(row: list[str], before_s: float) -> str | None:
+    if len(row) != len(HEADER):
+        return f"must have 2 values, it has {len(row)}"
+    values = []
+    for name, cell in zip(HEADER, row, strict=True):
+        try:
+            value = float(cell)
+        except ValueError:
+            return f"{name} = {cell!r} is no number"
+        if not math.isfinite(value):
+            return f"{name} = {cell!r} must be finite"
+        values.append(value)
+    arrival_s, service_s = values
+    if arrival_s < 0:
+        return f"arrival_s = {arrival_s:g} must not be negative"
+    if arrival_s < before_s:
+        return f"arrival_s = {arrival_s:g} comes after {before_s:g}; sort the file"
+    if service_s <= 0:
+        return f"service_s = {service_s:g} must be positive"
+    return None
+
+
+def steady(random: np.random.Generator) -> Traffic:
+    """A day of Poisson arrivals, 90 an hour."""
+    return _served(random, _poisson(random, lambda _: 90 / 3600, 90 / 3600, DAY_S))
+
+
+def diurnal(random: np.random.Generator) -> Traffic:
+    """Three days with busy afternoons and quiet nights, 0 to 200 an hour."""
+
+    def rate(at_s: np.ndarray) -> np.ndarray:
+        return 100 / 3600 * (1 - np.cos(2 * np.pi * at_s / DAY_S))
+
+    return _served(random, _poisson(random, rate, 200 / 3600, 3 * DAY_S))
+
+
+def bursts(random: np.random.Generator) -> Traffic:
+    """Three days of bursts, 30 images each on average, every hour and a half on average."""
+    arrivals: list[float] = []
+    at_s = random.exponential(5400)
+    while at_s < 3 * DAY_S:
+        size = random.geometric(1 / 30)
+        arrivals.extend(at_s + np.sort(random.uniform(0, 120, size)))
+        at_s += random.exponential(5400)
+    return _served(random, np.sort(np.array(arrivals)))
+
+
+def sparse(random: np.random.Generator) -> Traffic:
+    """A week of single requests, one every two hours on average."""
+    return _served(random, _poisson(random, lambda _: 0.5 / 3600, 0.5 / 3600, 7 * DAY_S))
+
+
+def launch(random: np.random.Generator) -> Traffic:
+    """A day with a launch at noon: 20 an hour before, a spike of 600 an hour that halves hourly."""
+    noon_s = DAY_S / 2
+
+    def rate(at_s: np.ndarray) -> np.ndarray:
+        after = np.where(at_s >= noon_s, 600 * 0.5 ** ((at_s - noon_s) / 3600), 0)
+        return (20 + after) / 3600
+
+    return _served(random, _poisson(random, rate, 620 / 3600, DAY_S))
+
+
+GENERATORS: dict[str, Callable[[np.random.Generator], Traffic]] = {
+    generator.__name__: generator for generator in (steady, diurnal, bursts, sparse, launch)
+}
+
+
+def generated(name: str, seed: int) -> Traffic:
+    """The traffic that a named generator makes from a seed.
+
+    Raises:
+        InvalidInputError: no such generator.
+    """
+    if name not in GENERATORS:
+        raise InvalidInputError(
+            [f"traffic {name!r}: is neither a file nor one of {', '.join(GENERATORS)}"]
+        )
+    return GENERATORS[name](np.random.default_rng(seed))
+
+
+def _poisson(
+    random: np.random.Generator,
+    rate: Callable[[np.ndarray], np.ndarray | float],
+    most: float,
+    span_s: float,
+) -> np.ndarray:
+    """Arrivals of a Poisson process whose rate never exceeds `most`, by thinning."""
+    count = random.poisson(most * span_s)
+    candidates = np.sort(random.uniform(0, span_s, count))
+    return candidates[random.uniform(0, most, count) < rate(candidates)]
+
+
+def _served(random: np.random.Generator, arrivals_s: np.ndarray) -> Traffic:
+    if not len(arrivals_s):
+        arrivals_s = np.array([0.0])
+    return Traffic(arrivals_s, random.gamma(4.0, MEAN_SERVICE_S / 4.0, len(arrivals_s)))
