@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
 
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import schedules
@@ -298,6 +299,24 @@ def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[fl
 _STARTING, _SERVING, _LEAVING = 0, 1, 2
 
 
+@register_jitable
+def _remove(row, rows, state, asked_s, ready_s, busy):
+    """Move the instances after `row` up, so that they stay in the order they were asked for."""
+    for i in range(row, rows - 1):
+        state[i] = state[i + 1]
+        asked_s[i] = asked_s[i + 1]
+        ready_s[i] = ready_s[i + 1]
+        busy[i] = busy[i + 1]
+
+
+@register_jitable
+def _remove_slots(row, rows, slot_end_s, slot_request):
+    """The same for what the instances work on."""
+    for i in range(row, rows - 1):
+        slot_end_s[i, :] = slot_end_s[i + 1, :]
+        slot_request[i, :] = slot_request[i + 1, :]
+
+
 @njit(cache=True, nogil=True)
 def _run(
     arrivals_s,
@@ -434,13 +453,8 @@ def _run(
                         billed_s += now_s - asked_s[chosen]
                     elif was_serving:
                         billed_s += now_s - ready_s[chosen]
-                    for i in range(chosen, instances - 1):
-                        state[i] = state[i + 1]
-                        asked_s[i] = asked_s[i + 1]
-                        ready_s[i] = ready_s[i + 1]
-                        busy[i] = busy[i + 1]
-                        slot_end_s[i, :] = slot_end_s[i + 1, :]
-                        slot_request[i, :] = slot_request[i + 1, :]
+                    _remove(chosen, instances, state, asked_s, ready_s, busy)
+                    _remove_slots(chosen, instances, slot_end_s, slot_request)
                     instances -= 1
             desired = wanted
             peak = max(peak, desired)
@@ -521,13 +535,8 @@ def _run(
                 working -= 1
             if state[ending] == _LEAVING and busy[ending] == 0:
                 billed_s += now_s - (asked_s[ending] if setup_is_billed else ready_s[ending])
-                for i in range(ending, instances - 1):
-                    state[i] = state[i + 1]
-                    asked_s[i] = asked_s[i + 1]
-                    ready_s[i] = ready_s[i + 1]
-                    busy[i] = busy[i + 1]
-                    slot_end_s[i, :] = slot_end_s[i + 1, :]
-                    slot_request[i, :] = slot_request[i + 1, :]
+                _remove(ending, instances, state, asked_s, ready_s, busy)
+                _remove_slots(ending, instances, slot_end_s, slot_request)
                 instances -= 1
         elif next_arrival_s == now_s:
             arrived += 1
@@ -615,25 +624,14 @@ def _run(
             policy = numbers[_A_POLICY]
             rules = policy_numbers[policy]
             before = desired
+            verdict = _SCALED
             if rules[_P_TRACKS]:
                 scales_in = numbers[_A_SCALES_IN] == 1
+                asked = tracked_capacity(
+                    desired, newest, policy_values[policy, _V_TARGET], scales_in
+                )
                 if desired == 0 and never_from_zero and not scales_in:
-                    after, verdict = desired, _NEVER_FROM_ZERO
-                else:
-                    asked = tracked_capacity(
-                        desired, newest, policy_values[policy, _V_TARGET], scales_in
-                    )
-                    after, verdict = bid(
-                        policy,
-                        asked,
-                        desired,
-                        minimum,
-                        maximum,
-                        now_s,
-                        out_origin,
-                        out_until_s,
-                        in_until_s,
-                    )
+                    verdict = _NEVER_FROM_ZERO
             else:
                 first, end = rules[_P_FIRST_STEP], rules[_P_END_STEP]
                 asked = stepped_capacity(
@@ -646,19 +644,20 @@ def _run(
                     rules[_P_MAGNITUDE],
                 )
                 if asked == NO_STEP_COVERS:
-                    after, verdict = desired, _NO_STEP
-                else:
-                    after, verdict = bid(
-                        policy,
-                        asked,
-                        desired,
-                        minimum,
-                        maximum,
-                        now_s,
-                        out_origin,
-                        out_until_s,
-                        in_until_s,
-                    )
+                    verdict = _NO_STEP
+            after = desired
+            if verdict == _SCALED:
+                after, verdict = bid(
+                    policy,
+                    asked,
+                    desired,
+                    minimum,
+                    maximum,
+                    now_s,
+                    out_origin,
+                    out_until_s,
+                    in_until_s,
+                )
             if verdict == _SCALED:
                 start_cooldown(
                     policy,
