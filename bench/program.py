@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
-from async_inference.local_aws.journey import PLUGIN_FOLDER
+from async_inference.local_aws.journey import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.plan import DOCUMENTED, ScalingPlan
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
@@ -26,7 +25,7 @@ def previews(folder: Path) -> Generator[tuple[Work, Work]]:
     """A preview of stack local, nothing deployed yet, and one of a program that does nothing."""
     ours, empty = folder / "ours", folder / "empty"
     for program in (ours, empty):
-        (program / "state").mkdir(parents=True)
+        (program / STATE).mkdir(parents=True)
     for name in ("Pulumi.yaml", "Pulumi.local.yaml", "__main__.py"):
         shutil.copy(ROOT / name, ours / name)
     shutil.copytree(ROOT / "inference_code", ours / "inference_code")
@@ -34,21 +33,12 @@ def previews(folder: Path) -> Generator[tuple[Work, Work]]:
     (empty / "__main__.py").write_text("import pulumi\n")
     aws = LocalAws(Options(folder=folder / "aws"))
     aws.start()
-    path = [ROOT / ".local" / "bin", PLUGIN_FOLDER, Path(sys.executable).parent]
-    variables = {
-        **os.environ,
-        "PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]]),
-        "PULUMI_CONFIG_PASSPHRASE": "",
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_HOME": str(folder / "pulumi-home"),
-        "AWS_ENDPOINT_URL": aws.url,
-    }
 
     def pulumi_in(program: Path, *arguments: str) -> None:
         subprocess.run(
             ["pulumi", *arguments, "--non-interactive"],
             cwd=program,
-            env={**variables, "PULUMI_BACKEND_URL": f"file://{program / 'state'}"},
+            env={**os.environ, **environment(aws.url, program)},
             capture_output=True,
             check=True,
         )

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psutil
 
+from async_inference.local_aws.clients import client
 from async_inference.local_aws.server import LocalAws, Options
 
 HANDLER = b"""
@@ -39,7 +39,7 @@ def measure(folder: Path) -> Measured:
     aws = LocalAws(Options(folder=folder))
     aws.start()
     try:
-        clients = {name: _client(aws, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        clients = {name: client(aws.url, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
         _deploy(clients)
         running = aws.running("us-east-1")["bench"]
         while running.status != "InService":
@@ -67,16 +67,6 @@ def measure(folder: Path) -> Measured:
         return Measured(rate, statistics.median(single), process.cpu_percent())
     finally:
         aws.stop()
-
-
-def _client(aws: LocalAws, service: str) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=aws.url,
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
-    )
 
 
 def _submit(clients: dict[str, Any]) -> None:

@@ -39,7 +39,12 @@ def running(folder: Path) -> Daemon | None:
     """The embedded AWS whose state is in this folder, None if it does not run."""
     try:
         daemon = Daemon(**json.loads((folder / "daemon.json").read_text()))
-        alive = psutil.Process(daemon.pid).create_time() == daemon.started_s
+        process = psutil.Process(daemon.pid)
+        alive = (
+            process.create_time() == daemon.started_s
+            # One that was killed may wait for ever for a parent that does not reap it.
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except (OSError, ValueError, TypeError, psutil.NoSuchProcess):
         return None
     return daemon if alive else None

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,20 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
+from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
 from async_inference.local_aws import daemon
+from async_inference.local_aws.clients import client
 from async_inference.local_aws.daemon import Daemon
 from async_inference.validation import InvalidInputError
 
 LOCAL = Path(".local")
 AWS_FOLDER = LOCAL / "aws"
-PULUMI_STATE = LOCAL / "pulumi-state"
+STATE = "pulumi-state"
+PULUMI_STATE = LOCAL / STATE
 IMAGES = LOCAL / "images"
 STACK = "local"
+ROOT = Path(__file__).resolve().parents[2]
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
 PATIENCE_S = 300.0
 """Real seconds for any one stage of the journey; longer means that something is broken."""
@@ -55,17 +59,22 @@ class Stages:
         return table
 
 
-def environment(aws: Daemon) -> dict[str, str]:
-    """The variables with which `pulumi` and AWS clients work on the local stack."""
-    tools = [LOCAL.resolve() / "bin", PLUGIN_FOLDER, Path(".venv/bin").resolve()]
+def environment(url: str, folder: Path) -> dict[str, str]:
+    """The variables with which `pulumi` and AWS clients work on an embedded AWS.
+
+    Args:
+        url: where it listens.
+        folder: where Pulumi keeps state and plugins.
+    """
+    tools = [ROOT / LOCAL / "bin", PLUGIN_FOLDER, Path(sys.executable).parent]
     return {
         "PATH": os.pathsep.join([*map(str, tools), os.environ.get("PATH", "")]),
-        "PULUMI_BACKEND_URL": f"file://{PULUMI_STATE.resolve()}",
-        "PULUMI_HOME": str((LOCAL / "pulumi-home").resolve()),
+        "PULUMI_BACKEND_URL": f"file://{folder.resolve() / STATE}",
+        "PULUMI_HOME": str(folder.resolve() / "pulumi-home"),
         # The local stack has no secrets; the file backend still asks for a passphrase.
         "PULUMI_CONFIG_PASSPHRASE": "",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "AWS_ENDPOINT_URL": aws.url,
+        "AWS_ENDPOINT_URL": url,
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
@@ -84,6 +93,13 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
     ran_before = daemon.running(AWS_FOLDER) is not None
     try:
         return _up(console, prompt, port, minute_s)
+    except (EndpointConnectionError, httpx.TransportError) as error:
+        raise InvalidInputError(
+            [
+                f"the embedded AWS stopped answering ({error}); see {AWS_FOLDER / 'server.log'}, "
+                "and run make up again"
+            ]
+        ) from error
     except KeyboardInterrupt:
         if not ran_before and daemon.stop(AWS_FOLDER):
             console.print("Interrupted: stopped the embedded AWS. make up goes on from here.")
@@ -94,7 +110,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     stages = Stages(console)
     with stages.stage("start the embedded AWS"):
         aws = _start(console, port, minute_s)
-    variables = environment(aws)
+    variables = environment(aws.url, LOCAL)
     _write_env_file(variables)
     with stages.stage("pulumi up"):
         _deploy(console, aws, variables)
@@ -104,7 +120,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     with stages.stage("idle: scale in to zero"):
         watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
     console.print(f'Submitting "{prompt}" to {name}, which has no instances and costs nothing.')
-    runtime = _client("sagemaker-runtime", aws)
+    runtime = client(aws.url, "sagemaker-runtime")
     accepted = runtime.invoke_endpoint_async(
         EndpointName=name,
         Body=json.dumps({"prompt": prompt, "width": 256, "height": 256, "steps": 10, "seed": 7}),
@@ -138,7 +154,9 @@ def down(console: Console) -> None:
     if aws is not None and not _interrupted() and _checkpoint().get("resources"):
         # The hooks that guard the live endpoint need the program.
         arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
-        subprocess.run(["pulumi", *arguments], env=_merged(environment(aws)), check=False)
+        subprocess.run(
+            ["pulumi", *arguments], env=_merged(environment(aws.url, LOCAL)), check=False
+        )
     stopped = daemon.stop(AWS_FOLDER)
     for folder in (AWS_FOLDER, PULUMI_STATE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +171,7 @@ class Watch:
         self._console = console
         self._aws = aws
         self._endpoint = endpoint
-        self._sagemaker = _client("sagemaker", aws)
+        self._sagemaker = client(aws.url, "sagemaker")
         self._seen = self._instances = -1
         self._told: set[str] = set()
         self._http = httpx.Client(base_url=aws.url, timeout=10)
@@ -253,7 +271,7 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
     PULUMI_STATE.mkdir(parents=True, exist_ok=True)
     _pulumi(variables, "stack", "select", "--create", STACK)
     # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
-    lost = not _client("sagemaker", aws).list_endpoints()["Endpoints"]
+    lost = not client(aws.url, "sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
     done = subprocess.run(
         ["pulumi", *arguments, *(["--refresh"] if lost else [])],
@@ -285,18 +303,8 @@ def _merged(variables: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **variables}
 
 
-def _client(service: str, aws: Daemon) -> Any:
-    return boto3.client(
-        service,
-        endpoint_url=aws.url,
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
-    )
-
-
 def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
-    s3 = _client("s3", aws)
+    s3 = client(aws.url, "s3")
     for location in (output, failure):
         bucket, _, key = location.removeprefix("s3://").partition("/")
         try:

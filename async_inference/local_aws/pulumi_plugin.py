@@ -19,6 +19,7 @@ from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.provider.experimental.server import main as serve
 from pulumi.runtime import rpc
 
+from async_inference.local_aws.clients import client
 from async_inference.local_aws.pulumi_resources import KINDS, Kind, Properties
 
 VERSION = "7.51.1"
@@ -93,21 +94,13 @@ class LocalAwsProvider(protocol.Provider):
 
     def _client(self, service: str) -> Any:
         if service not in self._known:
-            import boto3  # a preview that changes nothing needs none
-
             url = os.environ.get("AWS_ENDPOINT_URL")
             if not url:
                 raise RuntimeError(
                     "stack local talks to the embedded AWS, and AWS_ENDPOINT_URL is not set; "
                     "run `make up`, or `. .local/env` before calling pulumi yourself"
                 )
-            self._known[service] = boto3.client(
-                service,
-                endpoint_url=url,
-                region_name=self._region,
-                aws_access_key_id="local",
-                aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
-            )
+            self._known[service] = client(url, service, self._region)
         return self._known[service]
 
     def _kind(self, nested: str) -> Kind:

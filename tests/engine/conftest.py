@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
 
-from async_inference.local_aws.journey import PLUGIN_FOLDER
+from async_inference.local_aws.clients import client
+from async_inference.local_aws.journey import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,26 +51,8 @@ class Program:
             if not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)
         self.write_handler(HANDLER)
-        (folder / "state").mkdir(exist_ok=True)
-        self.environment = {
-            **os.environ,
-            "PATH": os.pathsep.join(
-                [
-                    str(ROOT / ".local" / "bin"),
-                    str(PLUGIN_FOLDER),
-                    str(Path(sys.executable).parent),
-                    os.environ["PATH"],
-                ]
-            ),
-            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
-            "PULUMI_HOME": str(folder / "pulumi-home"),
-            "PULUMI_CONFIG_PASSPHRASE": "",
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "AWS_ENDPOINT_URL": aws.url,
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-        }
+        (folder / STATE).mkdir(exist_ok=True)
+        self.environment = {**os.environ, **environment(aws.url, folder)}
         self.pulumi("stack", "select", "--create", stack)
 
     def write_handler(self, code: str) -> None:
@@ -127,13 +109,7 @@ class Program:
         return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.aws.url,
-            region_name="us-east-1",
-            aws_access_key_id="local",
-            aws_secret_access_key="local",
-        )
+        return client(self.aws.url, service)
 
     def endpoint(self) -> dict[str, Any]:
         name = f"async-sdxl-{self.stack}"

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -37,6 +39,23 @@ def test_a_process_number_that_was_reused_after_a_reboot_is_not_the_embedded_aws
     assert daemon.running(tmp_path) is None
     assert daemon.stop(tmp_path) is False
     assert mine.is_running()
+
+
+def test_a_killed_process_that_nobody_reaped_does_not_run(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    process = psutil.Process(dead.pid)
+    note = {
+        "pid": dead.pid,
+        "started_s": process.create_time(),
+        "url": "http://127.0.0.1:1",
+        "minute_s": 1.0,
+    }
+    (tmp_path / "daemon.json").write_text(json.dumps(note))
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+
+    assert process.status() == psutil.STATUS_ZOMBIE
+    assert daemon.running(tmp_path) is None
+    dead.wait()
 
 
 def test_a_half_written_note_is_as_good_as_none(tmp_path):
