@@ -154,9 +154,7 @@ def down(console: Console) -> None:
     if aws is not None and not _interrupted() and _checkpoint().get("resources"):
         # The hooks that guard the live endpoint need the program.
         arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
-        subprocess.run(
-            ["pulumi", *arguments], env=_merged(environment(aws.url, LOCAL)), check=False
-        )
+        _shown(environment(aws.url, LOCAL), *arguments)
     stopped = daemon.stop(AWS_FOLDER)
     for folder in (AWS_FOLDER, PULUMI_STATE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -273,15 +271,21 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
     # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
     lost = not client(aws.url, "sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
-    done = subprocess.run(
-        ["pulumi", *arguments, *(["--refresh"] if lost else [])],
-        env=_merged(variables),
-        check=False,
-    )
-    if done.returncode:
+    if _shown(variables, *arguments, *(["--refresh"] if lost else [])):
         raise InvalidInputError(
             ["pulumi up failed, see above; when you have put it right, run make up again"]
         )
+
+
+def _shown(variables: dict[str, str], *arguments: str) -> int:
+    """Run the CLI with its own display; returns its exit code."""
+    process = subprocess.Popen(["pulumi", *arguments], env=_merged(variables))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # It got the signal too, and cleans up: locks, language host, plugins.
+        process.wait(timeout=PATIENCE_S)
+        raise
 
 
 def _pulumi(variables: dict[str, str], *arguments: str) -> str:
