@@ -9,6 +9,7 @@ minute at phases of their own. The same seed gives the same run.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numba import njit
@@ -113,7 +114,7 @@ class Run:
     """One plan over one traffic.
 
     `started_s` and `finished_s` are NaN for requests that expired; `capacity` holds (second,
-    instances asked for, instances in service) at each change.
+    instances asked for, instances in service) at each change; `log` is what `actions` reads.
     """
 
     completed: int
@@ -127,7 +128,18 @@ class Run:
     started_s: np.ndarray
     finished_s: np.ndarray
     capacity: np.ndarray
-    actions: tuple[Action, ...]
+    log: np.ndarray
+    policies: tuple[str, ...]
+
+    @cached_property
+    def actions(self) -> tuple[Action, ...]:
+        """Each time that an alarm asked a policy to act, in order."""
+        return tuple(
+            Action(
+                row[0], self.policies[int(row[1])], Verdict(int(row[2])), int(row[3]), int(row[4])
+            )
+            for row in self.log
+        )
 
 
 @dataclass(frozen=True)
@@ -266,12 +278,8 @@ def simulate(
         started_s=started_s,
         finished_s=finished_s,
         capacity=capacity[:changes].copy(),
-        actions=tuple(
-            Action(
-                row[0], lowered.names[int(row[1])], Verdict(int(row[2])), int(row[3]), int(row[4])
-            )
-            for row in log[:logged]
-        ),
+        log=log[:logged].copy(),
+        policies=lowered.names,
     )
 
 
