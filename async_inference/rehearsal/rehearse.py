@@ -2,7 +2,7 @@
 
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Rehearsal:
     runs: tuple[tuple[str, Run], ...]
     age_limit_s: float
     bound_instance_hours: float | None
+    warnings: tuple[str, ...]
 
 
 def rehearse(
@@ -95,6 +96,7 @@ def rehearse(
         runs=tuple((name, simulate(plan, arriving, assumptions, seed)) for name, plan in plans),
         age_limit_s=age_limit_s,
         bound_instance_hours=bound,
+        warnings=tuple(f"{name}: {text}" for name, plan in plans for text in _warnings(plan)),
     )
 
 
@@ -155,6 +157,7 @@ def as_table(rehearsal: Rehearsal) -> Group:
     interrupted = ", ".join(f"{name} {run.interrupted}" for name, run in rehearsal.runs)
     days, work_h = given.span_s / 86_400, given.work_s / 3600
     return Group(
+        *(Text(f"warning: {warning}", style="yellow") for warning in rehearsal.warnings),
         table,
         Text(f"Whoever knew all arrivals, with waits up to {rehearsal.age_limit_s:.0f} s: {best}."),
         Text(f"Requests that lost their instance and started again: {interrupted}."),
@@ -167,6 +170,12 @@ def as_table(rehearsal: Rehearsal) -> Group:
             "the readings of scaling/unsettled.py; change any with --set."
         ),
     )
+
+
+def _warnings(plan: ScalingPlan) -> Iterator[str]:
+    if not plan.wakes_from_zero(Unsettled()):
+        yield "no policy leaves zero for a single request; it waits until more come, or expires"
+    yield from plan.warnings()
 
 
 def _assumptions(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
