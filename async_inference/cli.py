@@ -3,11 +3,13 @@
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 
 from async_inference.validation import InvalidInputError
@@ -62,6 +64,62 @@ def rehearse(
         typer.echo(json.dumps(rehearsal.as_json(found), indent=2))
     else:
         console.print(rehearsal.as_table(found))
+
+
+@app.command()
+def tune(
+    traffic: Annotated[
+        str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
+    ],
+    stack: Annotated[str, typer.Option(help="Whose bounds and assumptions to keep.")] = "dev",
+    objective: Annotated[
+        str, typer.Option(help="hours: fewest within the p95 limit; wait: shortest for no more.")
+    ] = "hours",
+    max_p95_wait_s: Annotated[
+        float | None, typer.Option(help="Limit; by default the documented policy's.", min=1)
+    ] = None,
+    changed: Annotated[
+        list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
+    ] = None,
+    plans: Annotated[int, typer.Option(help="How many to try.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the search and of what it simulates.", min=0)] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Stack file to write; Pulumi.<stack>-tuned.yaml.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+) -> None:
+    """Search scaling policies that wait no longer for fewer GPU-hours; write them as stack config.
+
+    For example: async-inference tune --traffic mine.csv --set setup_s=300
+    """
+    if objective not in ("hours", "wait"):
+        raise InvalidInputError([f"--objective {objective}: must be hours or wait"])
+    target = output or Path(f"Pulumi.{stack}-tuned.yaml")
+    for option, path in (("--output", target.parent), ("--report", report)):
+        if path is not None and not path.is_dir():
+            raise InvalidInputError([f"{option}: there is no folder {path}; make it first"])
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("trying plans (the first compiles, ten seconds)", total=plans)
+        from async_inference.rehearsal import search
+
+        found = search.tune(
+            stack=stack,
+            traffic=traffic,
+            objective=objective,
+            max_p95_wait_s=max_p95_wait_s,
+            changed=changed or [],
+            plans=plans,
+            seed=seed,
+            advance=lambda tried: progress.advance(task, tried),
+        )
+        written = search.as_stack_file(stack, found)
+    console = Console()
+    console.print(search.as_table(found))
+    target.write_text(written, encoding="utf-8")
+    if report is not None:
+        search.picture(found, report / "front.png")
+        console.print(f"The front as a picture: {report / 'front.png'}")
+    console.print(f"The chosen plan as stack config: {target}", soft_wrap=True)
 
 
 @local.command("up")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_inference import settings
-from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS
+from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS, TUNED
 from async_inference.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
 from async_inference.validation import InvalidInputError
 
@@ -66,6 +66,7 @@ def test_prod_sets_its_own_instance_type_and_bounds():
 
     assert prod.instance_type != dev.instance_type
     assert prod.max_capacity != dev.max_capacity
+    assert prod.plan.policies == TUNED.policies
 
 
 def test_pulumi_yaml_declares_each_key_with_type_default_and_description():

@@ -74,12 +74,8 @@ def rehearse(
         InvalidInputError: all that is wrong with what was asked.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    arriving = (
-        traffics.read(Path(traffic))
-        if Path(traffic).is_file()
-        else traffics.generated(traffic, seed)
-    )
-    assumptions, age_limit_s = _assumptions(own, changed)
+    arriving = traffics.loaded(traffic, seed)
+    assumptions, age_limit_s = assumed(own, changed)
     plans = [_plan(own, policy or stack, stack)]
     plans += [_plan(own, name, stack) for name in against]
     bound = clairvoyant_instance_hours(
@@ -178,7 +174,12 @@ def _warnings(plan: ScalingPlan) -> Iterator[str]:
     yield from plan.warnings()
 
 
-def _assumptions(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
+def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
+    """What a rehearsal of a stack rests on, and the bound's age limit in seconds.
+
+    Raises:
+        InvalidInputError: each change that is wrong, and an instance type of unknown price.
+    """
     problems: list[str] = []
     values: dict[str, Any] = {}
     for item in changed:

@@ -173,6 +173,15 @@ def generated(name: str, seed: int) -> Traffic:
     return GENERATORS[name](np.random.default_rng(seed))
 
 
+def loaded(source: str, seed: int) -> Traffic:
+    """The traffic of a CSV file, or of the generator with that name.
+
+    Raises:
+        InvalidInputError: neither, or a wrong file.
+    """
+    return read(Path(source)) if Path(source).is_file() else generated(source, seed)
+
+
 def _poisson(
     random: np.random.Generator,
     rate: Callable[[np.ndarray], np.ndarray | float],

@@ -385,4 +385,59 @@ AWS = ScalingRules(
 )
 """The example of AWS's own page (DG async-inference-autoscale)."""
 
-PRESETS = {"documented": DOCUMENTED, "aws": AWS}
+TUNED = ScalingRules(
+    policies=(
+        StepScalingPolicy(
+            name="WakeUp-ScalingPolicy",
+            alarm=MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
+            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+            cooldown_s=300,
+        ),
+        StepScalingPolicy(
+            name="Flood-ScalingPolicy",
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=30),
+            steps=(
+                StepAdjustment(lower_bound=0, upper_bound=30, adjustment=2),
+                StepAdjustment(lower_bound=30, adjustment=3),
+            ),
+            cooldown_s=600,
+        ),
+        StepScalingPolicy(
+            name="Pressure-ScalingPolicy",
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE_PER_INSTANCE, threshold=5),
+            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+            cooldown_s=600,
+        ),
+        StepScalingPolicy(
+            name="Thinning-ScalingPolicy",
+            alarm=MetricAlarm(
+                metric=Metric.BACKLOG_SIZE_PER_INSTANCE,
+                comparison=Comparison.LESS,
+                threshold=1,
+                evaluation_periods=5,
+                datapoints_to_alarm=5,
+            ),
+            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
+            cooldown_s=900,
+        ),
+        StepScalingPolicy(
+            name="Sleep-ScalingPolicy",
+            alarm=MetricAlarm(
+                metric=Metric.BACKLOG_SIZE_PER_INSTANCE,
+                comparison=Comparison.LESS,
+                threshold=0.15,
+                evaluation_periods=30,
+                datapoints_to_alarm=21,
+            ),
+            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
+            cooldown_s=60,
+        ),
+    )
+)
+"""Found by search over bursts, steady, daily and sparse traffic (docs/scaling.md).
+
+`Sleep` is the M-of-N alarm as a memory: after a quiet spell most of its minutes are quiet already,
+so that a lone request's instance goes right after it; in busy times it stays through short gaps.
+"""
+
+PRESETS = {"documented": DOCUMENTED, "aws": AWS, "tuned": TUNED}

@@ -56,6 +56,22 @@ def test_the_documented_plan_is_a_target_two_policies_and_one_alarm(register):
     }
 
 
+def test_the_tuned_plan_is_rendered_like_any_other_with_its_alarm_of_21_of_30_minutes(register):
+    record = register(lambda: scaling(plan=bounded(plans.TUNED)))
+
+    names = ("wakeup", "flood", "pressure", "thinning", "sleep")
+    assert record.keys == {
+        (COMPONENT, "demo"),
+        (TARGET, "demo-target"),
+        *((POLICY, f"demo-{name}-policy") for name in names),
+        *((ALARM, f"demo-{name}-alarm") for name in names),
+    }
+    sleep = record[ALARM, "demo-sleep-alarm"].inputs
+    assert (sleep["datapointsToAlarm"], sleep["evaluationPeriods"]) == (21, 30)
+    steps = record[POLICY, "demo-sleep-policy"].inputs["stepScalingPolicyConfiguration"]
+    assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -1}]
+
+
 def test_the_target_counts_the_variants_instances_within_the_plans_bounds(register):
     target = register(lambda: scaling(plan=bounded(plans.DOCUMENTED, 0, 7)))[TARGET, "demo-target"]
 

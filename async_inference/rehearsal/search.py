@@ -1,0 +1,416 @@
+"""The search for a better plan: annealing over plans that AWS can run, judged on unseen traffic.
+
+The first half of the traffic chooses, the second half judges. Only step policies, target tracking
+and schedules are tried: nothing that needs a function of one's own.
+"""
+
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from async_inference import settings
+from async_inference.rehearsal import traffic as traffics
+from async_inference.rehearsal.bound import clairvoyant_instance_hours
+from async_inference.rehearsal.rehearse import assumed
+from async_inference.rehearsal.simulator import Assumptions, Run, simulate
+from async_inference.rehearsal.traffic import Traffic
+from async_inference.scaling.plan import (
+    DOCUMENTED,
+    Comparison,
+    Metric,
+    MetricAlarm,
+    ScalingPlan,
+    ScalingPolicy,
+    ScalingRules,
+    ScheduledAction,
+    StepAdjustment,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.validation import InvalidInputError
+
+BATCH = 8
+"""Plans a round, simulated side by side; fixed, so that a seed finds the same on any machine."""
+MARGIN = 0.95
+"""Part of the limit that the training traffic may use, since the unseen part will differ."""
+PENALTY = 4.0
+STRANGENESS = 0.004
+"""Price of each number that differs from preset `tuned`: what the training traffic never needed,
+such as an answer to a spike, stays as it is."""
+HOTTEST = 0.03
+SHOWN = 12
+
+Objective = Literal["hours", "wait"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A plan in the few numbers that the search changes; 0 leaves a policy out."""
+
+    wake_cooldown_s: int = 300
+    flood_at: int = 30
+    flood_adds: int = 2
+    deluge_above: int = 30
+    deluge_adds: int = 3
+    flood_minutes: int = 1
+    flood_cooldown_s: int = 600
+    pressure_at: int = 5
+    pressure_minutes: int = 1
+    pressure_cooldown_s: int = 600
+    tracking_target: int = 0
+    tracking_scales_in: bool = False
+    thinning_below: float = 1.0
+    thinning_minutes: int = 5
+    thinning_cooldown_s: int = 900
+    sleep_below: float = 0.15
+    sleep_minutes: int = 30
+    sleep_share: float = 0.7
+    sleep_cooldown_s: int = 60
+    warm_from_h: int = 0
+    warm_hours: int = 0
+
+
+TUNED_SHAPE = Shape()
+
+CHOICES: dict[str, tuple] = {
+    "wake_cooldown_s": (60, 120, 180, 300, 600),
+    "flood_at": (6, 8, 10, 12, 15, 20, 30, 40),
+    "flood_adds": (1, 2, 3),
+    "deluge_above": (3, 5, 10, 15, 20, 30),
+    "deluge_adds": (1, 2, 3, 4),
+    "flood_minutes": (1, 2, 3),
+    "flood_cooldown_s": (60, 120, 180, 300, 600),
+    "pressure_at": (0, 3, 4, 5, 6, 7, 8, 10, 15),
+    "pressure_minutes": (1, 2, 3, 5),
+    "pressure_cooldown_s": (60, 120, 300, 600),
+    "tracking_target": (0, 0, 0, 3, 5, 8, 12, 20),
+    "tracking_scales_in": (False, True),
+    "thinning_below": (0.0, 0.26, 0.34, 0.51, 0.67, 1.0),
+    "thinning_minutes": (1, 2, 3, 5, 8),
+    "thinning_cooldown_s": (0, 60, 120, 300, 600, 900),
+    "sleep_below": (0.15, 0.21, 0.26, 0.34, 0.51, 0.67),
+    "sleep_minutes": (1, 2, 3, 5, 8, 10, 15, 20, 30),
+    "sleep_share": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    "sleep_cooldown_s": (0, 60, 120, 300),
+    "warm_from_h": tuple(range(24)),
+    "warm_hours": (0, 0, 0, 0, 2, 4, 6, 8, 10, 12),
+}
+assert set(CHOICES) == {field.name for field in fields(Shape)}
+
+
+def rules(shape: Shape) -> ScalingRules:
+    """The policies and schedules that a shape stands for."""
+    per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
+    one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
+    one_less = (StepAdjustment(upper_bound=0, adjustment=-1),)
+    wake = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, 1)
+    policies: list[ScalingPolicy] = [_step("WakeUp", wake, one_more, shape.wake_cooldown_s)]
+    above = shape.deluge_above
+    steps = (
+        StepAdjustment(lower_bound=0, upper_bound=above, adjustment=shape.flood_adds),
+        StepAdjustment(lower_bound=above, adjustment=max(shape.flood_adds, shape.deluge_adds)),
+    )
+    alarm = _alarm(Metric.BACKLOG_SIZE, shape.flood_at, shape.flood_minutes)
+    policies.append(_step("Flood", alarm, steps, shape.flood_cooldown_s))
+    if shape.pressure_at:
+        alarm = _alarm(per_instance, shape.pressure_at, shape.pressure_minutes)
+        policies.append(_step("Pressure", alarm, one_more, shape.pressure_cooldown_s))
+    if shape.tracking_target:
+        policies.append(
+            TargetTrackingPolicy(
+                name="Tracking-ScalingPolicy",
+                target=shape.tracking_target,
+                disable_scale_in=not shape.tracking_scales_in,
+            )
+        )
+    if shape.thinning_below:
+        alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
+        policies.append(_step("Thinning", alarm, one_less, shape.thinning_cooldown_s))
+    alarm = _alarm(per_instance, -shape.sleep_below, shape.sleep_minutes, shape.sleep_share)
+    policies.append(_step("Sleep", alarm, one_less, shape.sleep_cooldown_s))
+    return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
+
+
+def _alarm(metric: Metric, at: float, minutes: int, share: float = 1.0) -> MetricAlarm:
+    """Fires at or above `at`; a negative one stands for below its amount."""
+    return MetricAlarm(
+        metric=metric,
+        comparison=Comparison.GREATER_OR_EQUAL if at > 0 else Comparison.LESS,
+        threshold=abs(at),
+        evaluation_periods=minutes,
+        datapoints_to_alarm=max(1, math.ceil(minutes * share - 1e-9)),
+    )
+
+
+def _step(
+    name: str, alarm: MetricAlarm, steps: tuple[StepAdjustment, ...], cooldown_s: int
+) -> StepScalingPolicy:
+    return StepScalingPolicy(
+        name=f"{name}-ScalingPolicy", alarm=alarm, steps=steps, cooldown_s=cooldown_s
+    )
+
+
+def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
+    if not shape.warm_hours:
+        return ()
+    until_h = (shape.warm_from_h + shape.warm_hours) % 24
+    return (
+        ScheduledAction(
+            name="warm", schedule=f"cron(0 {shape.warm_from_h} * * ? *)", min_capacity=1
+        ),
+        ScheduledAction(name="cold", schedule=f"cron(0 {until_h} * * ? *)", min_capacity=0),
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A plan with its runs over both halves of the traffic."""
+
+    name: str
+    plan: ScalingPlan
+    training: Run
+    unseen: Run
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    `front` are the plans that no other tried plan beat on the training half in both p95 wait and
+    instance hours, the quickest first; `bound_instance_hours` is for the unseen half and an age
+    limit of `max_p95_wait_s`.
+    """
+
+    chosen: Judged
+    documented: Judged
+    front: tuple[Judged, ...]
+    unseen: Traffic
+    tried: int
+    max_p95_wait_s: float
+    bound_instance_hours: float | None
+    assumptions: Assumptions
+
+
+def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
+    """The traffic's first and second half by time, and when the second starts.
+
+    Raises:
+        InvalidInputError: a half is empty.
+    """
+    middle_s = (traffic.arrivals_s[0] + traffic.span_s) / 2
+    late = traffic.arrivals_s >= middle_s
+    if late.all() or not late.any():
+        raise InvalidInputError(
+            ["--traffic: one half of its time holds no request, so that nothing could be judged on "
+             "traffic not seen before; give a longer one"]
+        )  # fmt: skip
+    first = Traffic(traffic.arrivals_s[~late], traffic.service_s[~late])
+    second = Traffic(traffic.arrivals_s[late] - middle_s, traffic.service_s[late])
+    return first, second, float(middle_s)
+
+
+def tune(
+    *,
+    stack: str,
+    traffic: str,
+    objective: Objective,
+    max_p95_wait_s: float | None,
+    changed: Sequence[str],
+    plans: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Found:
+    """Search a plan within a stack's bounds.
+
+    Args:
+        stack: whose stack file gives bounds and assumptions.
+        traffic: a CSV file, or a generator's name; taken to start at midnight UTC.
+        objective: `hours`: fewest instance hours whose p95 wait keeps the limit; `wait`: shortest
+            mean wait for no more instance hours than the documented policy.
+        max_p95_wait_s: the limit; None is the documented policy's own.
+        changed: assumptions as `name=value`.
+        plans: how many to try.
+        seed: of traffic, alarm phases, setup times and search.
+        advance: told how many plans were tried since.
+
+    Raises:
+        InvalidInputError: all that is wrong with what was asked.
+    """
+    own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    assumptions, _ = assumed(own, changed)
+    training, unseen, middle_s = halves(traffics.loaded(traffic, seed))
+    bounds = {"min_capacity": own.min_capacity, "max_capacity": own.max_capacity}
+
+    def within(found: ScalingRules) -> ScalingPlan:
+        return ScalingPlan(**bounds, policies=found.policies, schedules=found.schedules)
+
+    def judged(name: str, plan: ScalingPlan, trained: Run) -> Judged:
+        return Judged(
+            name, plan, trained, simulate(plan, unseen, assumptions, seed, start_s=middle_s)
+        )
+
+    baseline = simulate(within(DOCUMENTED), training, assumptions, seed)
+    documented = judged("documented", within(DOCUMENTED), baseline)
+    limit_s = baseline.wait_s.p95 if max_p95_wait_s is None else max_p95_wait_s
+
+    def score(shape: Shape) -> float:
+        run = tried[shape]
+        if run.expired or not run.completed:
+            return math.inf
+        strange = sum(getattr(shape, name) != getattr(TUNED_SHAPE, name) for name in CHOICES)
+        hours = math.log(run.instance_hours) + STRANGENESS * strange
+        if objective == "hours":
+            over = math.log(max(run.wait_s.p95, 1.0) / max(MARGIN * limit_s, 1.0))
+            return hours + PENALTY * max(0.0, over)
+        over = math.log(run.instance_hours / (MARGIN * baseline.instance_hours))
+        wait = math.log(max(run.wait_s.mean, 1.0)) + STRANGENESS * strange
+        return wait + PENALTY * max(0.0, over)
+
+    dice = random.Random(seed)
+    tried: dict[Shape, Run] = {}
+    current = best = TUNED_SHAPE
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while len(tried) < plans:
+            batch = [TUNED_SHAPE] if not tried else []
+            for _ in range(100 * BATCH):
+                if len(batch) >= min(BATCH, plans - len(tried)):
+                    break
+                shape = _neighbour(current, dice)
+                if shape not in tried and shape not in batch:
+                    batch.append(shape)
+            if not batch:
+                break
+            runs = pool.map(
+                lambda shape: simulate(within(rules(shape)), training, assumptions, seed), batch
+            )
+            tried.update(zip(batch, runs, strict=True))
+            heat = HOTTEST * (1 - len(tried) / plans)
+            here = min(batch, key=score)
+            worse = score(here) - score(current)
+            if worse <= 0 or dice.random() < math.exp(-worse / max(heat, 1e-9)):
+                current = here
+            best = min(best, here, key=score)
+            if math.isinf(score(current)):
+                current = best
+            advance(len(batch))
+    front = _front(tried)
+    names = {shape: f"plan {number}" for number, shape in enumerate(front, start=1)}
+    return Found(
+        chosen=judged("chosen", within(rules(best)), tried[best]),
+        documented=documented,
+        front=tuple(judged(names[s], within(rules(s)), tried[s]) for s in front),
+        unseen=unseen,
+        tried=len(tried),
+        max_p95_wait_s=limit_s,
+        bound_instance_hours=clairvoyant_instance_hours(
+            unseen,
+            age_limit_s=limit_s,
+            setup_billed_s=assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0,
+            concurrency=assumptions.concurrency,
+            max_capacity=own.max_capacity,
+        ),
+        assumptions=assumptions,
+    )
+
+
+def _neighbour(shape: Shape, dice: random.Random) -> Shape:
+    names = dice.sample(sorted(CHOICES), dice.choice((1, 1, 2, 2, 3)))
+    return replace(shape, **{name: dice.choice(CHOICES[name]) for name in names})
+
+
+def _front(tried: dict[Shape, Run]) -> list[Shape]:
+    best, front = math.inf, []
+    for shape, run in sorted(
+        tried.items(), key=lambda item: (item[1].wait_s.p95, item[1].instance_hours)
+    ):
+        if not run.expired and run.completed and run.instance_hours < best:
+            best = run.instance_hours
+            front.append(shape)
+    every = max(1, math.ceil(len(front) / SHOWN))
+    return front[::every]
+
+
+def as_table(found: Found) -> Group:
+    """The front, the choice and the documented policy on the traffic that no search saw."""
+    table = Table("policy", "p95 wait", "mean wait", "GPU-hours", "of documented", "starts")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    before = found.documented.unseen
+    for judged in (found.documented, found.chosen, *found.front):
+        run = judged.unseen
+        table.add_row(
+            judged.name,
+            f"{run.wait_s.p95:.0f} s",
+            f"{run.wait_s.mean:.0f} s",
+            f"{run.instance_hours:.1f}",
+            f"{run.instance_hours / before.instance_hours:.2f}",
+            str(run.starts),
+            style="bold" if judged is found.chosen else None,
+            end_section=judged is found.chosen,
+        )
+    bound, hours = found.bound_instance_hours, found.chosen.unseen.instance_hours
+    text = f"An estimate by simulation: {found.tried} plans were tried on the first half of the "
+    text += f"traffic, all figures are of the second half ({found.unseen.requests} requests), "
+    text += "which chose nothing. The traffic is taken to start at midnight UTC."
+    if bound:
+        text += (
+            f" Whoever knew all arrivals would need {bound:.1f} GPU-hours for waits up to "
+            f"{found.max_p95_wait_s:.0f} s; the chosen plan needs {hours / bound:.1f} times that."
+        )
+    lines = [Text(text)]
+    if found.chosen.unseen.wait_s.p95 > found.max_p95_wait_s:
+        lines.append(
+            Text(
+                f"The chosen plan's p95 wait, {found.chosen.unseen.wait_s.p95:.0f} s, exceeds the "
+                f"limit of {found.max_p95_wait_s:.0f} s on the unseen half.",
+                style="yellow",
+            )
+        )
+    return Group(table, *lines)
+
+
+def picture(found: Found, path: Path) -> None:
+    """Wait against instance hours on the unseen half, as a PNG."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    runs = sorted((judged.unseen for judged in found.front), key=lambda run: run.wait_s.p95)
+    axes.plot(
+        [r.wait_s.p95 for r in runs], [r.instance_hours for r in runs], "o-", label="tried plans"
+    )
+    for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
+        axes.plot(
+            judged.unseen.wait_s.p95, judged.unseen.instance_hours, marker, ms=12, label=judged.name
+        )
+    if found.bound_instance_hours is not None:
+        axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="clairvoyant bound")
+    axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")
+    axes.set(xlabel="p95 wait (s)", ylabel="instance hours", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def as_stack_file(stack: str, found: Found) -> str:
+    """The stack's file with the chosen plan in place of its own; comments are not kept."""
+    document: dict[str, Any] = yaml.safe_load(
+        Path(f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")
+    )
+    plan = found.chosen.plan
+    chosen = ScalingRules(policies=plan.policies, schedules=plan.schedules)
+    document["config"] |= {
+        f"{settings.PROJECT}:scalingPreset": "custom",
+        f"{settings.PROJECT}:scalingPlan": chosen.model_dump(
+            mode="json", by_alias=True, exclude_none=True
+        ),
+    }
+    return yaml.safe_dump(document, sort_keys=False)

@@ -1,0 +1,87 @@
+"""`tune` chooses on one half of the traffic, judges on the other, and writes a stack file."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from async_inference import settings
+from async_inference.rehearsal import search
+from async_inference.rehearsal.traffic import Traffic, generated
+from async_inference.scaling.plan import TUNED
+from async_inference.validation import InvalidInputError
+
+pytestmark = pytest.mark.rehearsal
+
+
+def found(traffic: str = "bursts", plans: int = 64, **more) -> search.Found:
+    asked: dict[str, Any] = {
+        "objective": "hours",
+        "max_p95_wait_s": None,
+        "changed": ["setup_s=300"],
+        "seed": 3,
+    }
+    return search.tune(
+        stack="dev", traffic=traffic, plans=plans, advance=lambda tried: None, **(asked | more)
+    )
+
+
+def test_the_halves_share_no_request_and_each_starts_at_its_own_zero():
+    whole = generated("bursts", 1)
+
+    first, second, middle_s = search.halves(whole)
+
+    assert first.requests + second.requests == whole.requests
+    assert first.span_s < middle_s
+    assert np.allclose(
+        np.concatenate([first.arrivals_s, second.arrivals_s + middle_s]), whole.arrivals_s
+    )
+
+
+def test_traffic_that_cannot_be_halved_is_refused():
+    with pytest.raises(InvalidInputError, match="one half of its time holds no request"):
+        search.halves(Traffic(np.array([5.0]), np.array([10.0])))
+
+
+def test_the_search_starts_from_the_preset_tuned():
+    assert search.rules(search.Shape()) == TUNED
+
+
+def test_the_chosen_plan_needs_fewer_hours_than_the_documented_one_on_traffic_it_never_saw():
+    result = found()
+
+    assert result.tried == 64
+    assert result.chosen.unseen.instance_hours < 0.7 * result.documented.unseen.instance_hours
+    assert result.chosen.training.wait_s.p95 <= result.max_p95_wait_s
+    assert result.bound_instance_hours is not None
+    assert result.bound_instance_hours < result.chosen.unseen.instance_hours
+
+
+def test_no_plan_of_the_front_is_beaten_by_another_on_the_training_half():
+    front = found().front
+
+    waits = [judged.training.wait_s.p95 for judged in front]
+    hours = [judged.training.instance_hours for judged in front]
+    assert waits == sorted(waits)
+    assert hours == sorted(hours, reverse=True)
+
+
+def test_the_objective_wait_keeps_the_documented_hours():
+    result = found(objective="wait")
+
+    assert result.chosen.training.instance_hours <= result.documented.training.instance_hours
+    assert result.chosen.training.wait_s.mean < result.documented.training.wait_s.mean
+
+
+def test_the_same_seed_finds_the_same_plan():
+    assert found(plans=24).chosen.plan == found(plans=24).chosen.plan
+
+
+def test_what_is_written_is_a_stack_file_with_the_chosen_plan():
+    result = found(plans=16)
+
+    text = search.as_stack_file("dev", result)
+
+    assert (
+        settings.from_stack_text(text, stack="dev-tuned", origin="here").plan == result.chosen.plan
+    )
