@@ -1,5 +1,7 @@
 """`tune` chooses on one half of the traffic, judges on the other, and writes a stack file."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -85,3 +87,42 @@ def test_what_is_written_is_a_stack_file_with_the_chosen_plan():
     assert (
         settings.from_stack_text(text, stack="dev-tuned", origin="here").plan == result.chosen.plan
     )
+
+
+def tune_command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", "from async_inference.cli import main; main()", "tune", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path):
+    written = tmp_path / "Pulumi.mine.yaml"
+
+    done = tune_command(
+        "--traffic", "launch", "--plans", "16", "--output", str(written), "--report", str(tmp_path)
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "chosen" in done.stdout
+    assert settings.from_stack_file(written).scaling_preset == "custom"
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--traffic", "hectic"), "is neither a file nor one of"),
+        (("--traffic", "bursts", "--objective", "fame"), "must be hours or wait"),
+        (("--traffic", "bursts", "--output", "/nowhere/x.yaml"), "there is no folder /nowhere"),
+        (("--traffic", "bursts", "--set", "setup_s=soon"), "must be a number, not negative"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence):
+    done = tune_command(*arguments)
+
+    assert done.returncode == 2
+    assert sentence in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
