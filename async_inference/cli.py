@@ -43,6 +43,9 @@ def rehearse(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a page with pictures; made if missing.")
+    ] = None,
 ) -> None:
     """Predict what a stack's scaling does to waits, GPU-hours and cost, before it is deployed.
 
@@ -60,10 +63,17 @@ def rehearse(
             changed=changed or [],
             seed=seed,
         )
+        page = None
+        if report is not None:
+            from async_inference.rehearsal import report as reports
+
+            page = reports.write(found, report)
     if as_json:
         typer.echo(json.dumps(rehearsal.as_json(found), indent=2))
     else:
         console.print(rehearsal.as_table(found))
+    if page is not None:
+        Console(stderr=True, soft_wrap=True).print(f"The report: {page}")
 
 
 @app.command()
