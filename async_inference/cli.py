@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -130,6 +131,46 @@ def tune(
         search.picture(found, report / "front.png")
         console.print(f"The front as a picture: {report / 'front.png'}")
     console.print(f"The chosen plan as stack config: {target}", soft_wrap=True)
+
+
+@app.command()
+def history(
+    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    variant: Annotated[str, typer.Option(help="Its production variant.")] = "AllTraffic",
+    days: Annotated[
+        float, typer.Option(help="How far back; CloudWatch keeps 15.", min=0.01, max=15)
+    ] = 14,
+    output: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("traffic.csv"),
+) -> None:
+    """Read a live endpoint's past traffic from CloudWatch, to rehearse and to tune with.
+
+    Takes credentials, region and AWS_ENDPOINT_URL from where every AWS tool takes them.
+
+    For example: async-inference history async-sdxl-prod --days 7 --output mine.csv
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from async_inference.rehearsal import history as histories
+    from async_inference.rehearsal import traffic as traffics
+
+    if not output.parent.is_dir():
+        raise InvalidInputError([f"--output: there is no folder {output.parent}; make it first"])
+    try:
+        with Console(stderr=True).status("reading CloudWatch"):
+            minutes = histories.fetched(
+                boto3.client("cloudwatch"), endpoint, variant, timedelta(days=days)
+            )
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidInputError([f"CloudWatch: {error}"]) from error
+    found = histories.reconstructed(minutes)
+    traffics.write(found, output)
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{found.requests} requests over {found.span_s / 86_400:.1f} days, "
+        f"{found.work_s / 3600:.1f} h of work, to the minute: {output}"
+    )
+    console.print(f"Next: async-inference rehearse --traffic {output}")
 
 
 @local.command("up")

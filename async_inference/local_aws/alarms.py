@@ -10,15 +10,14 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from moto.cloudwatch.models import Alarm, CloudWatchBackend, cloudwatch_backends
+from moto.cloudwatch.models import Alarm
 
+from async_inference.local_aws import cloudwatch
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.metrics import MINUTE_S, MetricStore, Series
+from async_inference.local_aws.metrics import MINUTE_S, Series
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, publish
 from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
 from async_inference.scaling.plan import Metric, MetricAlarm
-
-KEPT_HISTORY = 500
 
 
 class Alarms:
@@ -28,7 +27,7 @@ class Alarms:
         region: the region.
         clock: the clock of the embedded AWS.
         services: where alarms are stored and topics are published to.
-        metrics: the datapoints.
+        metric_delay_s: seconds from a minute's end until its datapoint is visible.
         scale: runs a scaling policy by its ARN, and says what came of it.
     """
 
@@ -37,22 +36,20 @@ class Alarms:
         region: str,
         clock: Clock,
         services: MotoServices,
-        metrics: MetricStore,
+        metric_delay_s: float,
         scale: Callable[[str, str, float, float], str],
     ) -> None:
         self._region = region
         self._clock = clock
         self._services = services
-        self._metrics = metrics
+        self._metric_delay_s = metric_delay_s
         self._scale = scale
         self._lock = threading.Lock()
         self._known: dict[str, Alarm] = {}
-        self.history: list[dict[str, Any]] = []
 
     @property
-    def _stored(self) -> dict[str, Alarm]:
-        backend: CloudWatchBackend = cloudwatch_backends[ACCOUNT_ID][self._region]
-        return backend.alarms
+    def _cloudwatch(self) -> cloudwatch.CloudWatch:
+        return cloudwatch.of_region(ACCOUNT_ID, self._region)
 
     def adopt(self) -> None:
         """Give alarms that were just put the state that CloudWatch gives them.
@@ -60,19 +57,19 @@ class Alarms:
         A new one starts in INSUFFICIENT_DATA; one that was put again keeps its state.
         """
         with self._services.lock, self._lock:
-            for name, alarm in self._stored.items():
+            for name, alarm in self._cloudwatch.alarms.items():
                 before = self._known.get(name)
                 if before is alarm:
                     continue
                 alarm.state_value = before.state_value if before else "INSUFFICIENT_DATA"
                 self._known[name] = alarm
-            for name in self._known.keys() - self._stored.keys():
+            for name in self._known.keys() - self._cloudwatch.alarms.keys():
                 del self._known[name]
 
     def put(self, name: str, alarm: MetricAlarm, endpoint: str, policy_arn: str) -> None:
         """Create one of target tracking's own alarms; it lives as long as its policy."""
         with self._services.lock:
-            cloudwatch_backends[ACCOUNT_ID][self._region].put_metric_alarm(
+            self._cloudwatch.put_metric_alarm(
                 name=name,
                 namespace="AWS/SageMaker",
                 metric_name=alarm.metric,
@@ -93,7 +90,7 @@ class Alarms:
         """Delete alarms of target tracking."""
         with self._services.lock:
             for name in names:
-                self._stored.pop(name, None)
+                self._cloudwatch.alarms.pop(name, None)
         self.adopt()
 
     def next_evaluation_s(self, after_s: float) -> float | None:
@@ -119,6 +116,20 @@ class Alarms:
                 for name, alarm in self._known.items()
             ]
 
+    def history(self, count: int) -> list[dict[str, Any]]:
+        """The newest entries of the alarms' history, as a status page shows them."""
+        with self._lock:
+            entries = list(self._cloudwatch.alarm_history)[-count:]
+        return [
+            {
+                "at_s": entry["Timestamp"].timestamp(),
+                "alarm": entry["AlarmName"],
+                "type": entry["HistoryItemType"],
+                "summary": entry["HistorySummary"],
+            }
+            for entry in entries
+        ]
+
     def _evaluate(self, name: str, at_s: float) -> None:
         with self._lock:
             alarm = self._known.get(name)
@@ -139,12 +150,12 @@ class Alarms:
         )
         dimensions = {str(d.name): str(d.value) for d in alarm.dimensions}
         series = Series.of(alarm.namespace, alarm.metric_name, dimensions)
-        points = self._metrics.periods(
+        points = self._cloudwatch.metrics.periods(
             series,
             rules.statistic,
             rules.period_s,
             evaluation_range(rules.evaluation_periods),
-            at_s,
+            at_s - self._metric_delay_s,
         )
         before = AlarmState[alarm.state_value]
         after = evaluate(rules, points, before)
@@ -180,10 +191,15 @@ class Alarms:
 
     def _note(self, name: str, kind: str, summary: str) -> None:
         with self._lock:
-            self.history.append(
-                {"at_s": self._clock.now_s(), "alarm": name, "type": kind, "summary": summary}
+            self._cloudwatch.alarm_history.append(
+                {
+                    "AlarmName": name,
+                    "AlarmType": "MetricAlarm",
+                    "Timestamp": self._clock.now(),
+                    "HistoryItemType": kind,
+                    "HistorySummary": summary,
+                }
             )
-            del self.history[:-KEPT_HISTORY]
 
 
 def _next(name: str, after_s: float) -> float:

@@ -1,4 +1,4 @@
-"""Datapoints by minute, as alarms and status pages read them."""
+"""Datapoints by minute, as alarms, the API and status pages read them."""
 
 import threading
 from collections import deque
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 MINUTE_S = 60
-KEPT_MINUTES = 24 * 60
-"""The longest window that an alarm may look at is a day."""
+KEPT_MINUTES = 15 * 24 * 60
+"""CloudWatch keeps one-minute datapoints for 15 days (CW)."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,9 @@ class Datapoint:
 
 
 class MetricStore:
-    """The newest day of every series.
+    """The newest two weeks of every series."""
 
-    Args:
-        delay_s: seconds from a minute's end until its datapoint is visible.
-    """
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._series: dict[Series, deque[Datapoint]] = {}
 
@@ -56,36 +51,39 @@ class MetricStore:
         with self._lock:
             self._series.setdefault(series, deque(maxlen=KEPT_MINUTES)).append(point)
 
+    def known(self) -> list[Series]:
+        """All series that have a datapoint."""
+        with self._lock:
+            return list(self._series)
+
+    def between(self, series: Series, start_s: float, end_s: float) -> list[Datapoint]:
+        """The datapoints of the minutes that start in [start_s, end_s), oldest first."""
+        found: list[Datapoint] = []
+        with self._lock:
+            # The newest are asked for most, and are at the end.
+            for point in reversed(self._series.get(series, ())):
+                if point.minute * MINUTE_S < start_s:
+                    break
+                if point.minute * MINUTE_S < end_s:
+                    found.append(point)
+        found.reverse()
+        return found
+
     def periods(
-        self, series: Series, statistic: str, period_s: int, count: int, now_s: float
+        self, series: Series, statistic: str, period_s: int, count: int, until_s: float
     ) -> list[float | None]:
-        """The newest visible periods, oldest first, None where there is no datapoint.
+        """The newest whole periods before a time, oldest first, None where there is no datapoint.
 
         Periods shorter than a minute hold a minute's value where the minute starts: SageMaker
         publishes one point a minute.
         """
-        end_minute = int((now_s - self._delay_s) // MINUTE_S)
+        end_minute = int(until_s // MINUTE_S)
         width = max(1, period_s // MINUTE_S)
         first = end_minute - width * count
-        with self._lock:
-            points = [
-                point
-                for point in self._series.get(series, ())
-                if first <= point.minute < end_minute
-            ]
         buckets: list[list[Datapoint]] = [[] for _ in range(count)]
-        for point in points:
+        for point in self.between(series, first * MINUTE_S, end_minute * MINUTE_S):
             buckets[(point.minute - first) // width].append(point)
         return [_statistic(bucket, statistic) if bucket else None for bucket in buckets]
-
-    def history(self, series: Series, since_s: float) -> list[tuple[int, float]]:
-        """(minute start in seconds, average) of every datapoint since a time, visible or not."""
-        with self._lock:
-            return [
-                (point.minute * MINUTE_S, point.total / point.count)
-                for point in self._series.get(series, ())
-                if point.minute * MINUTE_S >= since_s
-            ]
 
 
 def _statistic(points: list[Datapoint], statistic: str) -> float:

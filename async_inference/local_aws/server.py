@@ -5,6 +5,7 @@ simulated time: metrics in the middle of each minute, alarms at their phases, sc
 """
 
 import json
+import math
 import re
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,15 +23,16 @@ from botocore.model import OperationModel, ServiceModel
 from cheroot import wsgi
 from pydantic import ValidationError
 
+from async_inference.local_aws import cloudwatch
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.endpoint import Endpoint, Environment
+from async_inference.local_aws.endpoint import NAMESPACE, Endpoint, Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.metrics import MINUTE_S, MetricStore, Series
-from async_inference.local_aws.moto_services import MotoServices
+from async_inference.local_aws.metrics import MINUTE_S, Series
+from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.local_aws.sagemaker import SageMaker
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import problems_of
@@ -68,11 +71,12 @@ class Region:
     """One region's services of our own."""
 
     def __init__(self, name: str, environment: Environment) -> None:
+        self.metrics = environment.metrics
         self.alarms = Alarms(
             name,
             environment.clock,
             environment.services,
-            environment.metrics,
+            environment.unsettled.metric_delay_s,
             self._scale,
         )
         self.autoscaling = ApplicationAutoScaling(
@@ -104,16 +108,8 @@ class LocalAws:
         self._journal = Journal(options.folder / "state.sqlite3")
         saved = self._journal.documents("clock").get("now", {})
         self.clock = Clock(options.minute_s, saved.get("now_s"))
-        self._metrics = MetricStore(options.unsettled.metric_delay_s)
-        self._environment = Environment(
-            clock=self.clock,
-            journal=self._journal,
-            services=MotoServices(self._journal),
-            metrics=self._metrics,
-            folder=options.folder,
-            setup_s=options.setup_s,
-            unsettled=options.unsettled,
-        )
+        self._options = options
+        self._services = MotoServices(self._journal)
         self._models: dict[str, ServiceModel] = {}
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
@@ -193,7 +189,9 @@ class LocalAws:
         except ValidationError as error:
             refused = AwsError("ValidationException", "; ".join(problems_of(error)))
             status, headers, parts = _refusal(refused)
-        start_response(status, [*headers, ("x-amzn-RequestId", request_id)])
+        date = format_datetime(self.clock.now(), usegmt=True)
+        headers = [header for header in headers if header[0].lower() != "date"]
+        start_response(status, [*headers, ("Date", date), ("x-amzn-RequestId", request_id)])
         return parts
 
     def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
@@ -211,7 +209,7 @@ class LocalAws:
             return self._answer("application-autoscaling", region.autoscaling, operation, body)
         if invocation and environ["REQUEST_METHOD"] == "POST":
             return self._invoke(environ, unquote(invocation[1]), invocation[2], body)
-        answer = self._environment.services.handle(environ, body)
+        answer = self._services.handle(environ, body)
         for region in list(self._regions.values()):
             region.alarms.adopt()
         return answer
@@ -263,7 +261,18 @@ class LocalAws:
         with self._lock:
             if name not in self._regions:
                 self._journal.save("region", name, {})
-                self._regions[name] = Region(name, self._environment)
+                self._regions[name] = Region(
+                    name,
+                    Environment(
+                        clock=self.clock,
+                        journal=self._journal,
+                        services=self._services,
+                        metrics=cloudwatch.of_region(ACCOUNT_ID, name).metrics,
+                        folder=self._options.folder,
+                        setup_s=self._options.setup_s,
+                        unsettled=self._options.unsettled,
+                    ),
+                )
             return self._regions[name]
 
     def _status_of(self, region: Region) -> dict[str, Any]:
@@ -281,7 +290,12 @@ class LocalAws:
                 "interruptions": endpoint.interruptions,
                 "instances": endpoint.instances(),
                 "history": {
-                    metric: self._metrics.history(Series.of("AWS/SageMaker", metric, mine), since_s)
+                    metric: [
+                        (point.minute * MINUTE_S, point.total / point.count)
+                        for point in region.metrics.between(
+                            Series.of(NAMESPACE, metric, mine), since_s, math.inf
+                        )
+                    ]
                     for metric in ("ApproximateBacklogSize", "ApproximateAgeOfOldestRequest")
                 },
             }
@@ -291,7 +305,7 @@ class LocalAws:
         return {
             "endpoints": endpoints,
             "alarms": region.alarms.states(),
-            "alarm_history": region.alarms.history[-20:],
+            "alarm_history": region.alarms.history(20),
             "activities": activities["ScalingActivities"],
         }
 

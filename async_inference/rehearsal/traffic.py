@@ -59,6 +59,15 @@ def read(path: Path) -> Traffic:
         raise InvalidInputError([f"{path}: cannot be read as CSV ({error})"]) from error
 
 
+def write(traffic: Traffic, path: Path) -> None:
+    """Write a CSV file that `read` reads."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(HEADER)
+        for arrival_s, service_s in zip(traffic.arrivals_s, traffic.service_s, strict=True):
+            rows.writerow((f"{arrival_s:.3f}", f"{service_s:.3f}"))
+
+
 def _opened(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", newline="")

@@ -1,0 +1,194 @@
+"""CloudWatch's reading side: moto's backend, with the datapoints and the history of this process.
+
+moto parses and writes the protocols. The metrics that SageMaker publishes live in a `MetricStore`,
+which alarms and the API read alike; what users publish themselves stays with moto.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from moto.cloudwatch.metric_data_expression_parser import parse_expression
+from moto.cloudwatch.models import (
+    CloudWatchBackend,
+    MetricAggregatedDatum,
+    MetricDatumBase,
+    Statistics,
+    cloudwatch_backends,
+)
+from moto.cloudwatch.responses import CloudWatchResponse
+from moto.core.responses import ActionResult
+
+from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore, Series
+
+PUBLISHED_NAMESPACES = ("AWS/SageMaker", "/aws/sagemaker/Endpoints")
+KEPT_HISTORY = 500
+HISTORY_PAGE = 100
+"""Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
+
+
+class CloudWatch(CloudWatchBackend):
+    """One region's CloudWatch."""
+
+    # moto finds a service's URLs next to the module of its backend.
+    __module__ = CloudWatchBackend.__module__
+
+    def __init__(self, region_name: str, account_id: str) -> None:
+        super().__init__(region_name, account_id)
+        self.metrics = MetricStore()
+        self.alarm_history: deque[dict[str, Any]] = deque(maxlen=KEPT_HISTORY)
+
+    def get_metric_statistics(
+        self,
+        namespace: str,
+        metric_name: str,
+        start_time: datetime,
+        end_time: datetime,
+        period: int,
+        stats: list[str],
+        dimensions: list[dict[str, str]],
+        unit: str | None = None,
+    ) -> list[Statistics]:
+        """The statistics of one metric, a datapoint a period that has any."""
+        if namespace not in PUBLISHED_NAMESPACES:
+            return super().get_metric_statistics(
+                namespace, metric_name, start_time, end_time, period, stats, dimensions, unit
+            )
+        series = Series.of(namespace, metric_name, _pairs(dimensions))
+        return self._statistics(series, start_time, end_time, period, stats)
+
+    def get_metric_data(
+        self,
+        queries: list[dict[str, Any]],
+        start_time: datetime,
+        end_time: datetime,
+        scan_by: str = "TimestampAscending",
+    ) -> list[dict[str, Any]]:
+        """Several metrics at once; an expression may only name another query, as in moto."""
+        found = []
+        for query in (query for query in queries if "MetricStat" in query):
+            wanted = query["MetricStat"]
+            metric, stat = wanted["Metric"], wanted["Stat"]
+            if metric["Namespace"] not in PUBLISHED_NAMESPACES:
+                found += super().get_metric_data([query], start_time, end_time, scan_by)
+                continue
+            series = Series.of(
+                metric["Namespace"], metric["MetricName"], _pairs(metric.get("Dimensions", []))
+            )
+            periods = self._statistics(series, start_time, end_time, int(wanted["Period"]), [stat])
+            if scan_by == "TimestampDescending":
+                periods.reverse()
+            found.append(
+                {
+                    "id": query["Id"],
+                    "label": query.get("Label") or f"{series.name} {stat}",
+                    "values": [period.get_statistics_for_type(stat) for period in periods],
+                    "timestamps": [period.timestamp for period in periods],
+                    "status_code": "Complete",
+                }
+            )
+        for query in (query for query in queries if "Expression" in query):
+            values, timestamps = parse_expression(query["Expression"], found)
+            found.append(
+                {
+                    "id": query["Id"],
+                    "label": query.get("Label") or query["Id"],
+                    "values": values,
+                    "timestamps": timestamps,
+                    "status_code": "Complete",
+                }
+            )
+        hidden = {query["Id"] for query in queries if not query.get("ReturnData", True)}
+        return [result for result in found if result["id"] not in hidden]
+
+    def get_filtered_metrics(
+        self, metric_name: str, namespace: str, dimensions: list[dict[str, str]]
+    ) -> list[MetricDatumBase]:
+        """The metrics that ListMetrics lists."""
+        wanted = [(wanted["Name"], wanted.get("Value")) for wanted in dimensions]
+        published: list[Any] = [
+            MetricDatumBase(series.namespace, series.name, _named(series), None)
+            for series in self.metrics.known()
+            if namespace in (None, "", series.namespace)
+            and metric_name in (None, "", series.name)
+            and all(
+                any(name == key and value in (None, held) for key, held in series.dimensions)
+                for name, value in wanted
+            )
+        ]
+        return [*super().get_filtered_metrics(metric_name, namespace, dimensions), *published]
+
+    def _statistics(
+        self, series: Series, start: datetime, end: datetime, period_s: int, stats: list[str]
+    ) -> list[Statistics]:
+        step_s = max(MINUTE_S, period_s)
+        first_s = _epoch_s(start) // step_s * step_s
+        periods: dict[float, Statistics] = {}
+        for point in self.metrics.between(series, first_s, _epoch_s(end)):
+            at_s = point.minute * MINUTE_S // step_s * step_s
+            if at_s not in periods:
+                at = datetime.fromtimestamp(at_s, UTC)
+                periods[at_s] = Statistics(stats, at, "None")
+            periods[at_s].metric_data.append(_datum(series, point))
+        return list(periods.values())
+
+
+def of_region(account: str, region: str) -> CloudWatch:
+    """A region's backend, made when it is first asked for."""
+    found = cloudwatch_backends[account][region]
+    assert isinstance(found, CloudWatch)
+    return found
+
+
+def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
+    """DescribeAlarmHistory, which moto does not have."""
+    asked = self._get_params()
+    backend = self.cloudwatch_backend
+    assert isinstance(backend, CloudWatch)
+    items = [
+        item
+        for item in backend.alarm_history
+        if asked.get("AlarmName") in (None, item["AlarmName"])
+        and asked.get("HistoryItemType") in (None, item["HistoryItemType"])
+        and (asked.get("StartDate") is None or item["Timestamp"] >= asked["StartDate"])
+        and (asked.get("EndDate") is None or item["Timestamp"] <= asked["EndDate"])
+    ]
+    if asked.get("ScanBy", "TimestampDescending") == "TimestampDescending":
+        items.reverse()
+    token = asked.get("NextToken") or "0"
+    start = int(token) if token.isdigit() else 0
+    end = start + int(asked.get("MaxRecords") or HISTORY_PAGE)
+    more = {"NextToken": str(end)} if end < len(items) else {}
+    return ActionResult({"AlarmHistoryItems": items[start:end], **more})
+
+
+cloudwatch_backends.backend = CloudWatch
+# moto finds the operation's method on its class and has no seam for another class.
+CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
+
+
+def _epoch_s(at: datetime) -> float:
+    """moto's times are in UTC and mostly say no zone."""
+    return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
+
+
+def _pairs(dimensions: list[dict[str, str]]) -> Mapping[str, str]:
+    return {dimension["Name"]: dimension["Value"] for dimension in dimensions}
+
+
+def _named(series: Series) -> list[dict[str, str]]:
+    return [{"Name": name, "Value": value} for name, value in series.dimensions]
+
+
+def _datum(series: Series, point: Datapoint) -> Any:
+    return MetricAggregatedDatum(
+        series.namespace,
+        series.name,
+        min_stat=point.least,
+        max_stat=point.most,
+        sample_count=float(point.count),
+        sum_stat=point.total,
+        dimensions=_named(series),
+        timestamp=datetime.fromtimestamp(point.minute * MINUTE_S, UTC),
+    )

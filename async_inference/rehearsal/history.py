@@ -1,0 +1,132 @@
+"""Traffic of a live endpoint, reconstructed from what SageMaker published about it.
+
+CloudWatch keeps no single requests, but a point a minute: how many ended, how long they took, how
+many were left. From these follow the arrivals of each minute and the mean service of those that
+ended together; within a minute they are spread evenly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+
+from async_inference.rehearsal.traffic import Traffic
+from async_inference.validation import InvalidInputError
+
+MINUTE_S = 60
+LARGEST_ANSWER = timedelta(minutes=1440)
+"""GetMetricStatistics returns at most 1,440 datapoints a call (CW)."""
+LEAST_SERVICE_S = 0.001
+
+
+@dataclass(frozen=True)
+class Minutes:
+    """What was published, minute start in seconds since the epoch to value.
+
+    Args:
+        backlog: ApproximateBacklogSize, average.
+        ended: requests that ended in that minute, the sample count of TotalProcessingTime.
+        in_backlog_ms: TimeInBacklog of these, sum.
+        total_ms: TotalProcessingTime of these, sum; it includes the time in the backlog (DG).
+    """
+
+    backlog: Mapping[int, float]
+    ended: Mapping[int, float]
+    in_backlog_ms: Mapping[int, float]
+    total_ms: Mapping[int, float]
+
+
+def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Minutes:
+    """Read a live endpoint's metrics (aws-facts.md section 4 for their dimensions).
+
+    Args:
+        cloudwatch: a boto3 client.
+        endpoint: the endpoint's name.
+        variant: its production variant's name.
+        span: how far back; CloudWatch keeps one-minute datapoints for 15 days (CW).
+
+    Raises:
+        InvalidInputError: the variant published nothing.
+    """
+    mine = {"EndpointName": endpoint}
+    of_variant = mine | {"VariantName": variant}
+    listed = cloudwatch.list_metrics(
+        Namespace="AWS/SageMaker",
+        MetricName="TotalProcessingTime",
+        Dimensions=[{"Name": name, "Value": value} for name, value in of_variant.items()],
+    )
+    if not listed["Metrics"]:
+        raise InvalidInputError(
+            [
+                f"endpoint {endpoint}, variant {variant}: CloudWatch knows no request of it in "
+                "this account and region in the last two weeks"
+            ]
+        )
+    # The service's own clock: an embedded AWS's runs ahead of ours.
+    end = parsedate_to_datetime(listed["ResponseMetadata"]["HTTPHeaders"]["date"])
+    start = end - span
+
+    def read(metric: str, dimensions: Mapping[str, str], stat: str) -> dict[int, float]:
+        found: dict[int, float] = {}
+        at = start
+        while at < end:
+            until = min(at + LARGEST_ANSWER, end)
+            answer = cloudwatch.get_metric_statistics(
+                Namespace="AWS/SageMaker",
+                MetricName=metric,
+                Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+                StartTime=at,
+                EndTime=until,
+                Period=MINUTE_S,
+                Statistics=[stat],
+            )
+            found |= {
+                int(point["Timestamp"].timestamp()): point[stat] for point in answer["Datapoints"]
+            }
+            at = until
+        return found
+
+    return Minutes(
+        backlog=read("ApproximateBacklogSize", mine, "Average"),
+        ended=read("TotalProcessingTime", of_variant, "SampleCount"),
+        in_backlog_ms=read("TimeInBacklog", of_variant, "Sum"),
+        total_ms=read("TotalProcessingTime", of_variant, "Sum"),
+    )
+
+
+def reconstructed(minutes: Minutes) -> Traffic:
+    """The traffic that these minutes tell of; its time starts with the first of them.
+
+    What has arrived by the end of a minute is what has ended by then and what is left; the sum is
+    never taken to fall. Requests end in the order of their arrival; those that have not ended yet
+    are given the mean service of the others.
+
+    Raises:
+        InvalidInputError: no request ended.
+    """
+    ended_requests = round(sum(minutes.ended.values()))
+    if not ended_requests:
+        raise InvalidInputError(["no request ended in this time; name a longer one with --days"])
+    published = [*minutes.ended, *minutes.backlog]
+    starts = np.arange(min(published), max(published) + MINUTE_S, MINUTE_S)
+
+    def series(values: Mapping[int, float]) -> np.ndarray:
+        return np.array([values.get(int(start), 0.0) for start in starts])
+
+    ended = series(minutes.ended)
+    arrived = np.maximum.accumulate(np.rint(np.cumsum(ended) + series(minutes.backlog)))
+    counts = np.diff(arrived, prepend=0.0).astype(int)
+    in_minute = np.repeat(np.arange(len(starts)), counts)
+    order = np.arange(len(in_minute)) - np.repeat(np.cumsum(counts) - counts, counts)
+    arrivals_s = (in_minute + (order + 0.5) / counts[in_minute]) * MINUTE_S
+
+    worked_ms = series(minutes.total_ms) - series(minutes.in_backlog_ms)
+    mean_s = worked_ms.sum() / ended_requests / 1000
+    service_s = np.full(len(arrivals_s), mean_s)
+    each_s = np.divide(worked_ms, ended * 1000, out=np.zeros(len(starts)), where=ended > 0)
+    known = np.repeat(each_s, np.rint(ended).astype(int))[: len(service_s)]
+    service_s[: len(known)] = known
+    return Traffic(arrivals_s, np.maximum(service_s, LEAST_SERVICE_S))

@@ -1,0 +1,162 @@
+"""The embedded CloudWatch answers with what the endpoint published and with what alarms did."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from async_inference.rehearsal.history import fetched, reconstructed
+from async_inference.validation import InvalidInputError
+from tests.local_aws.conftest import eventually
+from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, wake
+
+pytestmark = pytest.mark.local_aws
+
+
+@pytest.fixture
+def account(start):
+    account = start(minute_s=FAST_MINUTE_S)
+    account.deploy()
+    account.in_service()
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+    return account
+
+
+def window(account) -> dict[str, datetime]:
+    now = datetime.fromtimestamp(account.aws.clock.now_s(), UTC)
+    return {"StartTime": now - timedelta(hours=6), "EndTime": now + timedelta(minutes=1)}
+
+
+def statistics(account, metric: str, stat: str, dimensions: dict[str, str]) -> list[float]:
+    answer = account.cloudwatch.get_metric_statistics(
+        Namespace="AWS/SageMaker",
+        MetricName=metric,
+        Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
+        Statistics=[stat],
+        Period=60,
+        **window(account),
+    )
+    return [point[stat] for point in answer["Datapoints"]]
+
+
+VARIANT = {"EndpointName": "echo", "VariantName": "AllTraffic"}
+
+
+def test_the_sums_of_what_was_processed_are_the_requests_that_were_answered(account):
+    for number in range(3):
+        account.read(account.submit(b"hello %d" % number)["OutputLocation"])
+
+    assert eventually(
+        lambda: sum(statistics(account, "InvocationsProcessed", "Sum", VARIANT)) == 3,
+        "three processed requests",
+    )
+    assert sum(statistics(account, "TotalProcessingTime", "SampleCount", VARIANT)) == 3
+
+
+def test_a_metric_with_wrong_dimensions_has_no_data(account):
+    """Wrong dimensions never fire (aws-facts.md section 4)."""
+    account.read(account.submit(b"hello")["OutputLocation"])
+    eventually(
+        lambda: statistics(account, "InvocationsProcessed", "Sum", VARIANT), "a processed request"
+    )
+
+    assert statistics(account, "InvocationsProcessed", "Sum", {"EndpointName": "echo"}) == []
+
+
+def test_get_metric_data_reads_several_metrics_at_once(account):
+    mine = [{"Name": "EndpointName", "Value": "echo"}]
+    queries = [
+        {
+            "Id": f"m{number}",
+            "MetricStat": {
+                "Metric": {
+                    "Namespace": "AWS/SageMaker",
+                    "MetricName": metric,
+                    "Dimensions": mine,
+                },
+                "Period": 60,
+                "Stat": "Average",
+            },
+        }
+        for number, metric in enumerate(("ApproximateBacklogSize", "HasBacklogWithoutCapacity"))
+    ]
+
+    def found() -> list[dict]:
+        answer = account.cloudwatch.get_metric_data(MetricDataQueries=queries, **window(account))
+        return [result for result in answer["MetricDataResults"] if len(result["Values"]) >= 3]
+
+    backlog, starved = eventually(lambda: len(found()) == 2 and found(), "three minutes of both")
+    assert (backlog["Id"], starved["Id"]) == ("m0", "m1")
+    assert set(backlog["Values"]) == {0.0}
+    assert backlog["Timestamps"] == sorted(backlog["Timestamps"], reverse=True)
+
+
+def test_list_metrics_names_what_the_endpoint_published(account):
+    eventually(
+        lambda: account.cloudwatch.list_metrics(Namespace="AWS/SageMaker")["Metrics"], "metrics"
+    )
+
+    found = account.cloudwatch.list_metrics(
+        Namespace="AWS/SageMaker", MetricName="ApproximateBacklogSize"
+    )["Metrics"]
+
+    assert [metric["Dimensions"] for metric in found] == [
+        [{"Name": "EndpointName", "Value": "echo"}]
+    ]
+
+
+def test_alarm_history_says_what_changed_and_what_was_done(account):
+    wake(account)
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=0)
+    eventually(lambda: account.instances() == 0, "no instances")
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+    account.submit(b"wake up")
+
+    def changes() -> list[str]:
+        history = account.cloudwatch.describe_alarm_history(
+            AlarmName="starved", HistoryItemType="StateUpdate", ScanBy="TimestampAscending"
+        )
+        return [item["HistorySummary"] for item in history["AlarmHistoryItems"]]
+
+    eventually(lambda: "Alarm updated from OK to ALARM" in changes(), "an alarm")
+    assert changes()[0] == "Alarm updated from INSUFFICIENT_DATA to OK"
+    page = account.cloudwatch.describe_alarm_history(AlarmName="starved", MaxRecords=1)
+    assert len(page["AlarmHistoryItems"]) == 1
+    assert page["NextToken"]
+
+
+SLOW = """
+import time
+def model_fn(folder): return None
+def input_fn(data, content_type): return data
+def predict_fn(data, model):
+    time.sleep(0.2)
+    return data
+def output_fn(prediction, accept): return prediction
+"""
+
+
+def test_the_traffic_of_an_endpoint_is_read_back_from_its_metrics(start):
+    account = start(minute_s=FAST_MINUTE_S)
+    account.deploy(code=SLOW)
+    account.in_service()
+    first_s = account.aws.clock.now_s()
+    accepted = [account.submit(b"one of five") for _ in range(5)]
+    for answer in accepted:
+        account.read(answer["OutputLocation"])
+    eventually(
+        lambda: sum(statistics(account, "TotalProcessingTime", "SampleCount", VARIANT)) == 5,
+        "five ended requests",
+    )
+
+    minutes = fetched(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
+    found = reconstructed(minutes)
+
+    assert found.requests == 5
+    began_s = min(*minutes.backlog, *minutes.ended)
+    assert began_s + found.arrivals_s[0] > first_s - 60
+    assert (found.service_s >= 0.2 / FAST_MINUTE_S * 60).all()
+
+
+def test_an_endpoint_without_requests_is_named(account):
+    with pytest.raises(InvalidInputError, match="endpoint echo, variant AllTraffic: CloudWatch"):
+        fetched(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
