@@ -349,7 +349,6 @@ class Endpoint:
         fleet = instance.fleet
         folder = self._environment.folder / "instances" / instance.name
         try:
-            self._environment.clock.wait(instance.wake, self._environment.setup_s)
             attempt = 0
             while not instance.leaving:
                 problem = self._start_process(instance, folder)
@@ -408,6 +407,10 @@ class Endpoint:
             instance.port = int(port)
             while process.poll() is None and not instance.leaving:
                 if _ping(instance.port):
+                    # The model loads within the setup time, not after it.
+                    in_service_s = instance.asked_s + self._environment.setup_s
+                    clock = self._environment.clock
+                    clock.wait(instance.wake, in_service_s - clock.now_s())
                     with self._lock:
                         instance.in_service = True
                     self._settle()

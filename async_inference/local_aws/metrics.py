@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from async_inference.scaling.alarms import STATISTIC_CODES, period_statistic
+
 MINUTE_S = 60
 KEPT_MINUTES = 15 * 24 * 60
 """CloudWatch keeps one-minute datapoints for 15 days (CW)."""
@@ -87,11 +89,10 @@ class MetricStore:
 
 
 def _statistic(points: list[Datapoint], statistic: str) -> float:
-    total, count = sum(point.total for point in points), sum(point.count for point in points)
-    return {
-        "Average": total / count,
-        "Sum": total,
-        "SampleCount": float(count),
-        "Minimum": min(point.least for point in points),
-        "Maximum": max(point.most for point in points),
-    }[statistic]
+    return period_statistic(
+        STATISTIC_CODES[statistic],
+        sum(point.total for point in points),
+        sum(point.count for point in points),
+        min(point.least for point in points),
+        max(point.most for point in points),
+    )

@@ -23,7 +23,7 @@ from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
 from async_inference.rehearsal.rehearse import assumed
-from async_inference.rehearsal.simulator import Assumptions, Run, simulate
+from async_inference.rehearsal.simulator import Assumptions, InstanceHours, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
@@ -368,7 +368,7 @@ def as_table(found: Found) -> Group:
             f" Whoever knew all arrivals would need {bound:.1f} GPU-hours for waits up to "
             f"{found.max_p95_wait_s:.0f} s; the chosen plan needs {hours / bound:.1f} times that."
         )
-    lines = [Text(text)]
+    lines = [_made_of(found), Text(text)]
     if found.chosen.unseen.wait_s.p95 > found.max_p95_wait_s:
         lines.append(
             Text(
@@ -378,6 +378,24 @@ def as_table(found: Found) -> Group:
             )
         )
     return Group(table, *lines)
+
+
+def _made_of(found: Found) -> Table:
+    """What the hours of the unseen half went into."""
+    parts = [field.name for field in fields(InstanceHours)]
+    table = Table(
+        "GPU-hours of", *(part.replace("_", "-") for part in parts), "detection from zero"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for judged in (found.documented, found.chosen):
+        run = judged.unseen
+        table.add_row(
+            judged.name,
+            *(f"{getattr(run.made_of, part):.1f}" for part in parts),
+            "-" if math.isnan(run.detection_s) else f"{run.detection_s:.0f} s",
+        )
+    return table
 
 
 def picture(found: Found, path: Path) -> None:

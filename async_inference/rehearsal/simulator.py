@@ -7,8 +7,8 @@ minute at phases of their own. The same seed gives the same run.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,9 +20,11 @@ from async_inference.scaling import schedules
 from async_inference.scaling.alarms import (
     COMPARISON_CODES,
     MISSING_DATA_CODES,
+    STATISTIC_CODES,
     AlarmState,
     evaluation_range,
     next_state,
+    period_statistic,
 )
 from async_inference.scaling.autoscaler import (
     ADJUSTMENT_CODES,
@@ -99,6 +101,27 @@ class Wait:
 
 
 @dataclass(frozen=True)
+class InstanceHours:
+    """What instance hours are made of.
+
+    Args:
+        work: serving requests to their end.
+        setup: from asking for an instance to its first moment in service.
+        gaps: between requests, and slots that stayed empty beside busy ones.
+        tail: after the last request of an instance.
+        over_shoot: instances that never served any request, with their setup.
+        interrupted: work that a scale-in threw away.
+    """
+
+    work: float
+    setup: float
+    gaps: float
+    tail: float
+    over_shoot: float
+    interrupted: float
+
+
+@dataclass(frozen=True)
 class Action:
     """A policy that was asked to act at a time, and what became of it."""
 
@@ -113,6 +136,8 @@ class Action:
 class Run:
     """One plan over one traffic.
 
+    `made_of` says what the instance hours went into; `detection_s` is the mean time from the
+    arrival of the oldest waiting request to leaving zero, NaN if that never happened.
     `started_s` and `finished_s` are NaN for requests that expired; `capacity` holds (second,
     instances asked for, instances in service) at each change; `log` is what `actions` reads.
     """
@@ -125,6 +150,8 @@ class Run:
     cost_usd: float
     starts: int
     peak_instances: int
+    made_of: InstanceHours
+    detection_s: float
     started_s: np.ndarray
     finished_s: np.ndarray
     capacity: np.ndarray
@@ -156,7 +183,9 @@ class Lowered:
 
 
 # Columns of the arrays.
-_A_METRIC, _A_COMPARISON, _A_N, _A_M, _A_MISSING, _A_MINUTES, _A_POLICY, _A_SCALES_IN = range(8)
+_A_METRIC, _A_COMPARISON, _A_N, _A_M, _A_MISSING, _A_MINUTES, _A_POLICY = range(7)
+_A_SCALES_IN, _A_STATISTIC = 7, 8
+_SAMPLE_COUNT = STATISTIC_CODES["SampleCount"]
 _P_TRACKS, _P_ADJUSTMENT, _P_FIRST_STEP, _P_END_STEP, _P_MAGNITUDE = range(5)
 _V_TARGET, _V_OUT_COOLDOWN_S, _V_IN_COOLDOWN_S = range(3)
 
@@ -196,11 +225,12 @@ def lower(plan: ScalingPlan, unsettled: Unsettled) -> Lowered:
                     max(1, alarm.period_s // 60),
                     policy,
                     scales_in,
+                    STATISTIC_CODES[alarm.statistic],
                 )
                 for alarm, policy, scales_in in alarms
             ],
             dtype=np.int64,
-        ).reshape(-1, 8),
+        ).reshape(-1, 9),
         alarm_thresholds=np.array([alarm.threshold for alarm, _, _ in alarms], dtype=np.float64),
         policy_numbers=np.array(policies, dtype=np.int64).reshape(-1, 5),
         policy_values=np.array(values, dtype=np.float64).reshape(-1, 3),
@@ -210,7 +240,12 @@ def lower(plan: ScalingPlan, unsettled: Unsettled) -> Lowered:
 
 
 def simulate(
-    plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions, seed: int, start_s: float = 0.0
+    plan: ScalingPlan,
+    traffic: Traffic,
+    assumptions: Assumptions,
+    seed: int,
+    start_s: float = 0.0,
+    phases_s: Sequence[float] | None = None,
 ) -> Run:
     """Run a plan over traffic.
 
@@ -220,12 +255,14 @@ def simulate(
         assumptions: what the run rests on.
         seed: of the alarms' phases and the setup times.
         start_s: seconds since the epoch at which the traffic starts, for schedules.
+        phases_s: seconds after each full minute at which the alarms are evaluated, in the order of
+            the policies, of target tracking the high one first; drawn where not given.
     """
     unsettled = assumptions.unsettled
     lowered = lower(plan, unsettled)
     random = np.random.default_rng(seed)
     alarms = len(lowered.alarm_thresholds)
-    phases_s = random.uniform(0.0, MINUTE_S, alarms)
+    drawn_s = random.uniform(0.0, MINUTE_S, alarms)
     end_s = traffic.span_s + COOL_DOWN_MINUTES * MINUTE_S
     setups_s = assumptions.setup_s * np.exp(
         assumptions.setup_sigma * random.standard_normal(4096 if assumptions.setup_sigma else 1)
@@ -245,7 +282,7 @@ def simulate(
         lowered.policy_numbers,
         lowered.policy_values,
         lowered.steps,
-        phases_s,
+        drawn_s if phases_s is None else np.array(phases_s, dtype=np.float64),
         setups_s,
         np.array(scheduled, dtype=np.float64).reshape(-1, 3),
         np.array(assumptions.shortages_s, dtype=np.float64).reshape(-1, 2),
@@ -256,16 +293,16 @@ def simulate(
         unsettled.backlog_per_instance_at_zero == "backlog",
         unsettled.target_tracking_from_zero == "never",
         unsettled.inflight_on_scale_in == "drain",
-        unsettled.setup_is_billed,
         end_s,
         started_s,
         finished_s,
         log,
         capacity,
     )
-    logged, changes, expired, interrupted, starts, peak, billed_s = totals
+    logged, changes, expired, interrupted, starts, peak, detection_s, lives = totals
     waits_s = (started_s - traffic.arrivals_s)[~np.isnan(finished_s)]
-    hours = billed_s / 3600
+    made_of = _made_of(lives, assumptions)
+    hours = sum(astuple(made_of))
     return Run(
         completed=len(waits_s),
         expired=expired,
@@ -275,6 +312,8 @@ def simulate(
         cost_usd=hours * assumptions.usd_per_instance_hour,
         starts=starts,
         peak_instances=peak,
+        made_of=made_of,
+        detection_s=detection_s,
         started_s=started_s,
         finished_s=finished_s,
         capacity=capacity[:changes].copy(),
@@ -288,6 +327,27 @@ def _wait(waits_s: np.ndarray) -> Wait:
         return Wait(*[math.nan] * 5)
     p50, p95, p99 = np.percentile(waits_s, [50, 95, 99])
     return Wait(float(waits_s.mean()), float(p50), float(p95), float(p99), float(waits_s.max()))
+
+
+def _made_of(lives: np.ndarray, assumptions: Assumptions) -> InstanceHours:
+    asked_s, ready_s, work_s, lost_s, last_end_s, gone_s = lives.T
+    if not assumptions.unsettled.setup_is_billed:
+        asked_s = np.minimum(ready_s, gone_s)
+    work_s, lost_s = work_s / assumptions.concurrency, lost_s / assumptions.concurrency
+    served = ~np.isnan(last_end_s)
+    return InstanceHours(
+        *(
+            float(seconds.sum()) / 3600
+            for seconds in (
+                work_s,
+                (ready_s - asked_s)[served],
+                (last_end_s - ready_s - work_s - lost_s)[served],
+                (gone_s - last_end_s)[served],
+                (gone_s - asked_s)[~served],
+                lost_s,
+            )
+        )
+    )
 
 
 def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[float, int, int]]:
@@ -307,22 +367,37 @@ def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[fl
 _STARTING, _SERVING, _LEAVING = 0, 1, 2
 
 
+# Columns of an instance's times, and of its life once it is over.
+_ASKED_S, _READY_S, _WORK_S, _LOST_S, _LAST_END_S, _GONE_S = range(6)
+
+
 @register_jitable
-def _remove(row, rows, state, asked_s, ready_s, busy):
-    """Move the instances after `row` up, so that they stay in the order they were asked for."""
+def _end_life(row, rows, now_s, lives, lived, state, times, busy, slot_end_s, slot_request):
+    """Record the life of instance `row`; those after it move up, in the order they came."""
+    if lived == len(lives):
+        longer = np.empty((2 * lived, 6))
+        longer[:lived] = lives
+        lives = longer
+    lives[lived] = times[row]
+    lives[lived, _GONE_S] = now_s
     for i in range(row, rows - 1):
         state[i] = state[i + 1]
-        asked_s[i] = asked_s[i + 1]
-        ready_s[i] = ready_s[i + 1]
+        times[i, :] = times[i + 1, :]
         busy[i] = busy[i + 1]
+        slot_end_s[i, :] = slot_end_s[i + 1, :]
+        slot_request[i, :] = slot_request[i + 1, :]
+    return lives
 
 
 @register_jitable
-def _remove_slots(row, rows, slot_end_s, slot_request):
-    """The same for what the instances work on."""
-    for i in range(row, rows - 1):
-        slot_end_s[i, :] = slot_end_s[i + 1, :]
-        slot_request[i, :] = slot_request[i + 1, :]
+def _record(capacity, changes, now_s, desired, serving):
+    """Note what is asked for and what serves; how many notes there are now."""
+    if changes == len(capacity):
+        return changes
+    capacity[changes, 0] = now_s
+    capacity[changes, 1] = desired
+    capacity[changes, 2] = serving
+    return changes + 1
 
 
 @njit(cache=True, nogil=True)
@@ -346,7 +421,6 @@ def _run(
     backlog_at_zero,
     never_from_zero,
     drains,
-    setup_is_billed,
     end_s,
     started_s,
     finished_s,
@@ -364,8 +438,9 @@ def _run(
         most = max(most, int(scheduled[row, 2]), int(scheduled[row, 1]))
     room = 2 * most + 2
     state = np.zeros(room, np.int64)
-    asked_s = np.zeros(room)
-    ready_s = np.zeros(room)
+    times = np.zeros((room, 6))
+    lives = np.empty((64, 6))
+    lived = 0
     busy = np.zeros(room, np.int64)
     slot_end_s = np.full((room, concurrency), math.inf)
     slot_request = np.full((room, concurrency), -1)
@@ -390,7 +465,8 @@ def _run(
     out_cooldown_s = policy_values[:, 1].copy()
 
     logged = changes = expired = interrupted = starts = peak = 0
-    billed_s = 0.0
+    detected_s = 0.0
+    wake_ups = 0
     sample_s = 30.0
     next_scheduled = 0
     setups = 0
@@ -407,12 +483,14 @@ def _run(
                     alive += 1
             while alive < wanted and instances < room:
                 state[instances] = _STARTING
-                asked_s[instances] = now_s
+                times[instances, :] = 0.0
+                times[instances, _ASKED_S] = now_s
+                times[instances, _LAST_END_S] = math.nan
                 begin_s = now_s
                 for row in range(len(shortages_s)):
                     if shortages_s[row, 0] <= begin_s < shortages_s[row, 1]:
                         begin_s = shortages_s[row, 1]
-                ready_s[instances] = begin_s + setups_s[setups % len(setups_s)]
+                times[instances, _READY_S] = begin_s + setups_s[setups % len(setups_s)]
                 setups += 1
                 busy[instances] = 0
                 slot_end_s[instances, :] = math.inf
@@ -448,31 +526,29 @@ def _run(
                                 interrupted += 1
                                 working -= 1
                                 busy[chosen] -= 1
+                                times[chosen, _LOST_S] += now_s - started_s[request]
+                                times[chosen, _LAST_END_S] = now_s
                                 slot_end_s[chosen, slot] = math.inf
                                 slot_request[chosen, slot] = -1
-                    was_serving = True
-                else:
-                    was_serving = False
                 state[chosen] = _LEAVING
                 working -= busy[chosen]
                 draining += busy[chosen]
                 if busy[chosen] == 0:
-                    if setup_is_billed:
-                        billed_s += now_s - asked_s[chosen]
-                    elif was_serving:
-                        billed_s += now_s - ready_s[chosen]
-                    _remove(chosen, instances, state, asked_s, ready_s, busy)
-                    _remove_slots(chosen, instances, slot_end_s, slot_request)
+                    lives = _end_life(
+                        chosen, instances, now_s, lives, lived, state, times, busy, slot_end_s,
+                        slot_request,
+                    )  # fmt: skip
+                    lived += 1
                     instances -= 1
+            if desired == 0 and (again or head < arrived):
+                oldest = requeued[again - 1] if again else head
+                detected_s += now_s - arrivals_s[oldest]
+                wake_ups += 1
             desired = wanted
             peak = max(peak, desired)
             if serving >= desired:
                 finish_scale_out(now_s, out_cooldown_s, out_until_s)
-            if changes < len(capacity):
-                capacity[changes, 0] = now_s
-                capacity[changes, 1] = desired
-                capacity[changes, 2] = serving
-                changes += 1
+            changes = _record(capacity, changes, now_s, desired, serving)
 
         # Hand waiting requests to free slots, first come first served.
         while (again or head < arrived) and working < serving * concurrency:
@@ -505,8 +581,8 @@ def _run(
         ending = ending_slot = -1
         for i in range(instances):
             if state[i] == _STARTING:
-                if ready_s[i] < next_ready_s:
-                    next_ready_s = ready_s[i]
+                if times[i, _READY_S] < next_ready_s:
+                    next_ready_s = times[i, _READY_S]
                     ready = i
             elif busy[i]:
                 for slot in range(concurrency):
@@ -534,6 +610,8 @@ def _run(
         if next_end_s == now_s:
             request = slot_request[ending, ending_slot]
             finished_s[request] = now_s
+            times[ending, _WORK_S] += service_s[request]
+            times[ending, _LAST_END_S] = now_s
             slot_request[ending, ending_slot] = -1
             slot_end_s[ending, ending_slot] = math.inf
             busy[ending] -= 1
@@ -542,9 +620,11 @@ def _run(
             else:
                 working -= 1
             if state[ending] == _LEAVING and busy[ending] == 0:
-                billed_s += now_s - (asked_s[ending] if setup_is_billed else ready_s[ending])
-                _remove(ending, instances, state, asked_s, ready_s, busy)
-                _remove_slots(ending, instances, slot_end_s, slot_request)
+                lives = _end_life(
+                    ending, instances, now_s, lives, lived, state, times, busy, slot_end_s,
+                    slot_request,
+                )  # fmt: skip
+                lived += 1
                 instances -= 1
         elif next_arrival_s == now_s:
             arrived += 1
@@ -553,11 +633,7 @@ def _run(
             serving += 1
             if serving >= desired:
                 finish_scale_out(now_s, out_cooldown_s, out_until_s)
-            if changes < len(capacity):
-                capacity[changes, 0] = now_s
-                capacity[changes, 1] = desired
-                capacity[changes, 2] = serving
-                changes += 1
+            changes = _record(capacity, changes, now_s, desired, serving)
         elif next_schedule_s == now_s:
             if scheduled[next_scheduled, 1] >= 0:
                 minimum = int(scheduled[next_scheduled, 1])
@@ -597,19 +673,23 @@ def _run(
             count = evaluation_range(n)
             end_minute = math.floor((now_s - metric_delay_s) / 60.0)
             series = points[numbers[_A_METRIC]]
-            if width == 1 and end_minute >= count:
+            statistic = numbers[_A_STATISTIC]
+            if width == 1 and statistic != _SAMPLE_COUNT and end_minute >= count:
                 window = series[end_minute - count : end_minute]
             else:
                 window = np.full(count, math.nan)
                 for period in range(count):
                     first = end_minute - width * (count - period)
-                    total, found = 0.0, 0
+                    total, found, least, most_seen = 0.0, 0, math.inf, -math.inf
                     for minute in range(max(first, 0), max(first + width, 0)):
-                        if not math.isnan(series[minute]):
-                            total += series[minute]
+                        value = series[minute]
+                        if not math.isnan(value):
+                            total += value
                             found += 1
+                            least = min(least, value)
+                            most_seen = max(most_seen, value)
                     if found:
-                        window[period] = total / found
+                        window[period] = period_statistic(statistic, total, found, least, most_seen)
             threshold = alarm_thresholds[alarm]
             states[alarm] = next_state(
                 window,
@@ -689,9 +769,11 @@ def _run(
     while head < requests:
         head += 1
         expired += 1
-    for i in range(instances):
-        if setup_is_billed:
-            billed_s += now_s - asked_s[i]
-        elif state[i] != _STARTING:
-            billed_s += now_s - ready_s[i]
-    return logged, changes, expired, interrupted, starts, peak, billed_s
+    while instances:
+        lives = _end_life(
+            0, instances, now_s, lives, lived, state, times, busy, slot_end_s, slot_request
+        )
+        lived += 1
+        instances -= 1
+    detection_s = detected_s / wake_ups if wake_ups else math.nan
+    return logged, changes, expired, interrupted, starts, peak, detection_s, lives[:lived]

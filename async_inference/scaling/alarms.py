@@ -7,11 +7,12 @@ them, so that they exist once.
 import math
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import get_args
 
 import numpy as np
 from numba.extending import register_jitable
 
-from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData
+from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData, Statistic
 
 
 class AlarmState(IntEnum):
@@ -24,10 +25,14 @@ class AlarmState(IntEnum):
 
 COMPARISON_CODES = {comparison: code for code, comparison in enumerate(Comparison)}
 MISSING_DATA_CODES = {setting: code for code, setting in enumerate(MissingData)}
+STATISTIC_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Statistic))}
 
 _OK, _ALARM, _INSUFFICIENT_DATA = (int(state) for state in AlarmState)
 _GREATER_OR_EQUAL, _GREATER, _LESS, _ = (COMPARISON_CODES[comparison] for comparison in Comparison)
 _MISSING, _IGNORE, _BREACHING, _ = (MISSING_DATA_CODES[setting] for setting in MissingData)
+_AVERAGE, _MAXIMUM, _MINIMUM, _SUM = (
+    STATISTIC_CODES[name] for name in ("Average", "Maximum", "Minimum", "Sum")
+)
 
 
 @register_jitable
@@ -37,6 +42,20 @@ def evaluation_range(evaluation_periods):
     Documented for N = 3 only, where it is 5; UNSETTLED otherwise.
     """
     return evaluation_periods + max(evaluation_periods // 3, 2)
+
+
+@register_jitable
+def period_statistic(statistic, total, samples, least, most):
+    """What the samples of one period come to; `statistic` is a STATISTIC_CODES code."""
+    if statistic == _AVERAGE:
+        return total / samples
+    if statistic == _MAXIMUM:
+        return most
+    if statistic == _MINIMUM:
+        return least
+    if statistic == _SUM:
+        return total
+    return samples * 1.0
 
 
 @register_jitable
