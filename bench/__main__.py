@@ -48,11 +48,20 @@ def main() -> None:
         "overhead of one request, median", f"{found.median_overhead_s * 1000:.1f} ms", "<= 15 ms"
     )
     table.add_row("idle CPU of the embedded AWS", f"{found.idle_cpu_percent:.1f} %", "")
+    month = simulator.uniform(1_000_000, 30, 8.0)
+    weeks = simulator.uniform(27_000, 23, 25.0)
     with console.status("the simulator"):
-        month_s = median_s(simulator.rehearse(1_000_000, 30, 8.0, 10))
-        weeks_s = median_s(simulator.rehearse(27_000, 23, 25.0, 5))
+        month_s = median_s(simulator.rehearse(month, max_capacity=10))
+        weeks_s = median_s(simulator.rehearse(weeks, max_capacity=5))
     table.add_row("simulating 1,000,000 requests over 30 days", f"{month_s:.2f} s", "<= 1.2 s")
     table.add_row("simulating 27,000 requests over 23 days", f"{weeks_s:.3f} s", "<= 0.15 s")
+    with console.status("the same month in SimPy, without scaling"):
+        simpy_s = median_s(simulator.in_simpy(month, servers=10), runs=1)
+    table.add_row("SimPy, the same million without scaling", f"{simpy_s:.1f} s", "")
+    table.add_row("SimPy's time to ours", f"{simpy_s / month_s:.0f}", ">= 10")
+    with console.status("tune"), tempfile.TemporaryDirectory() as folder:
+        tune_s = median_s(simulator.tune(Path(folder)), runs=1)
+    table.add_row("tune: 200 plans, a week of 9,000 requests", f"{tune_s:.1f} s", "<= 15 s")
     console.print(table)
 
 
