@@ -67,7 +67,7 @@ def tune(folder: Path) -> Callable[[], object]:
         with tempfile.TemporaryDirectory() as output:
             subprocess.run(
                 [
-                    *(sys.executable, "-m", "async_inference.cli", "tune"),
+                    *(sys.executable, "-m", "async_inference", "tune"),
                     *("--traffic", str(traces), "--plans", "200"),
                     *("--output", f"{output}/Pulumi.tuned.yaml"),
                 ],

@@ -91,7 +91,7 @@ def test_what_is_written_is_a_stack_file_with_the_chosen_plan():
 
 def tune_command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", "from async_inference.cli import main; main()", "tune", *arguments],
+        [sys.executable, "-m", "async_inference", "tune", *arguments],
         capture_output=True,
         text=True,
         check=False,

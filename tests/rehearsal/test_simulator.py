@@ -307,7 +307,7 @@ def test_an_age_limit_that_nothing_could_keep_has_no_bound():
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", "from async_inference.cli import main; main()", *arguments],
+        [sys.executable, "-m", "async_inference", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -1,33 +1,17 @@
-"""The command `async-inference`: thin, one function a subcommand."""
+"""`rehearse`, `tune` and `history`: what a stack's scaling will do, and what would do better."""
 
 import json
-import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from async_inference.validation import InvalidInputError
 
-EXIT_INVALID_INPUT = 2
 
-app = typer.Typer(
-    name="async-inference",
-    help="Rehearse, run and use a SageMaker asynchronous endpoint that costs nothing while idle.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-local = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_is_help=True)
-app.add_typer(local, name="local")
-
-
-@app.command()
 def rehearse(
     stack: Annotated[str, typer.Option(help="Whose stack file to read.")] = "dev",
     traffic: Annotated[
@@ -77,7 +61,6 @@ def rehearse(
         Console(stderr=True, soft_wrap=True).print(f"The report: {page}")
 
 
-@app.command()
 def tune(
     traffic: Annotated[
         str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
@@ -133,7 +116,6 @@ def tune(
     console.print(f"The chosen plan as stack config: {target}", soft_wrap=True)
 
 
-@app.command()
 def history(
     endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
     variant: Annotated[str, typer.Option(help="Its production variant.")] = "AllTraffic",
@@ -171,82 +153,3 @@ def history(
         f"{found.work_s / 3600:.1f} h of work, to the minute: {output}"
     )
     console.print(f"Next: async-inference rehearse --traffic {output}")
-
-
-@local.command("up")
-def local_up(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")] = "a lighthouse",
-    port: Annotated[int, typer.Option(help="Loopback port of the embedded AWS.")] = 4590,
-    minute_s: Annotated[
-        float, typer.Option(help="Real seconds for each simulated minute.", min=0.05)
-    ] = 0.5,
-) -> None:
-    """Deploy onto the embedded AWS, wake it from zero and get an image."""
-    from async_inference.local_aws import journey
-
-    journey.up(Console(), prompt=prompt, port=port, minute_s=minute_s)
-
-
-@local.command("down")
-def local_down() -> None:
-    """Destroy the local stack and stop the embedded AWS."""
-    from async_inference.local_aws import journey
-
-    journey.down(Console())
-
-
-@local.command("status")
-def local_status(
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-) -> None:
-    """Instances, backlog, alarms and last activities of the embedded AWS."""
-    import httpx
-
-    from async_inference.local_aws import daemon
-    from async_inference.local_aws.journey import AWS_FOLDER
-
-    aws = daemon.running(AWS_FOLDER)
-    if aws is None:
-        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
-
-    def fetch() -> dict:
-        return httpx.get(f"{aws.url}/_local/status", timeout=10).json()
-
-    if as_json:
-        typer.echo(json.dumps(fetch(), indent=2))
-        return
-    console = Console()
-    if not watch:
-        console.print(_status(fetch()))
-        return
-    with Live(_status(fetch()), console=console) as live:
-        while True:
-            time.sleep(0.5)
-            live.update(_status(fetch()))
-
-
-def _status(found: dict) -> Group:
-    endpoints = Table("endpoint", "status", "instances", "asked for", "backlog")
-    alarms = Table("alarm", "state")
-    activities = Table("last activities", "cause")
-    for region in found["regions"].values():
-        for name, endpoint in region["endpoints"].items():
-            counts = (endpoint["in_service"], endpoint["desired"], endpoint["backlog"])
-            endpoints.add_row(name, endpoint["status"], *map(str, counts))
-        for alarm in region["alarms"]:
-            alarms.add_row(alarm["name"], alarm["state"])
-        for activity in region["activities"][:5]:
-            activities.add_row(activity["Description"], activity["Cause"])
-    return Group(endpoints, alarms, activities)
-
-
-def main() -> None:
-    """Run the command; bad input ends it with its sentences and exit code 2."""
-    try:
-        app()
-    except InvalidInputError as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        for problem in error.problems:
-            console.print(f"error: {problem}", markup=False, style="red")
-        sys.exit(EXIT_INVALID_INPUT)

@@ -1,0 +1,33 @@
+"""The command `async-inference`: thin, a module for each room that it opens."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from async_inference.cli import local, rehearsal
+from async_inference.validation import InvalidInputError
+
+EXIT_INVALID_INPUT = 2
+
+app = typer.Typer(
+    name="async-inference",
+    help="Rehearse, run and use a SageMaker asynchronous endpoint that costs nothing while idle.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(rehearsal.rehearse)
+app.command()(rehearsal.tune)
+app.command()(rehearsal.history)
+app.add_typer(local.app, name="local")
+
+
+def main() -> None:
+    """Run the command; bad input ends it with its sentences and exit code 2."""
+    try:
+        app()
+    except InvalidInputError as error:
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for problem in error.problems:
+            console.print(f"error: {problem}", markup=False, style="red")
+        sys.exit(EXIT_INVALID_INPUT)
