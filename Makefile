@@ -29,7 +29,7 @@ check: .venv/.base
 	@ruff check .
 	@ty check
 	@lint-imports --no-logo
-	@pytest -q -m "not rehearsal and not local_aws and not engine and not serving and not faults"
+	@pytest -q -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 
 bench: install
 	@python -m bench
