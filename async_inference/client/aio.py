@@ -1,0 +1,119 @@
+"""The client for asyncio: the same rules, performed by a few threads."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from async_inference.client.aws import Connected
+from async_inference.client.errors import InferenceError
+from async_inference.client.rules import (
+    Accepted,
+    EndpointState,
+    Request,
+    Result,
+    Rule,
+    Sleep,
+    Watch,
+)
+from async_inference.client.sync import DEFAULT_DEADLINE_S
+
+T = TypeVar("T")
+
+
+class AsyncClient(Connected):
+    """`Client` for asyncio; see there for arguments and errors."""
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._connections, thread_name_prefix="async-inference")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._aws.close()
+
+    async def infer(
+        self,
+        request: Request,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        key: str | None = None,
+    ) -> Result:
+        """Submit and wait."""
+        until_s = time.monotonic() + deadline_s
+        return await self.run(self.rules.infer(request, self._id(key, request), until_s))
+
+    async def submit(
+        self,
+        request: Request,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        key: str | None = None,
+    ) -> Accepted:
+        """Hand a request in and return at once."""
+        until_s = time.monotonic() + deadline_s
+        return await self.run(self.rules.submit(request, self._id(key, request), until_s))
+
+    async def wait(
+        self,
+        accepted: Accepted,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        into: Path | None = None,
+    ) -> Result:
+        """Wait for a request's result."""
+        return await self.run(self.rules.wait(accepted, time.monotonic() + deadline_s, into))
+
+    async def wait_each(
+        self,
+        accepted: Iterable[Accepted],
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        queue_url: str | None = None,
+    ) -> AsyncIterator[tuple[Accepted, Result | InferenceError]]:
+        """Wait for many together, each with its result or error as it ends."""
+        until_s = time.monotonic() + deadline_s
+        watch = Watch(self.rules, queue_url)
+        for each in accepted:
+            watch.add(each)
+        while watch.pending:
+            for each in await self.run(watch.results(until_s)):
+                yield each
+
+    async def state(self) -> EndpointState:
+        """The endpoint now."""
+        return await self.run(self.rules.state(time.monotonic()))
+
+    async def run(self, rule: Rule[T]) -> T:
+        """Perform a rule: its calls in a thread, its pauses here."""
+        loop = asyncio.get_running_loop()
+        answer: Any = None
+        try:
+            effect = next(rule)
+            while True:
+                try:
+                    if isinstance(effect, Sleep):
+                        await asyncio.sleep(effect.seconds)
+                        answer = None
+                    else:
+                        answer = await loop.run_in_executor(
+                            self._threads, self._aws.perform, effect
+                        )
+                except Exception as error:
+                    effect = rule.throw(error)
+                else:
+                    effect = rule.send(answer)
+        except StopIteration as end:
+            return end.value

@@ -1,0 +1,173 @@
+"""Performs what the rules ask for, with boto3; nothing is decided here.
+
+botocore's own retries are off: they would hold a call beyond the caller's deadline.
+"""
+
+import hashlib
+import mimetypes
+import os
+import random
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from async_inference.client.errors import OutputTooLargeError
+from async_inference.client.rules import (
+    Call,
+    Fetch,
+    Pace,
+    Request,
+    Result,
+    Rules,
+    derived_id,
+    split,
+)
+
+DEFAULT_PACE = Pace()
+CHUNK_BYTES = 1 << 20
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"PK\x03\x04", ".zip"),
+)
+
+
+class Aws:
+    """boto3 clients, each made when it is first needed; safe to use from many threads.
+
+    Args:
+        session: where credentials and region come from.
+        url: of an AWS that is not the real one; None is the session's.
+        patience_s: how long one call may take to connect, and to send anything.
+        connections: how many calls may go on at the same time.
+    """
+
+    def __init__(
+        self,
+        session: boto3.Session | None,
+        url: str | None,
+        patience_s: float,
+        connections: int,
+    ) -> None:
+        self._session = session or boto3.Session()
+        self._url = url
+        self._patience_s = patience_s
+        self._connections = connections
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def perform(self, effect: Call | Fetch) -> Any:
+        """Do it and return its answer; raises what botocore raises."""
+        if isinstance(effect, Fetch):
+            return self._fetch(effect)
+        operation = getattr(self._client(effect.service), effect.operation)
+        return operation(**effect.parameters)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _client(self, service: str) -> Any:
+        with self._lock:
+            if service not in self._clients:
+                # An SQS receive is silent for as long as it waits.
+                patience_s = 30.0 if service == "sqs" else self._patience_s
+                self._clients[service] = self._session.client(
+                    service,
+                    endpoint_url=self._url,
+                    config=Config(
+                        connect_timeout=self._patience_s,
+                        read_timeout=patience_s,
+                        max_pool_connections=self._connections,
+                        retries={"total_max_attempts": 1, "mode": "standard"},
+                    ),
+                )
+            return self._clients[service]
+
+    def _fetch(self, fetch: Fetch) -> Result:
+        bucket, key = split(fetch.location)
+        answer = self._client("s3").get_object(Bucket=bucket, Key=key)
+        content_type = answer.get("ContentType", "application/octet-stream")
+        size_bytes, stream = answer["ContentLength"], answer["Body"]
+        with stream:
+            if fetch.into is not None:
+                return _saved(stream, fetch.into, content_type)
+            if fetch.max_bytes is not None and size_bytes > fetch.max_bytes:
+                raise OutputTooLargeError(
+                    f"the output has {size_bytes} bytes, more than max_output_bytes = "
+                    f"{fetch.max_bytes}; raise that, or wait with into=: {fetch.location}"
+                )
+            body = stream.read()
+        return Result(content_type, len(body), hashlib.sha256(body).hexdigest(), body=body)
+
+
+class Connected:
+    """What both clients are made from.
+
+    Args:
+        endpoint: the endpoint's name.
+        session: where credentials and region come from; None is boto3's usual search.
+        url: of an AWS that is not the real one, such as the local stack's.
+        pace: of looking for results.
+        input_path: `s3://` prefix for payloads over 128,000 bytes; None is `input` beside the
+            endpoint's output path.
+        max_output_bytes: the largest output taken into memory.
+        connections: calls to AWS that may go on at the same time.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        session: boto3.Session | None = None,
+        url: str | None = None,
+        pace: Pace = DEFAULT_PACE,
+        input_path: str | None = None,
+        max_output_bytes: int = 256 * 1024 * 1024,
+        connections: int = 16,
+    ) -> None:
+        self.rules = Rules(
+            endpoint, time.monotonic, random.random, pace, input_path, max_output_bytes
+        )
+        self._aws = Aws(session, url, pace.longest_s, connections)
+        self._connections = connections
+
+    def _id(self, key: str | None, request: Request) -> str:
+        return uuid.uuid4().hex if key is None else derived_id(key, request)
+
+
+def _saved(stream: Any, into: Path, content_type: str) -> Result:
+    """Write beside `into`, then rename: the file is there whole or not at all."""
+    partial = into.with_name(into.name + ".partial")
+    digest, size_bytes, head = hashlib.sha256(), 0, b""
+    with partial.open("wb") as file:
+        for chunk in stream.iter_chunks(CHUNK_BYTES):
+            head = head or chunk[:16]
+            digest.update(chunk)
+            size_bytes += file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    path = into.with_name(into.name + extension(content_type, head))
+    partial.replace(path)
+    return Result(content_type, size_bytes, digest.hexdigest(), path=path)
+
+
+def extension(content_type: str, head: bytes) -> str:
+    """A file name's extension for a result, from its first bytes, else from its media type."""
+    for magic, known in _MAGIC:
+        if head.startswith(magic):
+            return known
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return ".webp"
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in ("", "application/octet-stream", "binary/octet-stream"):
+        return ".out"
+    return mimetypes.guess_extension(media_type) or ".out"

@@ -1,0 +1,646 @@
+"""The rules of asynchronous inference without I/O: what to ask AWS, and what its answer means.
+
+Each rule is a generator that yields what to do (`Call`, `Fetch`, `Sleep`), is sent the answer or
+thrown the exception, and returns its result. `sync` and `aio` only perform; neither decides.
+
+Sources: botocore 1.44.5's service models (BC), SageMaker developer guide (DG).
+"""
+
+import hashlib
+import json
+import math
+import os.path
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from async_inference.client import errors
+from async_inference.client.errors import (
+    AccessError,
+    DeadlineError,
+    EndpointGoneError,
+    InferenceError,
+    NoFailurePathError,
+    ThrottledError,
+)
+
+MAX_INLINE_BYTES = 128_000
+"""InvokeEndpointAsync's Body (BC)."""
+MAX_ID_LENGTH = 32
+"""Filename, which carries the id too (BC); InferenceId itself may have 64."""
+ENDPOINT_CHECKED_EVERY_S = 60.0
+"""How often a wait asks whether the endpoint is still there."""
+SWEPT_EVERY_S = 60.0
+"""How often a notified wait looks at S3 all the same: SNS may fail, and says so to nobody."""
+LONGEST_RECEIVE_S = 20
+"""ReceiveMessage's WaitTimeSeconds (BC)."""
+_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}")
+
+
+# What a rule asks for
+
+
+@dataclass(frozen=True)
+class Call:
+    """A boto3 operation; its answer is the operation's."""
+
+    service: str
+    operation: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """An S3 object, into memory or into a file beside `into`; its answer is a `Result`."""
+
+    location: str
+    into: Path | None
+    max_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """A pause in seconds."""
+
+    seconds: float
+
+
+Effect = Call | Fetch | Sleep
+T = TypeVar("T")
+Rule = Generator[Effect, Any, T]
+
+
+# What callers give and get
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One inference.
+
+    Args:
+        body: the payload; beyond 128,000 bytes it travels through S3.
+        location: `s3://` URI of a payload that is on S3 already, instead of `body`.
+        content_type: media type of the payload.
+        accept: media type of the result.
+        custom_attributes: at most 1,024 visible ASCII characters for the container.
+        ttl_s: seconds in the queue after which it expires, 60 to 21,600; None is six hours.
+        timeout_s: seconds that the model may take, 1 to 3,600; None is 15 minutes.
+
+    Raises:
+        ValueError: each value outside AWS's limits (BC).
+    """
+
+    body: bytes | None = None
+    location: str | None = None
+    content_type: str = "application/json"
+    accept: str | None = None
+    custom_attributes: str | None = None
+    ttl_s: int | None = None
+    timeout_s: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.body is None) == (self.location is None):
+            problems.append("exactly one of body and location must be given")
+        if self.location is not None and not re.fullmatch(r"s3://[^/]+/.+", self.location):
+            problems.append(f"location = {self.location!r}: must be s3://bucket/key")
+        if self.ttl_s is not None and not 60 <= self.ttl_s <= 21_600:
+            problems.append(f"ttl_s = {self.ttl_s}: must be 60 to 21600")
+        if self.timeout_s is not None and not 1 <= self.timeout_s <= 3600:
+            problems.append(f"timeout_s = {self.timeout_s}: must be 1 to 3600")
+        attributes = self.custom_attributes
+        if attributes is not None and not re.fullmatch(r"[ -~]{1,1024}", attributes):
+            problems.append("custom_attributes must be 1 to 1024 visible ASCII characters")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @classmethod
+    def json(cls, value: Any, **more: Any) -> "Request":
+        """A request whose payload is JSON; `more` are its other fields."""
+        return cls(body=json.dumps(value).encode(), content_type="application/json", **more)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request that SageMaker took: it ends in one of these two objects.
+
+    `failure_location` is None where the endpoint has no S3FailurePath: then failures are told
+    by notifications only (DG).
+    """
+
+    inference_id: str
+    output_location: str
+    failure_location: str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output: `body` in memory, or `path` where it was asked into a file."""
+
+    content_type: str
+    size_bytes: int
+    sha256: str
+    body: bytes | None = None
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A request that has ended; `reason` is a failure's text where a notification told it."""
+
+    accepted: Accepted
+    failed: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """An endpoint now.
+
+    Args:
+        status: EndpointStatus, such as InService.
+        instances: in service now; 0 means that the next request waits for a cold start.
+        output_path: `s3://` prefix of outputs.
+        topics: ARNs of its success and error topics, none twice.
+    """
+
+    status: str
+    instances: int
+    output_path: str
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to pause between two looks: from `first_s`, growing by `factor`, to `longest_s`.
+
+    A deadline is kept within `longest_s`: pauses are cut at the deadline, and a look that AWS does
+    not answer is given up after that time.
+    """
+
+    first_s: float = 0.2
+    factor: float = 1.5
+    longest_s: float = 5.0
+
+    def after(self, pause_s: float) -> float:
+        return min(pause_s * self.factor, self.longest_s)
+
+
+def derived_id(key: str, request: Request, prefix: str = "") -> str:
+    """An InferenceId that the same key and request always get; 24 hexadecimal digits and a prefix.
+
+    The same id means the same output location, since it is the output's Filename too.
+    """
+    digest = hashlib.sha256()
+    for part in (
+        key.encode(),
+        request.body or (request.location or "").encode(),
+        request.content_type.encode(),
+        (request.accept or "").encode(),
+    ):
+        digest.update(len(part).to_bytes(8) + part)
+    return prefix + digest.hexdigest()[:24]
+
+
+# The rules
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of one endpoint.
+
+    Args:
+        endpoint: its name.
+        now_s: a monotonic clock; deadlines are its times.
+        pace: of looking for results and of trying again.
+        jitter: 0 to 1, spreads the repetitions of many callers.
+        input_path: `s3://` prefix for payloads that do not fit inline; None is `input` beside the
+            endpoint's output path.
+        max_output_bytes: the largest output taken into memory.
+    """
+
+    endpoint: str
+    now_s: Callable[[], float]
+    jitter: Callable[[], float]
+    pace: Pace = Pace()
+    input_path: str | None = None
+    max_output_bytes: int = 256 * 1024 * 1024
+
+    def infer(self, request: Request, inference_id: str, until_s: float) -> Rule[Result]:
+        """Submit and wait, with one deadline for both."""
+        accepted = yield from self.submit(request, inference_id, until_s)
+        return (yield from self.wait(accepted, until_s))
+
+    def submit(self, request: Request, inference_id: str, until_s: float) -> Rule[Accepted]:
+        """Hand a request in; again after transient trouble, until the deadline.
+
+        InvokeEndpointAsync is not idempotent: when its answer is lost, the request may be in the
+        queue or not. It is sent again under the same InferenceId and Filename, so that in the worst
+        case the model works twice and both answers are one and the same object.
+        """
+        if not _ID.fullmatch(inference_id):
+            raise ValueError(
+                f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, since "
+                "it names the output too"
+            )
+        parameters: dict[str, Any] = {
+            "EndpointName": self.endpoint,
+            "InferenceId": inference_id,
+            "Filename": inference_id,
+            "ContentType": request.content_type,
+        }
+        optional = {
+            "Accept": request.accept,
+            "CustomAttributes": request.custom_attributes,
+            "RequestTTLSeconds": request.ttl_s,
+            "InvocationTimeoutSeconds": request.timeout_s,
+        }
+        parameters |= {key: value for key, value in optional.items() if value is not None}
+        try:
+            if request.body is None:
+                parameters["InputLocation"] = request.location
+            elif len(request.body) <= MAX_INLINE_BYTES:
+                parameters["Body"] = request.body
+            else:
+                parameters["InputLocation"] = yield from self._upload(
+                    request.body, request.content_type, inference_id, until_s
+                )
+            answer = yield from self._call(
+                Call("sagemaker-runtime", "invoke_endpoint_async", parameters),
+                f"submitting to {self.endpoint}",
+                "sagemaker:InvokeEndpointAsync",
+                until_s,
+            )
+        except InferenceError as error:
+            error.inference_id = inference_id
+            raise
+        return Accepted(
+            answer["InferenceId"], answer["OutputLocation"], answer.get("FailureLocation")
+        )
+
+    def wait(self, accepted: Accepted, until_s: float, into: Path | None = None) -> Rule[Result]:
+        """Look for output or failure until one is there or the deadline has come.
+
+        Raises:
+            RejectedError, FailedError, ExpiredError: how it failed.
+            DeadlineError: no answer yet; the request goes on.
+            EndpointGoneError: the endpoint was deleted meanwhile.
+        """
+        try:
+            return (yield from self._wait(accepted, until_s, into))
+        except InferenceError as error:
+            error.inference_id = accepted.inference_id
+            raise
+
+    def _wait(self, accepted: Accepted, until_s: float, into: Path | None) -> Rule[Result]:
+        pause_s, checked_s = self.pace.first_s, self.now_s()
+        trouble: Exception | None = None
+        gone: EndpointGoneError | None = None
+        while True:
+            for failed in (False, True) if accepted.failure_location else (False,):
+                try:
+                    return (yield from self._collect(accepted, failed, into))
+                except InferenceError:
+                    raise
+                except Exception as error:
+                    if not errors.is_missing(error):
+                        trouble = error
+            if gone is not None:
+                raise gone
+            left_s = until_s - self.now_s()
+            if left_s <= 0:
+                raise self.too_late(accepted, trouble)
+            if self.now_s() - checked_s >= ENDPOINT_CHECKED_EVERY_S:
+                checked_s = self.now_s()
+                gone = yield from self.gone()
+            if gone is None:
+                yield Sleep(min(pause_s, left_s))
+                pause_s = self.pace.after(pause_s)
+
+    def collect(self, ended: Ended, into: Path | None, until_s: float) -> Rule[Result]:
+        """Fetch the output of a request that has ended, or raise how it failed."""
+        pause_s = self.pace.first_s
+        try:
+            if ended.failed and ended.accepted.failure_location is None:
+                raise errors.of_failure(ended.reason or "the model failed; its log says why")
+            while True:
+                try:
+                    return (yield from self._collect(ended.accepted, ended.failed, into))
+                except InferenceError:
+                    raise
+                except Exception as error:
+                    # S3 is consistent, but a notification may come before the failure object.
+                    if errors.is_missing(error) and ended.reason is not None:
+                        raise errors.of_failure(ended.reason) from None
+                    if self.now_s() >= until_s:
+                        raise self.too_late(ended.accepted, error) from error
+                    yield Sleep(min(pause_s, max(0.0, until_s - self.now_s())))
+                    pause_s = self.pace.after(pause_s)
+        except InferenceError as error:
+            error.inference_id = ended.accepted.inference_id
+            raise
+
+    def found(self, accepted: Accepted) -> Rule[Ended | None]:
+        """Whether a request has ended, by one look; also for a location that is only expected."""
+        ended = yield from self.look([accepted])
+        return ended[0] if ended else None
+
+    def look(self, pending: Iterable[Accepted]) -> Rule[list[Ended]]:
+        """Which of these have ended: one listing of what their locations have in common.
+
+        Ids of one batch share a prefix, so that its outputs are listed alone, whatever else the
+        endpoint has written.
+        """
+        ended: dict[str, Ended] = {}
+        waiting = list(pending)
+        for failed in (False, True):
+            keys: dict[str, dict[str, Accepted]] = {}
+            for accepted in waiting:
+                location = accepted.failure_location if failed else accepted.output_location
+                if location is not None and accepted.inference_id not in ended:
+                    bucket, key = split(location)
+                    keys.setdefault(bucket, {})[key] = accepted
+            for bucket, wanted in keys.items():
+                for key in (yield from self._listed(bucket, wanted)):
+                    accepted = wanted[key]
+                    ended[accepted.inference_id] = Ended(accepted, failed)
+        return list(ended.values())
+
+    def _listed(self, bucket: str, wanted: Mapping[str, Accepted]) -> Rule[list[str]]:
+        present: list[str] = []
+        last = max(wanted)
+        prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 of characters is what S3 takes
+        parameters: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            try:
+                page = yield Call("s3", "list_objects_v2", parameters)
+            except Exception as error:
+                if errors.is_transient(error):
+                    return present
+                raise errors.typed(error, f"listing s3://{bucket}", "s3:ListBucket") from error
+            keys = [entry["Key"] for entry in page.get("Contents", ())]
+            present += [key for key in keys if key in wanted]
+            # Keys come in order.
+            if not page.get("IsTruncated") or (keys and keys[-1] >= last):
+                return present
+            parameters["ContinuationToken"] = page["NextContinuationToken"]
+
+    def state(self, until_s: float) -> Rule[EndpointState]:
+        """The endpoint now; takes sagemaker:DescribeEndpoint."""
+        found = yield from self._call(
+            Call("sagemaker", "describe_endpoint", {"EndpointName": self.endpoint}),
+            f"looking at {self.endpoint}",
+            "sagemaker:DescribeEndpoint",
+            until_s,
+        )
+        output = found.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+        topics = output.get("NotificationConfig", {})
+        told = [topics[key] for key in ("SuccessTopic", "ErrorTopic") if topics.get(key)]
+        return EndpointState(
+            status=found["EndpointStatus"],
+            instances=sum(
+                variant.get("CurrentInstanceCount", 0)
+                for variant in found.get("ProductionVariants", ())
+            ),
+            output_path=output.get("S3OutputPath", ""),
+            topics=tuple(dict.fromkeys(told)),
+        )
+
+    # What they share
+
+    def _collect(self, accepted: Accepted, failed: bool, into: Path | None) -> Rule[Result]:
+        """One attempt; raises the untyped error where a later one may succeed."""
+        location = accepted.failure_location if failed else accepted.output_location
+        assert location is not None
+        fetch = (
+            Fetch(location, None, None)
+            if failed
+            else Fetch(location, into, None if into else self.max_output_bytes)
+        )
+        try:
+            result = yield fetch
+        except Exception as error:
+            if errors.is_missing(error) or errors.is_transient(error):
+                raise
+            refused = errors.typed(
+                error, f"reading {location}", "s3:GetObject, and s3:ListBucket on its bucket"
+            )
+            if isinstance(refused, AccessError):
+                # S3 answers 403 instead of 404 to callers who may not list the bucket.
+                refused.add_note("without s3:ListBucket, an object that is not there yet reads so")
+            raise refused from error
+        if failed:
+            raise errors.of_failure((result.body or b"").decode("utf-8", "replace"))
+        return result
+
+    def _upload(
+        self, body: bytes, content_type: str, inference_id: str, until_s: float
+    ) -> Rule[str]:
+        path = self.input_path
+        if path is None:
+            state = yield from self.state(until_s)
+            path = state.output_path.rstrip("/").rpartition("/")[0] + "/input"
+        bucket, prefix = split(path.rstrip("/") + "/")
+        key = f"{prefix}{inference_id}"
+        yield from self._call(
+            Call(
+                "s3",
+                "put_object",
+                {"Bucket": bucket, "Key": key, "Body": body, "ContentType": content_type},
+            ),
+            f"uploading {len(body)} bytes to s3://{bucket}/{key}",
+            "s3:PutObject",
+            until_s,
+        )
+        return f"s3://{bucket}/{key}"
+
+    def _call(self, call: Call, doing: str, permission: str, until_s: float) -> Rule[Any]:
+        """Perform a call, again after transient trouble until the deadline."""
+        pause_s = self.pace.first_s
+        while True:
+            try:
+                return (yield call)
+            except Exception as error:
+                if not errors.is_transient(error):
+                    raise errors.typed(error, doing, permission) from error
+                left_s = until_s - self.now_s()
+                if left_s <= 0:
+                    kind = ThrottledError if errors.is_throttle(error) else DeadlineError
+                    raise kind(
+                        f"{doing}: the deadline has passed; the last answer was: {error}"
+                    ) from error
+            yield Sleep(min(pause_s * (0.5 + self.jitter() / 2), left_s))
+            pause_s = self.pace.after(pause_s)
+
+    def gone(self) -> Rule[EndpointGoneError | None]:
+        """The error if the endpoint no longer serves; unknown is None."""
+        try:
+            state = yield from self.state(self.now_s())
+        except EndpointGoneError as error:
+            return error
+        except InferenceError:
+            return None  # Not allowed to ask, or not now: the deadline still holds.
+        if state.status in ("Deleting", "Failed", "OutOfService"):
+            return EndpointGoneError(f"endpoint {self.endpoint} is {state.status}")
+        return None
+
+    def too_late(self, accepted: Accepted, trouble: Exception | None) -> DeadlineError:
+        """The error for a request without an answer at the deadline."""
+        where = f"no output at {accepted.output_location} by the deadline"
+        if trouble is not None:
+            kind = ThrottledError if errors.is_throttle(trouble) else DeadlineError
+            return kind(f"{where}; the last trouble was: {trouble}")
+        if accepted.failure_location is None:
+            return NoFailurePathError(
+                f"{where}, and {self.endpoint} has no S3FailurePath: whether the request failed or "
+                "still waits cannot be told; set one, or listen to its topics"
+            )
+        return DeadlineError(f"{where}; the request goes on, wait for it again")
+
+
+@dataclass
+class Watch:
+    """Waits for many requests together: one look a round, or one notification queue.
+
+    Args:
+        rules: of the endpoint.
+        queue_url: an SQS queue of this caller alone, subscribed to the endpoint's topics; None
+            lists S3.
+    """
+
+    rules: Rules
+    queue_url: str | None = None
+    _pending: dict[str, Accepted] = field(default_factory=dict)
+    _told: dict[str, tuple[bool, str | None]] = field(default_factory=dict)
+    _expected: set[str] = field(default_factory=set)
+    _pause_s: float = 0.0
+    _swept_s: float = -math.inf
+    _checked_s: float = math.inf
+
+    @property
+    def pending(self) -> list[Accepted]:
+        """What has not ended yet."""
+        return list(self._pending.values())
+
+    def expect(self, inference_id: str) -> None:
+        """Tell, before it is submitted: its notification may come first."""
+        self._expected.add(inference_id)
+
+    def add(self, accepted: Accepted) -> None:
+        """Wait for this one too."""
+        self._expected.discard(accepted.inference_id)
+        self._pending[accepted.inference_id] = accepted
+
+    def drop(self, inference_id: str) -> None:
+        """Wait for it no longer."""
+        for known in (self._pending, self._told):
+            known.pop(inference_id, None)
+        self._expected.discard(inference_id)
+
+    def round(self, until_s: float) -> Rule[list[Ended]]:
+        """Pause, but not beyond the deadline, then say which have ended.
+
+        Raises:
+            EndpointGoneError: the endpoint no longer serves, and nothing more has ended.
+        """
+        now_s = self.rules.now_s()
+        if self._checked_s == math.inf:
+            self._checked_s = now_s
+        pause_s = max(self._pause_s, self.rules.pace.first_s)
+        left_s = max(0.0, until_s - now_s)
+        if self.queue_url is None:
+            yield Sleep(min(pause_s, left_s))
+            ended = yield from self.rules.look(self.pending)
+        else:
+            yield from self._receive(self.queue_url, left_s)
+            ended = self._notified()
+            if not ended and self.rules.now_s() - self._swept_s >= SWEPT_EVERY_S:
+                self._swept_s = self.rules.now_s()
+                ended = yield from self.rules.look(self.pending)
+        if not ended and self.rules.now_s() - self._checked_s >= ENDPOINT_CHECKED_EVERY_S:
+            self._checked_s = self.rules.now_s()
+            gone = yield from self.rules.gone()
+            if gone is not None:
+                ended = yield from self.rules.look(self.pending)
+                if not ended:
+                    raise gone
+        for each in ended:
+            self.drop(each.accepted.inference_id)
+        self._pause_s = self.rules.pace.first_s if ended else self.rules.pace.after(pause_s)
+        return ended
+
+    def results(self, until_s: float) -> Rule[list[tuple[Accepted, Result | InferenceError]]]:
+        """One round, with what has ended fetched; at the deadline also what has not."""
+        found: list[tuple[Accepted, Result | InferenceError]] = []
+        for ended in (yield from self.round(until_s)):
+            try:
+                found.append(
+                    (ended.accepted, (yield from self.rules.collect(ended, None, until_s)))
+                )
+            except InferenceError as error:
+                found.append((ended.accepted, error))
+        if self.rules.now_s() >= until_s:
+            for accepted in self.pending:
+                found.append((accepted, self.rules.too_late(accepted, None)))
+                self.drop(accepted.inference_id)
+        return found
+
+    def _receive(self, queue_url: str, left_s: float) -> Rule[None]:
+        wait_s = min(LONGEST_RECEIVE_S, int(left_s))
+        try:
+            answer = yield Call(
+                "sqs",
+                "receive_message",
+                {"QueueUrl": queue_url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": wait_s},
+            )
+            messages = answer.get("Messages", [])
+            for message in messages:
+                told = notification(message["Body"])
+                if told is not None and (told[0] in self._expected or told[0] in self._pending):
+                    self._told[told[0]] = told[1:]
+            if messages:
+                entries = [
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ]
+                yield Call(
+                    "sqs", "delete_message_batch", {"QueueUrl": queue_url, "Entries": entries}
+                )
+            elif wait_s == 0:
+                yield Sleep(min(left_s, self.rules.pace.first_s))
+        except Exception as error:
+            if not errors.is_transient(error):
+                raise errors.typed(
+                    error, f"receiving from {queue_url}", "sqs:ReceiveMessage and sqs:DeleteMessage"
+                ) from error
+            yield Sleep(min(left_s, self.rules.pace.longest_s))
+
+    def _notified(self) -> list[Ended]:
+        known = [inference_id for inference_id in self._told if inference_id in self._pending]
+        return [
+            Ended(self._pending[inference_id], *self._told.pop(inference_id))
+            for inference_id in known
+        ]
+
+
+def notification(body: str) -> tuple[str, bool, str | None] | None:
+    """InferenceId, whether it failed, and why, of an SQS message; None if it is something else.
+
+    Takes SNS's envelope as well as raw delivery (DG async-inference-check-predictions).
+    """
+    try:
+        message = json.loads(body)
+        if "invocationStatus" not in message:
+            message = json.loads(message["Message"])
+        failed = message["invocationStatus"] != "Completed"
+        return message["inferenceId"], failed, message.get("failureReason") if failed else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def split(location: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` URI."""
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    return bucket, key

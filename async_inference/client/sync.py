@@ -1,0 +1,129 @@
+"""The client for ordinary code: each method returns when it is done."""
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from async_inference.client.aws import Connected
+from async_inference.client.errors import InferenceError
+from async_inference.client.rules import (
+    Accepted,
+    EndpointState,
+    Request,
+    Result,
+    Rule,
+    Sleep,
+    Watch,
+)
+
+T = TypeVar("T")
+DEFAULT_DEADLINE_S = 1800.0
+"""Beyond a cold start of ten minutes, which an endpoint that sleeps at zero may need."""
+
+
+class Client(Connected):
+    """Asynchronous inference at one endpoint; for its arguments see `Connected`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._aws.close()
+
+    def infer(
+        self,
+        request: Request,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        key: str | None = None,
+    ) -> Result:
+        """Submit and wait: the whole way as one call with one deadline.
+
+        Args:
+            request: what to infer.
+            deadline_s: seconds from now for everything.
+            key: the same key and request get the same InferenceId and output location, so that a
+                caller that starts over gets the result of its first try; None is a new inference.
+
+        Raises:
+            InferenceError: one of its kinds, with the model's own message where there is one.
+        """
+        until_s = time.monotonic() + deadline_s
+        return self.run(self.rules.infer(request, self._id(key, request), until_s))
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        key: str | None = None,
+    ) -> Accepted:
+        """Hand a request in and return at once."""
+        until_s = time.monotonic() + deadline_s
+        return self.run(self.rules.submit(request, self._id(key, request), until_s))
+
+    def wait(
+        self,
+        accepted: Accepted,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        into: Path | None = None,
+    ) -> Result:
+        """Wait for a request's result; `into` is the file to write, less its extension."""
+        return self.run(self.rules.wait(accepted, time.monotonic() + deadline_s, into))
+
+    def wait_each(
+        self,
+        accepted: Iterable[Accepted],
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        queue_url: str | None = None,
+    ) -> Iterator[tuple[Accepted, Result | InferenceError]]:
+        """Wait for many together, each with its result or error as it ends.
+
+        Args:
+            accepted: what to wait for.
+            deadline_s: seconds from now for all of them; what is left then gets a DeadlineError.
+            queue_url: an SQS queue of this caller alone, subscribed to the endpoint's topics (see
+                `subscribed`), instead of looking at S3.
+        """
+        until_s = time.monotonic() + deadline_s
+        watch = Watch(self.rules, queue_url)
+        for each in accepted:
+            watch.add(each)
+        while watch.pending:
+            yield from self.run(watch.results(until_s))
+
+    def state(self) -> EndpointState:
+        """The endpoint now: whether it serves, and with how many instances."""
+        return self.run(self.rules.state(time.monotonic()))
+
+    def run(self, rule: Rule[T]) -> T:
+        """Perform a rule."""
+        answer: Any = None
+        try:
+            effect = next(rule)
+            while True:
+                try:
+                    if isinstance(effect, Sleep):
+                        time.sleep(effect.seconds)
+                        answer = None
+                    else:
+                        answer = self._aws.perform(effect)
+                except Exception as error:
+                    effect = rule.throw(error)
+                else:
+                    effect = rule.send(answer)
+        except StopIteration as end:
+            return end.value
