@@ -7,13 +7,14 @@ BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help up down test check bench install lock
+.PHONY: help up down test check bench docs install lock
 help:
 	@echo "make up      deploy onto the embedded AWS, wake it from zero, get an image"
 	@echo "make down    destroy that stack and stop what was started"
 	@echo "make test    all tests, tier by tier"
 	@echo "make check   format, lint, types, architecture, unit tests: under a minute"
 	@echo "make bench   speed, as ratios in one run"
+	@echo "make docs    the documentation as a site, in .local/site"
 
 up: install
 	@async-inference local up
@@ -29,10 +30,16 @@ check: .venv/.base
 	@ruff check .
 	@ty check
 	@lint-imports --no-logo
+	@sphinx-build -qnW --keep-going docs .local/site
 	@pytest -q -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 
 bench: install
 	@python -m bench
+
+docs: .venv/.base
+	@python tools/configuration_reference.py
+	@sphinx-build -qnW --keep-going docs .local/site
+	@echo "The documentation: .local/site/index.html"
 
 # Everything the local stack needs: the locked packages, the Pulumi CLI, what inference_code imports.
 install: .venv/.base

@@ -1,0 +1,86 @@
+"""What the documentation says is so: its commands exist and run, generated pages are current."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from async_inference.cli import app
+from async_inference.rehearsal import traffic
+from tools import configuration_reference
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands(program: str) -> list[list[str]]:
+    """The words of each command line of a program, from every shell block of the documentation."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r"\s(?:&&|\|)\s", line):
+                    words = shlex.split(part, comments=True)
+                    if words[:1] == [program]:
+                        found.append(words[1:])
+    return found
+
+
+def parsed(command, words: list[str]) -> None:
+    """Let the command line read the words, down to the last subcommand, and run nothing."""
+    with command.make_context(command.name, list(words)) as context:
+        if hasattr(command, "resolve_command"):
+            _, inner, rest = command.resolve_command(
+                context, [*context._protected_args, *context.args]
+            )
+            assert inner is not None
+            parsed(inner, rest)
+
+
+@pytest.mark.parametrize("words", commands("async-inference"), ids=" ".join)
+def test_every_documented_command_is_one_that_the_command_line_takes(words):
+    parsed(typer.main.get_command(app), words)
+
+
+@pytest.mark.parametrize("target", sorted({words[0] for words in commands("make")}))
+def test_every_documented_make_target_exists(target):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
+
+
+def test_the_configuration_reference_is_what_the_schema_says():
+    written = configuration_reference.PAGE.read_text(encoding="utf-8")
+
+    assert written == configuration_reference.page(), "run `make docs` and commit the page"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A checkout with the stack files, on branch main, and a trace `mine.csv`."""
+    for file in ROOT.glob("Pulumi*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "inference_code").mkdir()
+    (tmp_path / "inference_code" / "inference.py").touch()
+    traffic.write(traffic.generated("bursts", 0), tmp_path / "mine.csv")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "stacks"]):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.rehearsal
+@pytest.mark.parametrize(
+    "words",
+    [words for words in commands("async-inference") if words[0] in ("rehearse", "tune")],
+    ids=" ".join,
+)
+def test_every_documented_rehearsal_and_search_runs(words, project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+
+    app([*words, "--plans", "8"] if words[0] == "tune" else words, standalone_mode=False)
+
+    assert capsys.readouterr().out.strip()
