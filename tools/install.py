@@ -3,6 +3,10 @@
 - the Pulumi CLI (tools/pulumi_cli.py)
 - what inference_code imports (requirements-serving.lock), into the same virtual environment
 
+With the argument `clients`, what the test tier of that name needs instead:
+
+- a browser, where this is Debian's root user; elsewhere its tests are skipped
+
 Does nothing when both are there already; on failure nothing half done is left behind as done.
 """
 
@@ -10,6 +14,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,11 +35,12 @@ GPU_ONLY = re.compile(r"^(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to install: its name, what it brings, and the work."""
+    """One thing to install: its name, what it brings, the work, whether all fails without it."""
 
     name: str
     what: str
     work: Callable[[Path], None]
+    needed: bool = True
 
 
 class StepFailedError(Exception):
@@ -106,8 +112,25 @@ def install_pulumi_cli(log: Path) -> None:
     logged([sys.executable, ROOT / "tools" / "pulumi_cli.py"], log)
 
 
+def install_browser(log: Path) -> None:
+    """Install Debian's Chromium with the driver that fits it."""
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    logged(["apt-get", "update"], log, **quiet)
+    packages = ["chromium", "chromium-driver", "fonts-dejavu-core"]
+    logged(["apt-get", "install", "--yes", "--no-install-recommends", *packages], log, **quiet)
+
+
+def missing_for_clients() -> list[Step]:
+    """The steps for the test tier `clients` that are not done yet."""
+    steps = []
+    if not shutil.which("chromedriver") and shutil.which("apt-get") and os.geteuid() == 0:
+        what = "Debian's chromium and chromium-driver, 0.4 GB on disk"
+        steps.append(Step("browser", what, install_browser, needed=False))
+    return steps
+
+
 def missing() -> list[Step]:
-    """The steps that are not done yet."""
+    """The steps for the local stack that are not done yet."""
     steps = []
     if not SERVING_STAMP.exists() or SERVING_STAMP.read_text() != serving_digest():
         what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
@@ -120,7 +143,7 @@ def missing() -> list[Step]:
 
 
 def main() -> int:
-    steps = missing()
+    steps = missing_for_clients() if sys.argv[1:] == ["clients"] else missing()
     if not steps:
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -157,7 +180,7 @@ def main() -> int:
         console.print(
             f"{tail}\nerror: {name}: {reason}; the whole log: {log.relative_to(ROOT)}", markup=False
         )
-    return 1 if failures else 0
+    return 1 if any(step.needed and step.name in failures for step in steps) else 0
 
 
 if __name__ == "__main__":

@@ -1,15 +1,27 @@
 """`local up`, `down` and `status`: the stack on this machine."""
 
 import json
+import re
 import time
-from typing import Annotated
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from async_inference.local_aws.daemon import Daemon
+
+CHARTED_MINUTES = 60
+SHOWN_ACTIVITIES = 6
+WATCHED_EVERY_S = 0.5
+BARS = "▁▂▃▄▅▆▇█"
 
 app = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_is_help=True)
 
@@ -39,44 +51,159 @@ def down() -> None:
 @app.command("status")
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, once.")] = False,
 ) -> None:
-    """Instances, backlog, alarms and last activities of the embedded AWS."""
+    """What happens now: instances, backlog, alarms, last scaling activities, and why.
+
+    The same as live charts: the page whose address it prints.
+
+    For example: async-inference local status --watch
+    """
     import httpx
 
+    if watch and as_json:
+        raise InvalidInputError(["--watch --json: choose one of them; --json looks once"])
+    aws = _running()
+
+    def look() -> dict[str, Any]:
+        try:
+            return httpx.get(
+                f"{aws.url}/_local/status", params={"minutes": CHARTED_MINUTES}, timeout=10
+            ).json()
+        except (httpx.TransportError, ValueError) as error:
+            raise InvalidInputError(
+                [f"the embedded AWS does not answer ({error}); start it again with make up"]
+            ) from error
+
+    if as_json:
+        typer.echo(json.dumps(look(), indent=2))
+        return
+    console = Console()
+    if not watch:
+        console.print(_shown(look(), aws.url))
+        return
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_shown(look(), aws.url), console=console, auto_refresh=False) as live,
+    ):
+        while True:
+            time.sleep(WATCHED_EVERY_S)
+            live.update(_shown(look(), aws.url), refresh=True)
+
+
+def _running() -> "Daemon":
     from async_inference.local_aws import daemon
     from async_inference.local_aws.journey import AWS_FOLDER
 
     aws = daemon.running(AWS_FOLDER)
     if aws is None:
         raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
-
-    def fetch() -> dict:
-        return httpx.get(f"{aws.url}/_local/status", timeout=10).json()
-
-    if as_json:
-        typer.echo(json.dumps(fetch(), indent=2))
-        return
-    console = Console()
-    if not watch:
-        console.print(_status(fetch()))
-        return
-    with Live(_status(fetch()), console=console) as live:
-        while True:
-            time.sleep(0.5)
-            live.update(_status(fetch()))
+    return aws
 
 
-def _status(found: dict) -> Group:
-    endpoints = Table("endpoint", "status", "instances", "asked for", "backlog")
-    alarms = Table("alarm", "state")
-    activities = Table("last activities", "cause")
-    for region in found["regions"].values():
-        for name, endpoint in region["endpoints"].items():
-            counts = (endpoint["in_service"], endpoint["desired"], endpoint["backlog"])
-            endpoints.add_row(name, endpoint["status"], *map(str, counts))
-        for alarm in region["alarms"]:
-            alarms.add_row(alarm["name"], alarm["state"])
-        for activity in region["activities"][:5]:
-            activities.add_row(activity["Description"], activity["Cause"])
-    return Group(endpoints, alarms, activities)
+def _shown(found: dict[str, Any], url: str) -> Group:
+    speed = "in real time" if found["minute_s"] == 60 else f"a minute takes {found['minute_s']:g} s"
+    parts: list[RenderableType] = [
+        Text.assemble(
+            ("Embedded AWS", "bold"), f"  {_time(found['now_s'], '%Y-%m-%d %H:%M:%S')} UTC, {speed}"
+        ),
+        Text(f"As live charts: {url}/_local/", style="dim"),
+    ]
+    for name, region in found["regions"].items():
+        if not region["endpoints"]:
+            parts.append(Text(f"No endpoint in {name}."))
+        for endpoint_name, endpoint in region["endpoints"].items():
+            parts += ["", *_endpoint_shown(endpoint_name, endpoint)]
+        if region["alarms"]:
+            parts += ["", _alarms_shown(region["alarms"])]
+        if region["activities"] or region["not_scaled"]:
+            parts += ["", _activities_shown(region["activities"], region["not_scaled"])]
+    if not found["regions"]:
+        parts.append(Text("No endpoint yet; make up deploys one."))
+    return Group(*parts)
+
+
+def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]:
+    history = endpoint["history"]
+    oldest_s = endpoint["oldest_age_s"]
+
+    def total(column: str) -> str:
+        return str(round(sum(value for value in history[column] if value is not None)))
+
+    numbers = Table.grid(padding=(0, 2))
+    window = Text(f"the last {CHARTED_MINUTES} simulated minutes", style="dim")
+    numbers.add_row("", "", window)
+    for what, value, column in (
+        (
+            "in service",
+            f"{endpoint['in_service']} of {endpoint['desired']} asked for",
+            "in_service",
+        ),
+        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} worked on", "backlog"),
+        (
+            "oldest",
+            "none" if oldest_s is None else str(timedelta(seconds=int(oldest_s))),
+            "oldest_age_s",
+        ),
+        ("done", total("done"), "done"),
+        ("failed", total("failed"), "failed"),
+    ):
+        bars = Text(_bars(history[column]), style="red" if what == "failed" else "cyan")
+        numbers.add_row(Text(what, style="dim"), Text(value), bars)
+    shown: list[RenderableType] = [
+        Text.assemble((name, "bold"), f"  {endpoint['status']}, runs {endpoint['configuration']}"),
+        Text(endpoint["summary"], style="bold"),
+        numbers,
+    ]
+    if endpoint["failure_reason"]:
+        shown.append(Text(endpoint["failure_reason"], style="red"))
+    if endpoint["instances"]:
+        instances = Table("instance", "state", "busy", "configuration", box=None, padding=(0, 2))
+        for instance in endpoint["instances"]:
+            busy = f"{instance['busy']} of {instance['concurrency']}"
+            cells = (instance["name"], instance["state"], busy, instance["configuration"])
+            instances.add_row(*map(Text, cells))
+        shown += ["", instances]
+    return shown
+
+
+def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
+    table = Table("alarm", "state", "since", "why", box=None, padding=(0, 2))
+    styles = {"ALARM": "bold red", "OK": "green"}
+    for alarm in alarms:
+        table.add_row(
+            Text(f"{_shortened(alarm['name'])}\n") + Text(alarm["condition"], style="dim"),
+            Text(alarm["state"], style=styles.get(alarm["state"], "dim")),
+            _time(alarm["since_s"]),
+            Text(alarm["reason"]),
+        )
+    return table
+
+
+def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[str, Any]]) -> Table:
+    table = Table("at", "last activities", "cause", box=None, padding=(0, 2))
+    both = sorted([*activities, *not_scaled], key=lambda each: each["StartTime"], reverse=True)
+    for activity in both[:SHOWN_ACTIVITIES]:
+        style = "" if "StatusCode" in activity else "dim"
+        cause = _shortened(activity["Cause"])
+        description = Text(activity["Description"], style=style)
+        table.add_row(_time(activity["StartTime"]), description, Text(cause, style=style))
+    return table
+
+
+def _shortened(text: str) -> str:
+    """Without the resource and UUID by which target tracking names its alarms."""
+    pattern = r"\bTargetTracking-\S+-(Alarm(?:High|Low))-[0-9a-f-]{36}"
+    return re.sub(pattern, r"TargetTracking \1", text)
+
+
+def _time(at_s: float, form: str = "%H:%M") -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime(form)
+
+
+def _bars(values: list[float | None]) -> str:
+    most = max((value for value in values if value is not None), default=0)
+    return "".join(
+        " " if value is None else BARS[round(value / most * (len(BARS) - 1)) if most else 0]
+        for value in values
+    )

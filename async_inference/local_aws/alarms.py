@@ -19,6 +19,13 @@ from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, pu
 from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
 from async_inference.scaling.plan import Metric, MetricAlarm
 
+_SIGNS = {
+    "GreaterThanOrEqualToThreshold": ">=",
+    "GreaterThanThreshold": ">",
+    "LessThanThreshold": "<",
+    "LessThanOrEqualToThreshold": "<=",
+}
+
 
 class Alarms:
     """One region's alarms.
@@ -59,9 +66,15 @@ class Alarms:
         with self._services.lock, self._lock:
             for name, alarm in self._cloudwatch.alarms.items():
                 before = self._known.get(name)
+                if alarm.state_updated_timestamp.tzinfo is None:
+                    # moto has just set the state, by the wall clock.
+                    alarm.state_updated_timestamp = self._clock.now()
                 if before is alarm:
                     continue
                 alarm.state_value = before.state_value if before else "INSUFFICIENT_DATA"
+                alarm.configuration_updated_timestamp = self._clock.now()
+                if before:
+                    alarm.state_updated_timestamp = before.state_updated_timestamp
                 self._known[name] = alarm
             for name in self._known.keys() - self._cloudwatch.alarms.keys():
                 del self._known[name]
@@ -112,23 +125,18 @@ class Alarms:
         """The alarms as a status page shows them."""
         with self._lock:
             return [
-                {"name": name, "state": alarm.state_value, "reason": alarm.state_reason}
+                {
+                    "name": name,
+                    "endpoint": next(
+                        (str(d.value) for d in alarm.dimensions if d.name == "EndpointName"), None
+                    ),
+                    "condition": _condition(alarm),
+                    "state": alarm.state_value,
+                    "since_s": alarm.state_updated_timestamp.timestamp(),
+                    "reason": alarm.state_reason,
+                }
                 for name, alarm in self._known.items()
             ]
-
-    def history(self, count: int) -> list[dict[str, Any]]:
-        """The newest entries of the alarms' history, as a status page shows them."""
-        with self._lock:
-            entries = list(self._cloudwatch.alarm_history)[-count:]
-        return [
-            {
-                "at_s": entry["Timestamp"].timestamp(),
-                "alarm": entry["AlarmName"],
-                "type": entry["HistoryItemType"],
-                "summary": entry["HistorySummary"],
-            }
-            for entry in entries
-        ]
 
     def _evaluate(self, name: str, at_s: float) -> None:
         with self._lock:
@@ -164,6 +172,7 @@ class Alarms:
             reason = _reason(rules, known)
             with self._services.lock:
                 alarm.update_state(reason, json.dumps({"recentDatapoints": known}), after.name)
+                alarm.state_updated_timestamp = self._clock.now()
             self._note(name, "StateUpdate", f"Alarm updated from {before.name} to {after.name}")
         if not alarm.actions_enabled:
             return
@@ -200,6 +209,20 @@ class Alarms:
                     "HistorySummary": summary,
                 }
             )
+
+
+def _condition(alarm: Alarm) -> str:
+    """When it goes off, in short."""
+    if alarm.rule is not None:
+        return alarm.rule
+    if alarm.metric_data_queries:
+        return "an expression"
+    sign = _SIGNS.get(alarm.comparison_operator, alarm.comparison_operator)
+    enough = alarm.datapoints_to_alarm or alarm.evaluation_periods
+    return (
+        f"{alarm.metric_name} {sign} {alarm.threshold:g} in {enough} of "
+        f"{alarm.evaluation_periods} x {alarm.period} s"
+    )
 
 
 def _next(name: str, after_s: float) -> float:

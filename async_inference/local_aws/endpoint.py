@@ -183,6 +183,14 @@ class Endpoint:
             return len(self._queue) + len(self._working)
 
     @property
+    def oldest_age_s(self) -> float | None:
+        """Simulated seconds since the oldest request without an answer came; None without any."""
+        with self._lock:
+            accepted = [waiting.accepted_s for waiting in self._working.values()]
+            accepted += [self._queue[0].accepted_s] if self._queue else []
+        return self._environment.clock.now_s() - min(accepted) if accepted else None
+
+    @property
     def interruptions(self) -> int:
         """Requests that lost their instance and were queued again."""
         return self._interruptions
@@ -248,16 +256,15 @@ class Endpoint:
             self._expire(now_s)
             waiting, working = len(self._queue), len(self._working)
             serving = self._live.in_service
-            accepted = [w.accepted_s for w in self._working.values()]
-            accepted += [self._queue[0].accepted_s] if self._queue else []
+            oldest_age_s = self.oldest_age_s
             sums, self._sums = self._sums, {}
         counted = waiting + (working if self._environment.unsettled.backlog_counts_inflight else 0)
         mine = {"EndpointName": self.name}
         self._put("ApproximateBacklogSize", mine, [counted], now_s)
         if serving or self._environment.unsettled.backlog_per_instance_at_zero == "backlog":
             self._put("ApproximateBacklogSizePerInstance", mine, [counted / max(1, serving)], now_s)
-        if accepted:
-            self._put("ApproximateAgeOfOldestRequest", mine, [now_s - min(accepted)], now_s)
+        if oldest_age_s is not None:
+            self._put("ApproximateAgeOfOldestRequest", mine, [oldest_age_s], now_s)
         starved = float(waiting + working > 0 and serving == 0)
         self._put("HasBacklogWithoutCapacity", mine, [starved], now_s)
         variant = mine | {"VariantName": self._live.plan.variant}
@@ -277,7 +284,9 @@ class Endpoint:
                     "state": "leaving"
                     if instance.leaving
                     else ("in service" if instance.in_service else "starting"),
+                    "asked_s": instance.asked_s,
                     "busy": instance.busy,
+                    "concurrency": fleet.plan.concurrency,
                 }
                 for fleet in (self._live, self._incoming)
                 if fleet

@@ -20,7 +20,7 @@ from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
-from async_inference.local_aws import daemon
+from async_inference.local_aws import daemon, page
 from async_inference.local_aws.clients import client
 from async_inference.local_aws.daemon import Daemon
 from async_inference.validation import InvalidInputError
@@ -222,7 +222,7 @@ class Watch:
 
     def _tell(self) -> None:
         for activity in self._activities():
-            if activity["ActivityId"] in self._told or "NotScaledReasons" in activity:
+            if activity["ActivityId"] in self._told:
                 continue
             self._told.add(activity["ActivityId"])
             self._console.print(
@@ -246,7 +246,7 @@ def _start(console: Console, port: int, minute_s: float) -> Daemon:
     aws = daemon.start(AWS_FOLDER, port=port, minute_s=minute_s, setup_s=0.0)
     console.print(
         f"The embedded AWS {'runs' if known else 'started'} at {aws.url}: one simulated minute "
-        f"takes {aws.minute_s:g} s."
+        f"takes {aws.minute_s:g} s.\nWatch it live: {aws.url}{page.PATH}"
     )
     return aws
 
@@ -337,7 +337,8 @@ def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:
     console.print("Next:", style="bold")
     for command, what in (
         (f"open {path}", "the image"),
-        ("async-inference local status", "what runs now"),
+        (f"open {aws.url}{page.PATH}", "what runs now, as live charts"),
+        ("async-inference local status --watch", "the same as text"),
         (". .local/env && pulumi preview --stack local", "the stack with your own pulumi commands"),
         ("make down", "destroy it all"),
     ):

@@ -5,7 +5,6 @@ simulated time: metrics in the middle of each minute, alarms at their phases, sc
 """
 
 import json
-import math
 import re
 import signal
 import sys
@@ -16,24 +15,25 @@ from dataclasses import dataclass, field
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import botocore.session
 from botocore.model import OperationModel, ServiceModel
 from cheroot import wsgi
 from pydantic import ValidationError
 
-from async_inference.local_aws import cloudwatch
+from async_inference.local_aws import cloudwatch, page
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.endpoint import NAMESPACE, Endpoint, Environment
+from async_inference.local_aws.endpoint import Endpoint, Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.metrics import MINUTE_S, Series
+from async_inference.local_aws.metrics import MINUTE_S
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.local_aws.status import RegionStatus
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import problems_of
 
@@ -44,6 +44,9 @@ CLOCK_SAVED_EVERY_S = 1.0
 """Real seconds between two records of the simulated time."""
 
 _INVOCATION = re.compile(r"/endpoints/([^/]+)/(async-invocations|invocations)")
+_THIS_MACHINE = re.compile(
+    r"(https?://)?(([a-z0-9-]+\.)*localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE
+)
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/([a-z0-9-]+)/([a-z0-9.-]+)/aws4_request")
 
 
@@ -91,6 +94,9 @@ class Region:
         self.autoscaling.attach(self.sagemaker.running)
         self.autoscaling.restore_alarms()
         self.alarms.adopt()
+        self.status = RegionStatus(
+            environment.clock, self.metrics, self.sagemaker, self.alarms, self.autoscaling
+        )
 
     def _scale(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
         return self.autoscaling.alarm_fired(policy_arn, alarm, metric, threshold)
@@ -144,9 +150,9 @@ class LocalAws:
         """The region's endpoints at work, by name."""
         return self._region(region).sagemaker.running()
 
-    def status(self) -> dict[str, Any]:
-        """What runs now: endpoints, their queue and instances, alarms, the last activities."""
-        regions = {name: self._status_of(region) for name, region in self._regions.items()}
+    def status(self, minutes: int = 0) -> dict[str, Any]:
+        """What runs now in each region, with so many minutes of history."""
+        regions = {name: region.status.now(minutes) for name, region in list(self._regions.items())}
         return {"now_s": self.clock.now_s(), "minute_s": self.clock.minute_s, "regions": regions}
 
     # Simulated time
@@ -167,6 +173,7 @@ class LocalAws:
                 if due_s == next_sample_s:
                     for endpoint in region.sagemaker.running().values():
                         endpoint.sample()
+                    region.status.sample()
                 region.alarms.evaluate_due(last_s, due_s)
                 region.autoscaling.run_schedules(last_s, due_s)
             last_s = due_s
@@ -196,8 +203,14 @@ class LocalAws:
 
     def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
         path = environ.get("PATH_INFO", "/")
+        _refuse_other_sites(environ)
         if path == "/_local/status":
-            return _json(self.status())
+            minutes = parse_qs(environ.get("QUERY_STRING", "")).get("minutes", ["0"])[0]
+            return _json(self.status(int(minutes) if minutes.isdecimal() else 0))
+        if path == page.PATH.rstrip("/"):
+            return "308 Permanent Redirect", [("Location", page.PATH), ("Content-Length", "0")], []
+        if path in page.FILES:
+            return page.answer(path)
         target = environ.get("HTTP_X_AMZ_TARGET", "")
         service, _, operation = target.rpartition(".")
         invocation = _INVOCATION.fullmatch(path)
@@ -275,39 +288,15 @@ class LocalAws:
                 )
             return self._regions[name]
 
-    def _status_of(self, region: Region) -> dict[str, Any]:
-        since_s = self.clock.now_s() - 60 * MINUTE_S
-        endpoints = {}
-        for name, endpoint in region.sagemaker.running().items():
-            mine = {"EndpointName": name}
-            endpoints[name] = {
-                "status": endpoint.status,
-                "failure_reason": endpoint.failure_reason,
-                "configuration": endpoint.configuration,
-                "desired": endpoint.desired,
-                "in_service": endpoint.in_service,
-                "backlog": endpoint.backlog,
-                "interruptions": endpoint.interruptions,
-                "instances": endpoint.instances(),
-                "history": {
-                    metric: [
-                        (point.minute * MINUTE_S, point.total / point.count)
-                        for point in region.metrics.between(
-                            Series.of(NAMESPACE, metric, mine), since_s, math.inf
-                        )
-                    ]
-                    for metric in ("ApproximateBacklogSize", "ApproximateAgeOfOldestRequest")
-                },
-            }
-        activities = region.autoscaling.describe_scaling_activities(
-            {"IncludeNotScaledActivities": True, "MaxResults": 20}
-        )
-        return {
-            "endpoints": endpoints,
-            "alarms": region.alarms.states(),
-            "alarm_history": region.alarms.history(20),
-            "activities": activities["ScalingActivities"],
-        }
+
+def _refuse_other_sites(environ: dict[str, Any]) -> None:
+    """Refuse a browser's request for another site, which may have rebound its name to loopback."""
+    for name in ("HTTP_HOST", "HTTP_ORIGIN"):
+        site = environ.get(name)
+        if site is not None and not _THIS_MACHINE.fullmatch(site):
+            raise AwsError(
+                "AccessDeniedException", f"The embedded AWS serves this machine, not {site}.", 403
+            )
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""What an embedded AWS shows of itself: one look at what happens now, and charts' history.
+
+Backlog, age and answers are SageMaker's own metrics. Capacity and alarm states are sampled beside
+them once a simulated minute, since AWS publishes no metric of either.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from async_inference.local_aws.alarms import Alarms
+from async_inference.local_aws.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.endpoint import NAMESPACE, Endpoint
+from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore, Series
+from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.scaling.alarms import AlarmState
+
+HISTORY_POINTS = 360
+"""A longer window is thinned out to this many columns, as many as a chart has room for."""
+SHOWN_ACTIVITIES = 50
+
+_CAPACITY = "capacity"
+_ALARM = "alarm"
+
+
+class RegionStatus:
+    """One region as status and page show it.
+
+    Args:
+        clock: the clock of the embedded AWS.
+        metrics: what SageMaker published.
+        sagemaker, alarms, autoscaling: the region's services.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        metrics: MetricStore,
+        sagemaker: SageMaker,
+        alarms: Alarms,
+        autoscaling: ApplicationAutoScaling,
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._sagemaker = sagemaker
+        self._alarms = alarms
+        self._autoscaling = autoscaling
+        self._sampled = MetricStore()
+
+    def sample(self) -> None:
+        """Keep this minute's capacities and alarm states."""
+        now_s = self._clock.now_s()
+        for name, endpoint in self._sagemaker.running().items():
+            for level, value in (
+                ("asked_for", endpoint.desired),
+                ("in_service", endpoint.in_service),
+            ):
+                self._sampled.put(_sampled(_CAPACITY, level, name), now_s, [value])
+        for alarm in self._alarms.states():
+            state = AlarmState[alarm["state"]].value
+            self._sampled.put(_sampled(_ALARM, "state", alarm["name"]), now_s, [state])
+
+    def now(self, minutes: int = 0) -> dict[str, Any]:
+        """Endpoints with queue and instances, alarms, and the last scaling activities.
+
+        Args:
+            minutes: how much history to add, 0 for none.
+        """
+        now_s = self._clock.now_s()
+        endpoints = {
+            name: self._endpoint(name, endpoint, now_s, minutes)
+            for name, endpoint in self._sagemaker.running().items()
+        }
+        alarms = [
+            alarm | ({"bands": self._bands(alarm, now_s, minutes)} if minutes else {})
+            for alarm in self._alarms.states()
+        ]
+        activities, refusals = self._activities()
+        return {
+            "endpoints": endpoints,
+            "alarms": alarms,
+            "activities": activities,
+            "not_scaled": refusals,
+        }
+
+    def _activities(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """What was scaled, and what was not, newest first; the same refusal is told once.
+
+        A policy that its alarm runs every minute is refused every minute.
+        """
+        found: list[dict[str, Any]] = []
+        token: dict[str, str] = {}
+        while True:
+            page = self._autoscaling.describe_scaling_activities(
+                {"IncludeNotScaledActivities": True} | token
+            )
+            found += page["ScalingActivities"]
+            if "NextToken" not in page:
+                break
+            token = {"NextToken": page["NextToken"]}
+        found.sort(key=lambda activity: activity["StartTime"])
+        scaled: list[dict[str, Any]] = []
+        refusals: list[dict[str, Any]] = []
+        told: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for activity in found:
+            resource_id = activity["ResourceId"]
+            if "NotScaledReasons" not in activity:
+                scaled.append(activity)
+                told = {key: refusal for key, refusal in told.items() if key[0] != resource_id}
+                continue
+            key = (resource_id, activity["Cause"], activity["Description"])
+            if key not in told:
+                told[key] = {
+                    "ResourceId": resource_id,
+                    "Description": activity["Description"],
+                    "Cause": activity["Cause"],
+                    "StartTime": activity["StartTime"],
+                }
+                refusals.append(told[key])
+            told[key]["EndTime"] = activity.get("EndTime", activity["StartTime"])
+        return scaled[: -SHOWN_ACTIVITIES - 1 : -1], refusals[: -SHOWN_ACTIVITIES - 1 : -1]
+
+    def _endpoint(
+        self, name: str, endpoint: Endpoint, now_s: float, minutes: int
+    ) -> dict[str, Any]:
+        instances = endpoint.instances()
+        found: dict[str, Any] = {
+            "status": endpoint.status,
+            "failure_reason": endpoint.failure_reason,
+            "configuration": endpoint.configuration,
+            "desired": endpoint.desired,
+            "in_service": endpoint.in_service,
+            "backlog": endpoint.backlog,
+            "busy": sum(instance["busy"] for instance in instances),
+            "oldest_age_s": endpoint.oldest_age_s,
+            "interruptions": endpoint.interruptions,
+            "instances": instances,
+        }
+        found["summary"] = summary(found)
+        if minutes:
+            found["history"] = self._history(name, endpoint.plan.variant, now_s, minutes)
+        return found
+
+    def _history(self, name: str, variant: str, now_s: float, minutes: int) -> dict[str, Any]:
+        step, first, count = _window(now_s, minutes)
+        mine = {"EndpointName": name}
+
+        def column(
+            store: MetricStore,
+            series: Series,
+            value: Callable[[Datapoint], float],
+            joined: Callable[[Iterable[float]], float],
+        ) -> list[float | None]:
+            buckets: list[list[float]] = [[] for _ in range(count)]
+            start_s, end_s = first * MINUTE_S, (first + count * step) * MINUTE_S
+            for point in store.between(series, start_s, end_s):
+                buckets[(point.minute - first) // step].append(value(point))
+            return [joined(bucket) if bucket else None for bucket in buckets]
+
+        def published(metric: str, dimensions: dict[str, str]) -> Series:
+            return Series.of(NAMESPACE, metric, dimensions)
+
+        both = mine | {"VariantName": variant}
+        levels = {
+            "backlog": (self._metrics, published("ApproximateBacklogSize", mine)),
+            "oldest_age_s": (self._metrics, published("ApproximateAgeOfOldestRequest", mine)),
+            "asked_for": (self._sampled, _sampled(_CAPACITY, "asked_for", name)),
+            "in_service": (self._sampled, _sampled(_CAPACITY, "in_service", name)),
+        }
+        counts = {"done": "InvocationsProcessed", "failed": "InvocationFailures"}
+        return {
+            "start_s": first * MINUTE_S,
+            "step_s": step * MINUTE_S,
+            **{
+                key: column(store, series, lambda point: point.most, max)
+                for key, (store, series) in levels.items()
+            },
+            **{
+                key: column(self._metrics, published(metric, both), lambda point: point.total, sum)
+                for key, metric in counts.items()
+            },
+        }
+
+    def _bands(self, alarm: dict[str, Any], now_s: float, minutes: int) -> list[dict[str, Any]]:
+        """The alarm's states one after the other; the newest began when the alarm says so."""
+        _, first, _ = _window(now_s, minutes)
+        bands: list[dict[str, Any]] = []
+        series = _sampled(_ALARM, "state", alarm["name"])
+        for point in self._sampled.between(series, first * MINUTE_S, math.inf):
+            state = AlarmState(int(point.total / point.count)).name
+            if not bands or bands[-1]["state"] != state:
+                bands.append({"state": state, "from_s": point.minute * MINUTE_S})
+        if not bands or bands[-1]["state"] != alarm["state"]:
+            bands.append({"state": alarm["state"], "from_s": alarm["since_s"]})
+        ends_s = [band["from_s"] for band in bands[1:]] + [now_s]
+        return [band | {"to_s": end_s} for band, end_s in zip(bands, ends_s, strict=True)]
+
+
+def summary(endpoint: dict[str, Any]) -> str:
+    """What happens at an endpoint, as one sentence.
+
+    Args:
+        endpoint: as `RegionStatus.now` shows it.
+    """
+    backlog, busy = endpoint["backlog"], endpoint["busy"]
+    asked_for, in_service = endpoint["desired"], endpoint["in_service"]
+    if endpoint["status"] == "Failed":
+        return f"Failed: {endpoint['failure_reason']}"
+    if endpoint["status"] == "Creating":
+        return f"Being created: {_count(asked_for, 'instance')} starting."
+    if not backlog and not in_service and not asked_for:
+        said = "Asleep: no instances, nothing queued."
+    elif not backlog and not in_service:
+        said = f"Starting {_count(asked_for, 'instance')}, though nothing is queued."
+    elif not backlog:
+        said = f"Idle: {_count(in_service, 'instance')} in service, nothing queued."
+    elif not in_service and not asked_for:
+        said = f"Starved: {_wait(backlog)}, and no instance is asked for yet."
+    elif not in_service:
+        starting = _count(asked_for, "instance")
+        said = f"Waking up: {_wait(backlog)} for {starting} to start."
+    else:
+        waiting = backlog - busy
+        said = f"At work: {_count(in_service, 'instance')} on {_count(busy, 'request')}"
+        said += f"; {waiting} more {'waits' if waiting == 1 else 'wait'}." if waiting > 0 else "."
+    if in_service and in_service != asked_for:
+        said += f" Scaling {'out' if asked_for > in_service else 'in'} to {asked_for}."
+    configurations = {instance["configuration"] for instance in endpoint["instances"]}
+    arriving = configurations - {endpoint["configuration"]}
+    if arriving and endpoint["status"] == "Updating":
+        said += f" An update to {', '.join(sorted(arriving))} is under way."
+    return said
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _wait(backlog: int) -> str:
+    return f"{_count(backlog, 'request')} {'waits' if backlog == 1 else 'wait'}"
+
+
+def _sampled(kind: str, name: str, of: str) -> Series:
+    return Series.of(kind, name, {"Name": of})
+
+
+def _window(now_s: float, minutes: int) -> tuple[int, int, int]:
+    """Minutes for each column, the first column's minute, and how many columns up to now.
+
+    Columns start at multiples of their width, so that they stay the same from look to look.
+    """
+    minutes = min(minutes, KEPT_MINUTES)
+    step = math.ceil(minutes / HISTORY_POINTS)
+    last = int(now_s // MINUTE_S) // step
+    count = math.ceil(minutes / step)
+    return step, (last - count + 1) * step, count

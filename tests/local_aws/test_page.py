@@ -1,0 +1,286 @@
+"""The page of the embedded AWS in a real browser: it shows what happens, and keeps its manners."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from async_inference.local_aws.server import LocalAws, Options
+from tests.local_aws.conftest import Account, eventually
+from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, track, wake
+
+pytestmark = pytest.mark.clients
+
+PHONE, DESK = (390, 844), (1280, 900)
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+READABLE_CONTRAST = 4.5
+"""The least contrast of text that WCAG 2 level AA allows."""
+
+
+def found(*names: str) -> str | None:
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
+    chromium = found("chromium", "chromium-browser", "google-chrome")
+    driver = found("chromedriver", str(Path(os.environ.get("CHROMEWEBDRIVER", ""), "chromedriver")))
+    if chromium is None or driver is None:
+        pytest.skip("no Chromium with its driver; as root: apt-get install chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(browser) -> "Page":
+    return Page(browser)
+
+
+class Page:
+    """What a person sees of the page."""
+
+    def __init__(self, browser: webdriver.Chrome) -> None:
+        self.browser = browser
+
+    def open(self, url: str, theme: str = "light", size: tuple[int, int] = DESK) -> None:
+        self.look(theme, size)
+        self.browser.get("about:blank")
+        self.complaints()
+        self.browser.get(f"{url}/_local/")
+        eventually(lambda: self.state() == "live", "a live page")
+
+    def look(self, theme: str, size: tuple[int, int]) -> None:
+        width, height = size
+        preference = {"name": "prefers-color-scheme", "value": theme}
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
+        self.browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {
+                "width": width,
+                "height": height,
+                "deviceScaleFactor": 1,
+                "mobile": size == PHONE,
+            },
+        )
+
+    def state(self) -> str | None:
+        return self.script("return document.body.dataset.state")
+
+    def text(self, selector: str) -> str:
+        return self.script("return document.querySelector(arguments[0]).innerText", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return Array.from(document.querySelectorAll(arguments[0]), n => n.innerText)"
+        return self.script(script, selector)
+
+    def tile(self, name: str) -> str:
+        tiles = dict(text.split("\n", 1) for text in self.texts("#tiles > div"))
+        return tiles[name].split("\n")[0]
+
+    def count(self, selector: str) -> int:
+        return self.script("return document.querySelectorAll(arguments[0]).length", selector)
+
+    def script(self, script: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the browser's console said since the last time."""
+        return self.browser.get_log("browser")
+
+
+@pytest.fixture
+def account(start) -> Account:
+    account = start(minute_s=FAST_MINUTE_S)
+    account.deploy()
+    account.in_service()
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+    return account
+
+
+def test_it_shows_an_endpoint_fall_asleep_wake_and_answer_without_being_reloaded(page, account):
+    page.open(account.aws.url)
+    page.script("window.sameDocument = true")
+    track(account)
+    wake(account)
+    eventually(lambda: page.text("#summary").startswith("Asleep"), "the endpoint asleep")
+
+    account.read(account.submit(b"wake up")["OutputLocation"])
+    account.submit(b"poison")
+
+    eventually(lambda: "1 done, 1 failed" in page.text("#charts"), "both answers counted")
+    eventually(lambda: page.text("#summary").startswith("Asleep"), "the endpoint asleep again")
+    assert page.tile("Instances in service") == "0"
+    assert page.tile("Backlog") == "0"
+    assert page.count("#charts .done") >= 1
+    assert page.count("#charts .failed") >= 1
+    assert page.count("#charts .mark.out") >= 1, "the scale-out is marked"
+    assert page.count("#charts .mark.in") >= 2, "so is each scale-in"
+    assert page.count("#charts rect.ALARM") >= 2, "of both alarms that scaled"
+    assert any("in state ALARM triggered policy wake-up" in row for row in page.texts("tr.scaled"))
+    assert page.script("return window.sameDocument") is True
+    assert page.complaints() == []
+
+
+def test_all_charts_have_one_time_axis_and_one_cursor(page, account):
+    wake(account)
+    page.open(account.aws.url)
+    eventually(lambda: page.count("#charts figure") == 7, "seven charts")
+
+    page.browser.find_element(By.ID, "charts").send_keys(Keys.ARROW_LEFT)
+
+    positions = eventually(
+        lambda: page.script(
+            "return Array.from(document.querySelectorAll('.cursor'), n => n.getAttribute('x1'))"
+        ),
+        "a cursor",
+    )
+    assert len(positions) == page.count("#charts svg")
+    assert len(set(positions)) == 1
+    assert "UTC: backlog" in page.text("#at")
+
+
+def test_it_shows_what_the_instances_do(page, account):
+    account.submit(b"slow")
+    page.open(account.aws.url)
+
+    (instance,) = eventually(
+        lambda: [text for text in page.texts("#instances li") if "1 of 1 busy" in text],
+        "an instance at work",
+    )
+    assert "in service" in instance
+    assert page.text("#summary") == "At work: 1 instance on 1 request."
+    assert page.tile("Backlog") == "1"
+
+
+def test_it_says_when_the_embedded_aws_is_gone_and_when_it_is_back(page, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        options = Options(folder=tmp_path / "aws", port=free.getsockname()[1])
+    aws = LocalAws(options)
+    aws.start()
+    page.open(aws.url)
+    assert page.text("#empty") == "No endpoint yet. Deploy one: make up"
+
+    aws.stop()
+
+    eventually(lambda: page.state() == "gone", "a page that says it is gone")
+    assert page.text("#gone").startswith("The embedded AWS does not answer since")
+    assert "make up" in page.text("#gone")
+    assert page.text("#connection") == "gone"
+
+    again = LocalAws(options)
+    again.start()
+    try:
+        eventually(lambda: page.state() == "live", "a live page again")
+        assert page.script("return document.getElementById('gone').hidden")
+    finally:
+        again.stop()
+
+
+def test_names_of_users_are_text_never_markup(page, account):
+    account.cloudwatch.put_metric_alarm(
+        AlarmName=HOSTILE,
+        Namespace="AWS/SageMaker",
+        MetricName=HOSTILE,
+        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
+        Statistic="Average",
+        ComparisonOperator="GreaterThanThreshold",
+        Threshold=1,
+        Period=60,
+        EvaluationPeriods=1,
+    )
+    arn = account.autoscaling.put_scaling_policy(
+        **TARGET,
+        PolicyName=HOSTILE,
+        PolicyType="StepScaling",
+        StepScalingPolicyConfiguration={
+            "AdjustmentType": "ExactCapacity",
+            "StepAdjustments": [{"MetricIntervalUpperBound": 0, "ScalingAdjustment": 1}],
+        },
+    )["PolicyARN"]
+    account.cloudwatch.put_metric_alarm(
+        AlarmName=f"{HOSTILE} idle",
+        Namespace="AWS/SageMaker",
+        MetricName="ApproximateBacklogSize",
+        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
+        Statistic="Average",
+        ComparisonOperator="LessThanOrEqualToThreshold",
+        Threshold=0,
+        Period=60,
+        EvaluationPeriods=1,
+        AlarmActions=[arn],
+    )
+    page.open(account.aws.url)
+
+    eventually(
+        lambda: any(HOSTILE in text for text in page.texts("#activities td")),
+        "the policy's name in an activity",
+    )
+    assert any(HOSTILE in text for text in page.texts("#alarms td"))
+    assert any(HOSTILE in text for text in page.texts("#charts figcaption"))
+    assert page.count("img") == 0
+    assert page.script("return document.title") != "owned"
+    assert page.complaints() == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_it_can_be_read_in_both_themes_and_on_a_phone(page, account, theme, size):
+    track(account)
+    wake(account)
+    page.open(account.aws.url, theme, size)
+    eventually(lambda: page.count("#charts figure") == 9, "nine charts")
+
+    assert page.script("return document.scrollingElement.scrollWidth") <= size[0]
+    dim = {text: ratio for text, ratio in page.script(CONTRASTS) if ratio < READABLE_CONTRAST}
+    assert dim == {}
+    background = page.script("return getComputedStyle(document.body).backgroundColor")
+    brightness = sum(map(int, background.removeprefix("rgb(").removesuffix(")").split(","))) / 3
+    assert (brightness > 128) == (theme == "light")
+
+
+CONTRASTS = """
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((c, i) => c * a + below[i] * (1 - a));
+  const linear = (c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const ground = (node) =>
+    node === null
+      ? [255, 255, 255]
+      : over(channels(getComputedStyle(node).backgroundColor), ground(node.parentElement));
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility()) continue;
+    const style = getComputedStyle(node);
+    const below = ground(node.closest("svg") ? node.closest("section") : node);
+    const ink = over(channels(node.closest("svg") ? style.fill : style.color), below);
+    const [light, dark] = [luminance(ink), luminance(below)].sort((a, b) => b - a);
+    found.push([walker.currentNode.data, (light + 0.05) / (dark + 0.05)]);
+  }
+  return found;
+"""
