@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from async_inference.cli import local, rehearsal
+from async_inference.cli import client, local, rehearsal
 from async_inference.validation import InvalidInputError
 
 EXIT_INVALID_INPUT = 2
@@ -19,6 +19,9 @@ app = typer.Typer(
 app.command()(rehearsal.rehearse)
 app.command()(rehearsal.tune)
 app.command()(rehearsal.history)
+app.command()(client.generate)
+app.command()(client.batch)
+app.command()(client.resume)
 app.add_typer(local.app, name="local")
 
 

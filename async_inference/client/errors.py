@@ -107,7 +107,7 @@ _THROTTLES = {
 }
 _TRANSIENT = {"InternalError", "InternalFailure", "RequestTimeout", "ServiceUnavailable"}
 _NOT_THERE = {"404", "NoSuchKey", "NotFound"}
-_GONE = re.compile(r"(not found|could not find|is not in service|in-?progress)", re.IGNORECASE)
+_GONE = re.compile(r"(not found|could not find|is not in service)", re.IGNORECASE)
 
 
 def is_missing(error: Exception) -> bool:
@@ -132,13 +132,19 @@ def is_transient(error: Exception) -> bool:
     )
 
 
-def typed(error: Exception, doing: str, permission: str) -> InferenceError:
+def typed(
+    error: Exception,
+    doing: str,
+    permission: str,
+    otherwise: type[InferenceError] = RejectedError,
+) -> InferenceError:
     """The typed error for what a call to AWS raised.
 
     Args:
         error: not transient, and not a missing object.
         doing: what was tried, as the start of a sentence.
         permission: the IAM action that it takes.
+        otherwise: the type for what has none of its own.
     """
     if isinstance(error, InferenceError):
         return error
@@ -154,7 +160,7 @@ def typed(error: Exception, doing: str, permission: str) -> InferenceError:
             return StorageError(f"{doing}: {message}")
         if code.startswith("Validation") and _GONE.search(message):
             return EndpointGoneError(f"{doing}: {message}")
-        return RejectedError(f"{doing}: {code}: {message}")
+        return otherwise(f"{doing}: {code}: {message}")
     if isinstance(
         error,
         NoCredentialsError
@@ -166,7 +172,7 @@ def typed(error: Exception, doing: str, permission: str) -> InferenceError:
     ):
         return CredentialsError(f"{doing}: {error}")
     if isinstance(error, ParamValidationError | BotoCoreError):
-        return RejectedError(f"{doing}: {error}")
+        return otherwise(f"{doing}: {error}")
     raise error
 
 

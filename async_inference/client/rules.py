@@ -23,6 +23,7 @@ from async_inference.client.errors import (
     EndpointGoneError,
     InferenceError,
     NoFailurePathError,
+    StorageError,
     ThrottledError,
 )
 
@@ -379,7 +380,9 @@ class Rules:
             except Exception as error:
                 if errors.is_transient(error):
                     return present
-                raise errors.typed(error, f"listing s3://{bucket}", "s3:ListBucket") from error
+                raise errors.typed(
+                    error, f"listing s3://{bucket}", "s3:ListBucket", StorageError
+                ) from error
             keys = [entry["Key"] for entry in page.get("Contents", ())]
             present += [key for key in keys if key in wanted]
             # Keys come in order.
@@ -425,7 +428,10 @@ class Rules:
             if errors.is_missing(error) or errors.is_transient(error):
                 raise
             refused = errors.typed(
-                error, f"reading {location}", "s3:GetObject, and s3:ListBucket on its bucket"
+                error,
+                f"reading {location}",
+                "s3:GetObject, and s3:ListBucket on its bucket",
+                StorageError,
             )
             if isinstance(refused, AccessError):
                 # S3 answers 403 instead of 404 to callers who may not list the bucket.
@@ -532,6 +538,7 @@ class Watch:
         """Wait for this one too."""
         self._expected.discard(accepted.inference_id)
         self._pending[accepted.inference_id] = accepted
+        self._pause_s = 0.0
 
     def drop(self, inference_id: str) -> None:
         """Wait for it no longer."""

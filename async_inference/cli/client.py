@@ -1,0 +1,372 @@
+"""`generate`, `batch` and `resume`: prompts in, results in a folder."""
+
+import asyncio
+import json
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    import boto3
+
+    from async_inference.client.ledger import Ledger
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+LOCAL_STACK = "local"
+TYPICAL_DETECTION_S = 210.0
+"""Mean time from a request to an idle endpoint to the wish for an instance
+(aws-facts.md section 6)."""
+
+EndpointOption = Annotated[
+    str | None, typer.Option(help="The endpoint's name, instead of a stack's.")
+]
+StackOption = Annotated[
+    str | None,
+    typer.Option(help="Whose endpoint to use; by default local, while the embedded AWS runs."),
+]
+AcceptOption = Annotated[str, typer.Option(help="Media type of the results.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A field of the payload, such as steps=20.")
+]
+DeadlineOption = Annotated[
+    float | None,
+    typer.Option(help="Seconds for everything; what is left then can be resumed.", min=1),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")]
+InFlightOption = Annotated[
+    int,
+    typer.Option(help="Requests in the queue at a time; the endpoint scales by what waits.", min=1),
+]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the image shall show.")],
+    endpoint: EndpointOption = None,
+    stack: StackOption = None,
+    output: Annotated[Path, typer.Option(help="Folder for the result; made if missing.")] = Path(
+        "generated"
+    ),
+    fields: SetOption = None,
+    accept: AcceptOption = "image/png",
+    deadline_s: DeadlineOption = 1800.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Get one image, also from an endpoint that sleeps at zero instances.
+
+    For example: async-inference generate "a seven" --set steps=20 --set seed=7
+    """
+    from async_inference.client import inputs
+
+    target = _target(endpoint, stack)
+    item = inputs.item({"prompt": prompt, **_fields(fields)}, accept=accept, key=uuid.uuid4().hex)
+    with _opened(output, target.endpoint, target.aws) as ledger:
+        ids = ledger.ask([item])
+        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=1, as_json=as_json)
+
+
+def batch(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Prompts: a line each, .csv with a header, or .jsonl with a payload a line; "
+            "- reads standard input."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for results and ledger.")],
+    endpoint: EndpointOption = None,
+    stack: StackOption = None,
+    fields: SetOption = None,
+    accept: AcceptOption = "image/png",
+    kind: Annotated[
+        str | None, typer.Option("--format", help="text, csv or jsonl; by default by the name.")
+    ] = None,
+    in_flight: InFlightOption = 100,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
+    ] = False,
+    deadline_s: DeadlineOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Get a result for each line of a file; run it again to go on where it stopped.
+
+    For example: async-inference batch prompts.csv --output images --set steps=20
+    """
+    from async_inference.client import inputs
+
+    if kind not in (None, "text", "csv", "jsonl"):
+        raise InvalidInputError([f"--format {kind}: must be text, csv or jsonl"])
+    common = _fields(fields)
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise InvalidInputError([f"{file}: cannot be read ({error.strerror})"]) from error
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        items = inputs.items(
+            content, name, kind=kind or inputs.kind_of(name), common=common, accept=accept
+        )
+    except inputs.BatchFileError as error:
+        raise InvalidInputError(error.problems) from error
+    target = _target(endpoint, stack)
+    with _opened(output, target.endpoint, target.aws) as ledger:
+        ids = ledger.ask(items, failed_too=retry_failed)
+        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
+
+
+def resume(
+    output: Annotated[Path, typer.Argument(help="Folder of a batch, with its ledger.")],
+    in_flight: InFlightOption = 100,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
+    ] = False,
+    deadline_s: DeadlineOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a batch that was interrupted, by its ledger alone.
+
+    For example: async-inference resume images
+    """
+    with _opened(output, None, None) as ledger:
+        if retry_failed:
+            ledger.ask_again()
+        target = _target(ledger.endpoint, None)
+        if target.aws != ledger.aws:
+            raise InvalidInputError(
+                [
+                    f"{output}: this batch was begun at {ledger.aws}, and {ledger.endpoint} is "
+                    f"looked for at {target.aws}; start the local stack, or set AWS_REGION"
+                ]
+            )
+        ids = list(ledger.entries)
+        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint and how to reach it.
+
+    Args:
+        endpoint: its name.
+        aws: `local`, or the region.
+        session: credentials and region.
+        url: of the embedded AWS.
+        minute_s: real seconds for a minute of that AWS.
+        setup_s: of an instance, in that AWS's seconds.
+    """
+
+    endpoint: str
+    aws: str
+    session: "boto3.Session"
+    url: str | None
+    minute_s: float
+    setup_s: float
+
+    @property
+    def cold_start_s(self) -> float:
+        """Real seconds from a request to an idle endpoint to its first instance, typically."""
+        return (TYPICAL_DETECTION_S + self.setup_s) * self.minute_s / 60
+
+
+def _target(endpoint: str | None, stack: str | None) -> Target:
+    import boto3
+
+    from async_inference import settings
+    from async_inference.local_aws import daemon
+    from async_inference.local_aws.journey import AWS_FOLDER
+
+    aws = daemon.running(AWS_FOLDER)
+    local = stack == LOCAL_STACK or (
+        stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
+    )
+    if local and aws is None:
+        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+    if local and endpoint is None:
+        stack = LOCAL_STACK
+    if stack is None and endpoint is None:
+        raise InvalidInputError(
+            ["which endpoint? Name --stack or --endpoint, or start the local stack with make up"]
+        )
+    own = None if stack is None else settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    setup_s = float(own.setup_s if own else settings.DEFAULT_SETUP_S)
+    name = endpoint or (own.endpoint_name if own else "")
+    if aws is not None and local:
+        session = boto3.Session(
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+            region_name="us-east-1",
+        )
+        return Target(name, LOCAL_STACK, session, aws.url, aws.minute_s, setup_s)
+    session = boto3.Session(region_name=own.region if own else None)
+    if session.region_name is None:
+        raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
+    return Target(name, session.region_name, session, None, 60.0, setup_s)
+
+
+def _runs(url: str, endpoint: str) -> bool:
+    """Whether the embedded AWS has this endpoint."""
+    import httpx
+
+    regions = httpx.get(f"{url}/_local/status", timeout=10).json()["regions"].values()
+    return any(endpoint in region["endpoints"] for region in regions)
+
+
+def _opened(output: Path, endpoint: str | None, aws: str | None) -> "Ledger":
+    from async_inference.client.ledger import Ledger, LedgerError
+
+    try:
+        return Ledger(
+            output, endpoint, aws, now_s=time.time, new_batch=lambda: uuid.uuid4().hex[:8]
+        )
+    except LedgerError as error:
+        raise InvalidInputError([str(error)]) from error
+    except OSError as error:
+        raise InvalidInputError([f"{output}: {error.strerror or error}"]) from error
+
+
+def _fields(given: list[str] | None) -> dict[str, Any]:
+    from async_inference.client import inputs
+
+    fields: dict[str, Any] = {}
+    problems = []
+    for item in given or []:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            problems.append(f"--set {item}: must be name=value, such as steps=20")
+        else:
+            fields[name] = inputs.value(text)
+    if problems:
+        raise InvalidInputError(problems)
+    return fields
+
+
+def _work(
+    target: Target,
+    ledger: "Ledger",
+    ids: list[str],
+    *,
+    deadline_s: float | None,
+    in_flight: int,
+    as_json: bool,
+) -> None:
+    """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
+    from async_inference.client import gallery
+    from async_inference.client.errors import InferenceError
+
+    again = shlex.join(["async-inference", "resume", str(ledger.folder)])
+    screen = Console(stderr=True, soft_wrap=True, highlight=False)
+    trouble: str | None = None
+    code = 0
+    try:
+        asyncio.run(_run(target, ledger, ids, deadline_s, in_flight, screen))
+    except KeyboardInterrupt:
+        trouble, code = "interrupted; what is in the queue goes on", EXIT_INTERRUPTED
+    except InferenceError as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        trouble, code = f"{type(error).__name__}: {error}{notes}", EXIT_FAILED
+    entries = [ledger.entries[each] for each in ids]
+    left = sum(not entry.ended for entry in entries)
+    failed = [entry for entry in entries if entry.failure is not None]
+    if left and trouble is None:
+        trouble = f"the deadline has passed with {left} of {len(entries)} unanswered"
+    page = gallery.write(ledger.folder, ledger.endpoint, ledger.entries.values())
+    if as_json:
+        typer.echo(json.dumps([_document(ledger.folder, entry) for entry in entries], indent=2))
+    else:
+        _tell(Console(soft_wrap=True, highlight=False), ledger.folder, entries, page)
+    for entry in failed:
+        assert entry.failure is not None
+        kind, message = entry.failure
+        screen.print(
+            f"failed: {entry.number}: {entry.item.label}: {kind}: {message}",
+            markup=False,
+            style="red",
+        )
+    if trouble is not None:
+        screen.print(f"error: {trouble}", markup=False, style="red")
+    if left:
+        screen.print(f"To go on: {again}", markup=False)
+    code = code or (EXIT_FAILED if left or failed else 0)
+    if code:
+        raise typer.Exit(code)
+
+
+async def _run(
+    target: Target,
+    ledger: "Ledger",
+    ids: list[str],
+    deadline_s: float | None,
+    in_flight: int,
+    screen: Console,
+) -> None:
+    from async_inference.client.aio import AsyncClient
+    from async_inference.client.batch import Batch, estimate
+
+    until_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
+    async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
+        work = Batch(client, ledger, ids, in_flight=in_flight, until_s=until_s)
+        with Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=screen,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("", total=work.progress.total)
+
+            def show() -> None:
+                progress = work.progress
+                told = estimate(progress, time.monotonic(), target.cold_start_s)
+                failures = f"{progress.failed} failed; " if progress.failed else ""
+                bar.update(
+                    task,
+                    completed=progress.done + progress.failed,
+                    description=f"{failures}{progress.waiting} in the queue; {told}",
+                )
+
+            shown = asyncio.create_task(_repeat(show))
+            try:
+                await work.run()
+            finally:
+                shown.cancel()
+
+
+async def _repeat(show: Callable[[], None]) -> None:
+    while True:
+        show()
+        await asyncio.sleep(0.25)
+
+
+def _document(folder: Path, entry: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "number": entry.number,
+        "inference_id": entry.inference_id,
+        "label": entry.item.label,
+        "status": "done" if entry.file else "failed" if entry.failure else "unfinished",
+    }
+    if entry.file is not None:
+        document |= {"file": str(folder / entry.file), "bytes": entry.result.size_bytes}
+    if entry.failure is not None:
+        document |= {"error": entry.failure[0], "message": entry.failure[1]}
+    return document
+
+
+def _tell(console: Console, folder: Path, entries: list[Any], page: Path) -> None:
+    done = [entry for entry in entries if entry.file is not None]
+    if len(entries) == 1 and done:
+        console.print(str(folder / done[0].file), markup=False)
+        return
+    console.print(f"{len(done)} of {len(entries)} results in {folder}", markup=False)
+    console.print(f"The gallery: {page}", markup=False)

@@ -1,0 +1,341 @@
+"""What a batch has asked for and got, in one append-only file that survives a kill at any moment.
+
+`ledger.jsonl`: a JSON object a line; a line counts once its newline is there. The first is the
+header (`ledger` the format's version, `batch` the prefix of all ids, `endpoint`, `aws` where that
+is). Each other has `event`, `id` and `at` (seconds since the epoch), and by event:
+
+| event | says | more |
+|---|---|---|
+| asked | this is wanted | number, label, request, and `instead_of` the id of a failed one |
+| sending | it may have reached the queue from now on | |
+| accepted | it is in the queue | output, failure: `s3://` URIs |
+| collected | its result is on disk, whole | file, content_type, bytes, sha256 |
+| failed | it has ended without a result | kind: the error's type; message |
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import mimetypes
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from async_inference.client.rules import Accepted, Request, Result, derived_id
+
+FILE = "ledger.jsonl"
+VERSION = 1
+
+
+class LedgerError(Exception):
+    """A ledger that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One request of a batch, as people see it.
+
+    Args:
+        label: what names it, such as its prompt.
+        request: what is sent.
+        key: tells equal requests apart that are wanted several times.
+    """
+
+    label: str
+    request: Request
+    key: str = "0"
+
+
+@dataclass
+class Entry:
+    """One request's line of life.
+
+    Args:
+        inference_id: its id.
+        number: its place in the batch, from 1.
+        item: what is asked for.
+        sending: whether it may have reached the queue.
+        accepted: where it will end, once it is in the queue.
+        file: the result's file name, once it is on disk.
+        result: what the result is.
+        failure: kind and message, where it has failed.
+        asked_at: seconds since the epoch.
+        ended_at: the same.
+    """
+
+    inference_id: str
+    number: int
+    item: Item
+    asked_at: float
+    sending: bool = False
+    accepted: Accepted | None = None
+    file: str | None = None
+    result: Result | None = None
+    failure: tuple[str, str] | None = None
+    ended_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.file is not None or self.failure is not None
+
+    @property
+    def stem(self) -> str:
+        """The name of its result's file, less the extension, which only the result knows."""
+        return f"{self.number:04d}-{self.inference_id[-8:]}"
+
+
+class Ledger:
+    """An open ledger; nobody else can open it meanwhile.
+
+    Args:
+        folder: where it and the results are; made if missing.
+        endpoint: the endpoint's name; None takes what the ledger says.
+        aws: where that endpoint is; the same.
+        now_s: the wall clock.
+        new_batch: makes the prefix of a new ledger's ids, 8 characters.
+
+    Raises:
+        LedgerError: it is in use, of another endpoint, damaged, or to be resumed and not there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        endpoint: str | None,
+        aws: str | None,
+        *,
+        now_s: Callable[[], float],
+        new_batch: Callable[[], str],
+    ) -> None:
+        self.folder = folder
+        self.path = folder / FILE
+        self.entries: dict[str, Entry] = {}
+        self._now_s = now_s
+        if endpoint is None and not self.path.is_file():
+            raise LedgerError(f"{self.path}: there is no such ledger")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            header: dict[str, Any] | None = self._read()
+            if header is None:
+                if endpoint is None or aws is None:
+                    raise LedgerError(f"{self.path}: is empty; start its batch again")
+                header = {
+                    "ledger": VERSION,
+                    "batch": new_batch(),
+                    "endpoint": endpoint,
+                    "aws": aws,
+                }
+                self._append([header])
+                self.sync()
+        except BlockingIOError as error:
+            self._file.close()
+            raise LedgerError(f"{self.path}: another process is working on this batch") from error
+        except BaseException:
+            self._file.close()
+            raise
+        self.batch: str = header["batch"]
+        self.endpoint: str = header["endpoint"]
+        self.aws: str = header["aws"]
+        for name, given, own in (("endpoint", endpoint, self.endpoint), ("AWS", aws, self.aws)):
+            if given not in (None, own):
+                self._file.close()
+                raise LedgerError(
+                    f"{self.path}: belongs to {name} {own}, not {given}; name another folder"
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def ask(self, items: Iterable[Item], *, failed_too: bool = False) -> list[str]:
+        """Want these; what is wanted already is not asked for twice.
+
+        Args:
+            items: requests; the same request with the same key is the same one.
+            failed_too: ask once more for those that have failed.
+
+        Returns:
+            The id of each item, in their order.
+        """
+        ids, lines = [], []
+        known = {self._identity(entry.item): entry for entry in self.entries.values()}
+        for item in items:
+            entry = known.get(self._identity(item))
+            again = failed_too and entry is not None and entry.failure is not None
+            if entry is None or again:
+                line = self._asked(item, entry)
+                lines.append(line)
+                self._apply(line)
+                entry = known[self._identity(item)] = self.entries[line["id"]]
+            ids.append(entry.inference_id)
+        self._append(lines)
+        self.sync()
+        return ids
+
+    def ask_again(self) -> None:
+        """Want those once more that have failed."""
+        failed = [entry.item for entry in self.entries.values() if entry.failure is not None]
+        self.ask(failed, failed_too=True)
+
+    def sending(self, inference_id: str) -> None:
+        """It may be in the queue from now on."""
+        self._record("sending", inference_id)
+
+    def accepted(self, accepted: Accepted) -> None:
+        """It is in the queue."""
+        self._record(
+            "accepted",
+            accepted.inference_id,
+            output=accepted.output_location,
+            failure=accepted.failure_location,
+        )
+
+    def collected(self, inference_id: str, result: Result) -> None:
+        """Its result is on disk under its final name."""
+        assert result.path is not None
+        self._record(
+            "collected",
+            inference_id,
+            file=result.path.name,
+            content_type=result.content_type,
+            bytes=result.size_bytes,
+            sha256=result.sha256,
+        )
+
+    def failed(self, inference_id: str, error: Exception) -> None:
+        """It has ended without a result."""
+        self._record("failed", inference_id, kind=type(error).__name__, message=str(error))
+
+    def sync(self) -> None:
+        """Force to disk what was written so far, here and as names of results.
+
+        A killed process loses nothing even without; a machine that loses power loses what came
+        after the last of these, and gets it again: under the same ids, from the same places.
+        """
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        os.fsync(self._file.fileno())
+
+    def recover(self) -> None:
+        """Record results that a kill left unrecorded, and drop those that it cut short."""
+        for half in self.folder.glob("*.partial"):
+            half.unlink()
+        present = {path.stem: path for path in self.folder.iterdir() if path.is_file()}
+        for entry in self.entries.values():
+            path = present.get(entry.stem)
+            if not entry.ended and path is not None:
+                content = path.read_bytes()
+                media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+                digest = hashlib.sha256(content).hexdigest()
+                result = Result(media_type, len(content), digest, path=path)
+                self.collected(entry.inference_id, result)
+
+    # The file
+
+    def _read(self) -> dict[str, Any] | None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            # A line that a kill cut short never counted.
+            self._file.truncate(whole)
+        header = None
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                document = json.loads(line)
+                if number == 1:
+                    if document["ledger"] != VERSION:
+                        raise LedgerError(f"{self.path}: has format {document['ledger']}")
+                    header = document
+                else:
+                    self._apply(document)
+            except (ValueError, KeyError, TypeError) as error:
+                raise LedgerError(f"{self.path}:{number}: is no line of a ledger") from error
+        for entry in self.entries.values():
+            if entry.file is not None and not (self.folder / entry.file).is_file():
+                # Removed by somebody, or its name was lost with the power: fetched again.
+                entry.file = entry.result = entry.ended_at = None
+        return header
+
+    def _apply(self, line: dict[str, Any]) -> None:
+        if line["event"] == "asked":
+            self.entries.pop(line.get("instead_of"), None)
+            item = Item(line["label"], _request(line["request"]), line["key"])
+            self.entries[line["id"]] = Entry(line["id"], line["number"], item, line["at"])
+            return
+        entry = self.entries[line["id"]]
+        if line["event"] == "sending":
+            entry.sending = True
+        elif line["event"] == "accepted":
+            entry.accepted = Accepted(line["id"], line["output"], line["failure"])
+        elif line["event"] == "collected":
+            entry.file, entry.ended_at = line["file"], line["at"]
+            entry.result = Result(line["content_type"], line["bytes"], line["sha256"])
+        elif line["event"] == "failed":
+            entry.failure, entry.ended_at = (line["kind"], line["message"]), line["at"]
+        else:
+            raise ValueError(line["event"])
+
+    def _asked(self, item: Item, before: Entry | None) -> dict[str, Any]:
+        # A repetition needs a place of its own: the first one's holds its failure.
+        seed = f"{item.key} after {before.inference_id}" if before else item.key
+        numbers = (entry.number for entry in self.entries.values())
+        line = {
+            "event": "asked",
+            "id": derived_id(seed, item.request, self.batch),
+            "at": self._now_s(),
+            "number": before.number if before else max(numbers, default=0) + 1,
+            "label": item.label,
+            "key": item.key,
+            "request": _document(item.request),
+        }
+        return line | ({"instead_of": before.inference_id} if before else {})
+
+    @staticmethod
+    def _identity(item: Item) -> str:
+        return derived_id(item.key, item.request)
+
+    def _record(self, event: str, inference_id: str, **more: Any) -> None:
+        line = {"event": event, "id": inference_id, "at": self._now_s(), **more}
+        self._append([line])
+        self._apply(line)
+
+    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self._file.write(text.encode())
+        self._file.flush()
+
+
+def _document(request: Request) -> dict[str, Any]:
+    document = {key: value for key, value in vars(request).items() if value is not None}
+    if request.body is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            return document | {"body": request.body.decode("utf-8")}
+        document["body_base64"] = base64.b64encode(document.pop("body")).decode()
+    return document
+
+
+def _request(document: dict[str, Any]) -> Request:
+    fields = dict(document)
+    if "body_base64" in fields:
+        fields["body"] = base64.b64decode(fields.pop("body_base64"))
+    elif "body" in fields:
+        fields["body"] = fields["body"].encode()
+    return Request(**fields)
