@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from async_inference.cli import client, local, rehearsal
+from async_inference.cli import client, local, operations, rehearsal
 from async_inference.validation import InvalidInputError
 
 EXIT_INVALID_INPUT = 2
@@ -22,6 +22,7 @@ app.command()(rehearsal.history)
 app.command()(client.generate)
 app.command()(client.batch)
 app.command()(client.resume)
+app.command()(operations.verify)
 app.add_typer(local.app, name="local")
 
 

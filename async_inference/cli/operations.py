@@ -1,0 +1,87 @@
+"""`verify`: is what runs what was asked for?"""
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from async_inference.operations.checks import Check
+
+EXIT_DIFFERS = 1
+DEFAULT_WITHIN_S = 1800.0
+
+
+def verify(
+    stack: Annotated[str, typer.Option(help="The deployed stack.")] = "dev",
+    sends: Annotated[
+        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for its answer.")
+    ] = True,
+    body: Annotated[
+        Path | None, typer.Option(help="JSON file with the request to send; default: an image's.")
+    ] = None,
+    within_s: Annotated[
+        float, typer.Option(help="How long the answer may take, a cold start included.", min=1)
+    ] = DEFAULT_WITHIN_S,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+) -> None:
+    """Compare what runs with what was asked for, and send a request; exit code 1 if it differs.
+
+    For example: async-inference verify --stack prod --within-s 900
+    """
+    import boto3
+
+    from async_inference import settings
+    from async_inference.client import Client
+    from async_inference.operations import account, smoke, verify
+
+    own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    request = smoke.BODY if body is None else _read(body)
+    session = boto3.Session(region_name=own.region)
+    console = Console(stderr=True, soft_wrap=True)
+    with console.status("reading Pulumi's state and what runs"), _aws_says():
+        asked = account.asked(own, account.exported(stack))
+        live = account.live(session.client, asked)
+        found = verify.checks(asked, live)
+        if sends and live.endpoint is not None:
+            with Client(own.endpoint_name, session=session) as client:
+                found.append(
+                    smoke.smoke(
+                        client, asked, live, body=request, within_s=within_s, say=console.print
+                    )
+                )
+    _show(found, as_json)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError([f"--body {path}: cannot be read ({error.strerror})"]) from error
+
+
+@contextmanager
+def _aws_says() -> Generator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidInputError([f"AWS: {error}"]) from error
+
+
+def _show(found: "Sequence[Check]", as_json: bool) -> None:
+    from async_inference.operations import checks
+
+    if as_json:
+        typer.echo(json.dumps(checks.as_json(found), indent=2))
+    else:
+        Console().print(checks.as_table(found))
+    if not all(check.passed for check in found):
+        raise typer.Exit(EXIT_DIFFERS)

@@ -1,0 +1,192 @@
+"""Reads what `verify` compares: Pulumi's state, and what AWS says runs.
+
+A session's credentials come from where every AWS SDK takes them, and AWS_ENDPOINT_URL is honoured.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote
+
+from async_inference.operations.verify import Asked, Live, bucket_names, topic_arns
+from async_inference.settings import Settings
+from async_inference.validation import InvalidInputError
+
+SERVICE_NAMESPACE = "sagemaker"
+ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
+CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+
+Clients = Callable[[str], Any]
+"""A boto3 client of a service, in the stack's region."""
+
+
+def exported(stack: str) -> dict[str, Any]:
+    """Pulumi's state of a stack, as `pulumi stack export` prints it.
+
+    Raises:
+        InvalidInputError: the CLI is missing, or knows no such stack.
+    """
+    command = ["pulumi", "stack", "export", "--stack", stack, "--non-interactive"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InvalidInputError(
+            [
+                "pulumi: is not on PATH; install the Pulumi CLI, or make install and "
+                "export PATH=.local/bin:$PATH"
+            ]
+        ) from error
+    if done.returncode:
+        said = " ".join(done.stderr.split()).removeprefix("error: ")
+        raise InvalidInputError([f"pulumi stack export --stack {stack}: {said}"])
+    return json.loads(done.stdout)
+
+
+def asked(settings: Settings, state: Mapping[str, Any]) -> Asked:
+    """What a stack should be, from its settings and Pulumi's state.
+
+    Raises:
+        InvalidInputError: the state holds no endpoint: nothing was deployed.
+    """
+    resources = (state.get("deployment") or {}).get("resources") or []
+    # What a failed update left to be deleted is no longer asked for.
+    current = [each for each in resources if not each.get("delete")]
+    name = settings.endpoint_name
+    for endpoint in _of_type(current, ENDPOINT):
+        if endpoint["outputs"].get("name") != name:
+            continue
+        # The one that the program registered: after a refresh, the endpoint's own property names
+        # what SageMaker rolled back to.
+        for configuration in _of_type(current, CONFIGURATION):
+            if configuration.get("parent") == endpoint.get("parent"):
+                return Asked(
+                    settings=settings,
+                    configuration=configuration["outputs"]["name"],
+                    variant=configuration["inputs"]["productionVariants"][0]["variantName"],
+                    alarms={
+                        alarm["outputs"]["name"]: alarm["inputs"]
+                        for alarm in _of_type(current, ALARM)
+                    },
+                )
+    raise InvalidInputError(
+        [
+            f"stack {settings.stack}: Pulumi's state holds no endpoint {name}; deploy it: "
+            f"pulumi up --stack {settings.stack}"
+        ]
+    )
+
+
+def _of_type(resources: Iterable[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [each for each in resources if each["type"] == kind]
+
+
+def live(client: Clients, wanted: Asked) -> Live:
+    """What AWS says runs of a stack."""
+    name = wanted.settings.endpoint_name
+    endpoint = _endpoint(client("sagemaker"), name)
+    scaling = client("application-autoscaling")
+    targets = [
+        target
+        for target in _pages(
+            scaling,
+            "describe_scalable_targets",
+            "ScalableTargets",
+            ServiceNamespace=SERVICE_NAMESPACE,
+        )
+        if target["ResourceId"].startswith(f"endpoint/{name}/")
+    ]
+    mine = {
+        "ServiceNamespace": SERVICE_NAMESPACE,
+        "ResourceId": f"endpoint/{name}/variant/{wanted.variant}",
+    }
+    policies = _pages(scaling, "describe_scaling_policies", "ScalingPolicies", **mine)
+    found = Live(
+        endpoint=endpoint,
+        targets=targets,
+        policies=policies,
+        schedules=_pages(scaling, "describe_scheduled_actions", "ScheduledActions", **mine),
+        alarms=_alarms(client("cloudwatch"), wanted, policies),
+        topics={},
+        buckets={},
+    )
+    if endpoint is None:
+        return found
+    configuration = client("sagemaker").describe_endpoint_config(
+        EndpointConfigName=endpoint["EndpointConfigName"]
+    )
+    output = configuration.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+    return replace(
+        found,
+        configuration=configuration,
+        topics={arn: _topic_policy(client("sns"), arn) for arn in topic_arns(output).values()},
+        role_policies=_role_policies(client, configuration),
+        buckets={name: _reached(client("s3"), name) for name in set(bucket_names(output).values())},
+    )
+
+
+def _endpoint(sagemaker: Any, name: str) -> Mapping[str, Any] | None:
+    try:
+        return sagemaker.describe_endpoint(EndpointName=name)
+    except sagemaker.exceptions.ClientError as error:
+        if "Could not find endpoint" in str(error):
+            return None
+        raise
+
+
+def _pages(client: Any, operation: str, key: str, **request: Any) -> list[dict[str, Any]]:
+    pages = client.get_paginator(operation).paginate(**request)
+    return [document for page in pages for document in page[key]]
+
+
+def _alarms(
+    cloudwatch: Any, wanted: Asked, policies: Sequence[Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """The alarms that Pulumi deployed, those of target tracking, and whatever runs a policy."""
+    named = {*wanted.alarms, *(a["AlarmName"] for p in policies for a in p.get("Alarms", ()))}
+    asks = [{"AlarmNames": sorted(named)}] if named else []
+    asks += [{"ActionPrefix": policy["PolicyARN"]} for policy in policies]
+    return {
+        alarm["AlarmName"]: alarm
+        for ask in asks
+        for alarm in _pages(cloudwatch, "describe_alarms", "MetricAlarms", **ask)
+    }
+
+
+def _topic_policy(sns: Any, arn: str) -> Mapping[str, Any] | None:
+    try:
+        attributes = sns.get_topic_attributes(TopicArn=arn)["Attributes"]
+    except sns.exceptions.NotFoundException:
+        return None
+    return json.loads(attributes.get("Policy") or "{}")
+
+
+def _role_policies(client: Clients, configuration: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The policy documents of the role that the configuration's first model runs as."""
+    iam = client("iam")
+    model = configuration["ProductionVariants"][0]["ModelName"]
+    arn = client("sagemaker").describe_model(ModelName=model)["ExecutionRoleArn"]
+    role = arn.rpartition("/")[2]
+    try:
+        inline = _pages(iam, "list_role_policies", "PolicyNames", RoleName=role)
+        attached = _pages(iam, "list_attached_role_policies", "AttachedPolicies", RoleName=role)
+    except iam.exceptions.NoSuchEntityException:
+        return []
+    documents = [
+        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"] for name in inline
+    ]
+    for policy in attached:
+        version = iam.get_policy(PolicyArn=policy["PolicyArn"])["Policy"]["DefaultVersionId"]
+        found = iam.get_policy_version(PolicyArn=policy["PolicyArn"], VersionId=version)
+        documents.append(found["PolicyVersion"]["Document"])
+    return [json.loads(unquote(d)) if isinstance(d, str) else d for d in documents]
+
+
+def _reached(s3: Any, bucket: str) -> bool:
+    try:
+        s3.head_bucket(Bucket=bucket)
+    except s3.exceptions.ClientError:
+        return False
+    return True
