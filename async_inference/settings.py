@@ -5,6 +5,7 @@ Sources: botocore's service models (BC), SageMaker developer guide (DG).
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,19 @@ INSTANCE_FAMILIES = frozenset(
 DEFAULT_SETUP_S = 340
 """Instance asked for -> first request served, without image caching (aws-facts.md section 7)."""
 
+MAX_LIFECYCLE_DAYS = 3650
+"""Ten years: S3 sets no limit, a longer one is a slip."""
+LOG_RETENTION_DAYS = (
+    *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557),
+    *(2922, 3288, 3653),
+)
+"""What PutRetentionPolicy takes (BC logs RetentionInDays)."""
+PROVIDER_WAIT_S = 3600
+"""The provider waits so long for an endpoint to be in service (aws-facts.md section 3)."""
+MAX_TAGS = 49
+"""AWS takes 50 (BC TagList); one is the endpoint's name, which the program adds."""
+
+KMS_KEY = r"arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+"
 S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
 HUB_ID = r"^[\w.-]+/[\w.-]+$"
@@ -82,12 +96,140 @@ OptionalEcrImage = Annotated[
 ]
 
 
+class _Group(BaseModel):
+    """Keys that belong together: one object in the stack's config."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Security(_Group):
+    """Keys and network of the endpoint."""
+
+    encryption: str = "aws"
+    """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
+    network_isolation: bool = False
+    """The container reaches no network; weights must be on S3"""
+    subnet_ids: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...],
+        Field(max_length=16),
+    ] = ()
+    """Private subnets in which the model runs, at most 16; none is SageMaker's own network"""
+    security_group_ids: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")], ...], Field(max_length=5)
+    ] = ()
+    """Security groups of that VPC, at most 5"""
+
+    @field_validator("encryption")
+    @classmethod
+    def _key(cls, value: str) -> str:
+        if value in ("aws", "customer") or re.fullmatch(KMS_KEY, value):
+            return value
+        raise ValueError("must be aws, customer or the ARN of a KMS key")
+
+    @model_validator(mode="after")
+    def _whole_network(self) -> Self:
+        # BC VpcConfig requires both.
+        if bool(self.subnet_ids) != bool(self.security_group_ids):
+            raise ValueError("a VPC needs both subnetIds and securityGroupIds; set both or none")
+        return self
+
+
+class Retention(_Group):
+    """After how many days what the endpoint keeps is deleted."""
+
+    input_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 30
+    """Requests in the stack's bucket"""
+    output_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 90
+    """Answers in the stack's bucket"""
+    failure_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 90
+    """Failures in the stack's bucket"""
+    old_version_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 7
+    """Replaced and deleted objects, which can be brought back until then"""
+    log_days: Count = 90
+    """The container's log: one of CloudWatch Logs' steps, such as 7, 30, 90, 365"""
+
+    @field_validator("log_days")
+    @classmethod
+    def _step(cls, value: int) -> int:
+        if value not in LOG_RETENTION_DAYS:
+            raise ValueError(f"must be one of {', '.join(map(str, LOG_RETENTION_DAYS))}")
+        return value
+
+
+class Observability(_Group):
+    """Alarms, dashboard and budget."""
+
+    enabled: bool = True
+    """Topic, alarms and dashboard"""
+    starved_after_min: Annotated[Count, Field(ge=5, le=1440)] = 30
+    """Minutes of a backlog without any instance that alarm"""
+    idle_after_h: Annotated[Count, Field(ge=1, le=24)] = 3
+    """Hours with an empty queue and instances above the floor that alarm"""
+    failures: Annotated[Count, Field(ge=1, le=1_000_000)] = 5
+    """Failed requests within 15 minutes that alarm"""
+    usd_per_instance_hour: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Price of an instance, for the dashboard's estimate; none draws none"""
+    monthly_budget_usd: Annotated[float, Field(ge=1, le=1e9)] | None = None
+    """A budget that alarms at 80 % and when its forecast exceeds it; none is no budget"""
+
+    @model_validator(mode="after")
+    def _budget_has_a_topic(self) -> Self:
+        if self.monthly_budget_usd is not None and not self.enabled:
+            raise ValueError("monthlyBudgetUsd needs enabled: its alerts go to the same topic")
+        return self
+
+
+class Updates(_Group):
+    """How an update shifts traffic to the new fleet, and what rolls it back."""
+
+    strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
+    """all_at_once, canary (a part first), linear (equal parts) or rolling (no second fleet)"""
+    step_percent: Annotated[Count, Field(ge=5, le=50)] = 50
+    """Share of the fleet in a canary, linear step or rolling batch; the first two at least 10"""
+    wait_s: Annotated[Count, Field(ge=0, le=3600)] = 0
+    """Seconds that the rollback alarm watches the new fleet after each step"""
+    termination_wait_s: Annotated[Count, Field(ge=0, le=3600)] = 0
+    """Seconds that the old fleet stays after the last step"""
+    rollback: bool = False
+    """Roll back when the new fleet answers with errors; a change replaces the endpoint"""
+
+    @model_validator(mode="after")
+    def _fits_strategy(self) -> Self:
+        # DG deployment-guardrails: canary <= 50 %, linear 10-50 %, rolling 5-50 %; without an
+        # alarm no baking period ends in a rollback.
+        if self.strategy == "linear" and self.step_percent < 10:
+            raise ValueError(f"stepPercent {self.step_percent}: linear steps are 10-50 %")
+        if self.strategy == "rolling" and self.termination_wait_s:
+            raise ValueError("terminationWaitS: a rolling update has no old fleet to keep")
+        if self.wait_s and not self.rollback:
+            raise ValueError("waitS: waiting is of no use unless rollback is true")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """How often `wait_s` passes."""
+        match self.strategy:
+            case "all_at_once":
+                return 1
+            case "canary":
+                return 2
+            case _:
+                return math.ceil(100 / self.step_percent)
+
+
 class Subscription(BaseModel):
-    """Who is told how requests end."""
+    """Who is told how requests end, and what alarms find."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    topic: Literal["success", "error"]
+    topic: Literal["success", "error", "operations"]
     protocol: Literal["email", "sqs", "https"]
     address: str
 
@@ -152,6 +294,11 @@ class Settings(BaseModel):
 
     subscriptions: Annotated[tuple[Subscription, ...], BeforeValidator(_decoded)] = ()
 
+    security: Annotated[Security, BeforeValidator(_decoded)] = Security()
+    retention: Annotated[Retention, BeforeValidator(_decoded)] = Retention()
+    observability: Annotated[Observability, BeforeValidator(_decoded)] = Observability()
+    updates: Annotated[Updates, BeforeValidator(_decoded)] = Updates()
+
     force_destroy_bucket: bool = False
     tags: Annotated[
         dict[
@@ -159,7 +306,7 @@ class Settings(BaseModel):
             Annotated[str, Field(max_length=256)],
         ],
         BeforeValidator(_decoded),
-        Field(max_length=50),
+        Field(max_length=MAX_TAGS),
     ] = {}
 
     @field_validator("instance_type")
@@ -270,7 +417,79 @@ def _handler_exists(settings: Settings) -> str | None:
     )
 
 
-_RULES = (_bounds, _one_plan, _leaves_zero, _outlives_cold_start, _handler_exists)
+@_rule("security", "weights")
+def _isolated_weights(settings: Settings) -> str | None:
+    if not settings.security.network_isolation or not re.match(HUB_ID, settings.weights):
+        return None
+    return (
+        "security.networkIsolation = True: the container could not download the weights "
+        f"{settings.weights!r}; put them on S3 and name that prefix, or turn the isolation off"
+    )
+
+
+@_rule("security", "region")
+def _key_of_region(settings: Settings) -> str | None:
+    key = settings.security.encryption
+    if not key.startswith("arn:") or key.split(":")[3] == settings.region:
+        return None
+    return (
+        f"security.encryption = {key!r}: is a key of another region than {settings.region}; "
+        "S3, SNS and SageMaker use keys of their own region only"
+    )
+
+
+@_rule("subscriptions", "observability")
+def _listeners_hear(settings: Settings) -> str | None:
+    heard = settings.observability.enabled
+    if heard or not any(each.topic == "operations" for each in settings.subscriptions):
+        return None
+    return (
+        "subscriptions: one is of topic operations, to which nothing publishes while "
+        "observability.enabled is false; enable it, or remove the subscription"
+    )
+
+
+@_rule("updates", "min_capacity")
+def _capacity_carries_steps(settings: Settings) -> str | None:
+    """With one instance only all at once fits (aws-facts.md section 2); an update starts from
+    InitialInstanceCount (TF #48990)."""
+    updates, fleet = settings.updates, max(1, settings.min_capacity)
+    if updates.strategy == "all_at_once" or updates.step_percent * fleet >= 100:
+        return None
+    instances = "1 instance" if fleet == 1 else f"{fleet} instances"
+    fits = math.ceil(100 / fleet)
+    remedy = f"stepPercent {fits} or more fits, as does" if fits <= 50 else "use"
+    return (
+        f"updates.strategy = {updates.strategy!r}: an update starts with {instances} (minCapacity, "
+        f"at least 1), of which {updates.step_percent} % is less than one; {remedy} all_at_once"
+    )
+
+
+@_rule("updates", "setup_s")
+def _provider_outlasts(settings: Settings) -> str | None:
+    updates = settings.updates
+    waits_s = updates.steps * updates.wait_s + updates.termination_wait_s
+    if waits_s + settings.setup_s <= PROVIDER_WAIT_S or not waits_s:
+        return None
+    return (
+        f"updates.waitS = {updates.wait_s}: an update would take {waits_s} s of waiting and "
+        f"setupS {settings.setup_s} s, and the provider gives up after {PROVIDER_WAIT_S} s; "
+        "shorten waitS or terminationWaitS, or take larger steps"
+    )
+
+
+_RULES = (
+    _bounds,
+    _one_plan,
+    _leaves_zero,
+    _outlives_cold_start,
+    _handler_exists,
+    _isolated_weights,
+    _key_of_region,
+    _listeners_hear,
+    _capacity_carries_steps,
+    _provider_outlasts,
+)
 
 
 def load(values: Mapping[str, object], *, stack: str) -> Settings:

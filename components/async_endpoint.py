@@ -1,23 +1,81 @@
-"""A SageMaker asynchronous endpoint with its model, role, bucket and scaling."""
+"""A SageMaker asynchronous endpoint with its model, role, bucket, scaling and alarms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pulumi
 import pulumi_aws as aws
 
 from async_inference.scaling.plan import ScalingPlan
-from components.execution_role import ExecutionRole, ExecutionRoleArgs
+from components.access import deployer_policy, invoker_policy
+from components.encryption import EncryptionKey, EncryptionKeyArgs
+from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
 from components.notifications import Listener, Notifications, NotificationsArgs
+from components.observability import (
+    ENDPOINT_TAG,
+    EndpointWatch,
+    EndpointWatchArgs,
+    Observability,
+)
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.rollback_guard import RollbackGuard
+from components.rollout import Updates, deployment_config, rollback_alarm
 
 VARIANT_NAME = "AllTraffic"
 IMAGE_REPOSITORY = "pytorch-inference"
 S3_PREFIX = "async_sdxl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Security:
+    """Keys and network.
+
+    Args:
+        encryption: `aws` for AWS's own keys, `customer` for a KMS key of the endpoint's own, or the
+            ARN of a KMS key. Bucket, outputs, volumes, topics and logs are under it.
+        network_isolation: the container reaches no network; SageMaker alone reads and writes S3.
+        subnet_ids: private subnets in which the model runs; none is SageMaker's own network.
+        security_group_ids: of that VPC.
+    """
+
+    encryption: str = "aws"
+    network_isolation: bool = False
+    subnet_ids: Sequence[str] = ()
+    security_group_ids: Sequence[str] = ()
+
+    @property
+    def given_key_arn(self) -> str | None:
+        """The key that was made elsewhere, None without one."""
+        return None if self.encryption in ("aws", "customer") else self.encryption
+
+    @property
+    def network(self) -> Network | None:
+        """The place in a VPC, None without one."""
+        if not self.subnet_ids:
+            return None
+        return Network(subnet_ids=self.subnet_ids, security_group_ids=self.security_group_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """After how many days what the endpoint keeps is deleted.
+
+    Args:
+        input_days: requests in the bucket.
+        output_days: answers in the bucket.
+        failure_days: failures in the bucket.
+        old_version_days: replaced and deleted objects.
+        log_days: the container's log, one of CloudWatch Logs' steps.
+    """
+
+    input_days: int = 30
+    output_days: int = 90
+    failure_days: int = 90
+    old_version_days: int = 7
+    log_days: int = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +100,14 @@ class AsyncEndpointArgs:
         startup_health_check_timeout_s: 60-3600; also the model server's limit for loading.
         output_path: `s3://` prefix for outputs; None is a prefix of the endpoint's own bucket.
         failure_path: the same for failures, which are lost when no path is set (DG).
-        listeners: who is told that a request succeeded or failed.
+        request_ttl_s: seconds until an unserved request expires, for the alarm before that.
+        listeners: who is told that a request succeeded or failed, and what alarms find.
+        security: keys and network.
+        retention: how long what it keeps is kept.
+        observability: alarms, dashboard, budget.
+        updates: how an update shifts traffic, and what rolls it back.
         force_destroy_bucket: delete the bucket's objects with it.
-        tags: tags for every resource that takes them.
+        tags: tags for every resource that takes them, beside `endpoint`, the endpoint's name.
     """
 
     endpoint_name: str
@@ -63,7 +126,12 @@ class AsyncEndpointArgs:
     startup_health_check_timeout_s: int = 1800
     output_path: pulumi.Input[str] | None = None
     failure_path: pulumi.Input[str] | None = None
+    request_ttl_s: int = 21_600
     listeners: Sequence[Listener] = ()
+    security: Security = field(default_factory=Security)
+    retention: Retention = field(default_factory=Retention)
+    observability: Observability = field(default_factory=Observability)
+    updates: Updates = field(default_factory=Updates)
     force_destroy_bucket: bool = False
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -91,16 +159,30 @@ def model_server_environment(
     }
 
 
+def log_group_name(endpoint_name: str) -> str:
+    """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
+    return f"/aws/sagemaker/Endpoints/{endpoint_name}"
+
+
+def rollback_alarm_name(args: AsyncEndpointArgs) -> str | None:
+    """The name of the alarm that rolls an update back, None where nothing does."""
+    return f"{args.endpoint_name}-rollback" if args.updates.rollback else None
+
+
 class AsyncEndpoint(pulumi.ComponentResource):
     """An asynchronous endpoint that costs nothing while idle.
 
+    - `EncryptionKey`, if its own key is asked for
     - `PrivateBucket` for code, inputs, outputs and failures
     - `ModelSource`: the packaged handler and the weights' place
     - `Notifications`: a success and an error topic
     - `ExecutionRole`, limited to what follows from the rest
+    - the log group, before SageMaker makes one that is kept for ever
     - the model and the endpoint configuration, auto-named since every change replaces them
+    - the alarm that rolls an update back, if that is asked for
     - the endpoint, updated in place under a stable name
     - `QueueScaling`: 0 -> N -> 0 by the scaling plan
+    - `EndpointWatch`: alarms, dashboard, budget
     """
 
     endpoint_name: pulumi.Output[str]
@@ -111,19 +193,40 @@ class AsyncEndpoint(pulumi.ComponentResource):
     failure_path: pulumi.Output[str]
     success_topic_arn: pulumi.Output[str]
     error_topic_arn: pulumi.Output[str]
+    operations_topic_arn: pulumi.Output[str] | None
     role_arn: pulumi.Output[str]
+    kms_key_arn: pulumi.Output[str] | None
     scaling: str
+    deployer_policy: pulumi.Output[str]
+    """IAM policy document of who deploys this endpoint, as JSON."""
+    invoker_policy: pulumi.Output[str]
+    """IAM policy document of who sends requests and fetches answers, as JSON."""
 
     def __init__(
         self, name: str, args: AsyncEndpointArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("async-inference:index:AsyncEndpoint", name, None, opts)
+        args = replace(args, tags={**args.tags, ENDPOINT_TAG: args.endpoint_name})
         self._child = pulumi.ResourceOptions(parent=self)
+        lookup = pulumi.InvokeOutputOptions(parent=self)
+        self._account_id = aws.get_caller_identity_output(opts=lookup).account_id
+        self._partition = aws.get_partition_output(opts=lookup).partition
         guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, args.region)
 
+        self.kms_key_arn = self._key(name, args)
         bucket = PrivateBucket(
             name,
-            PrivateBucketArgs(force_destroy=args.force_destroy_bucket, tags=args.tags),
+            PrivateBucketArgs(
+                kms_key_arn=self.kms_key_arn,
+                expires_d={
+                    f"{S3_PREFIX}/input/": args.retention.input_days,
+                    f"{S3_PREFIX}/output/": args.retention.output_days,
+                    f"{S3_PREFIX}/failure/": args.retention.failure_days,
+                },
+                old_versions_d=args.retention.old_version_days,
+                force_destroy=args.force_destroy_bucket,
+                tags=args.tags,
+            ),
             opts=self._child,
         )
         own = pulumi.Output.concat("s3://", bucket.bucket_name, f"/{S3_PREFIX}/")
@@ -145,24 +248,27 @@ class AsyncEndpoint(pulumi.ComponentResource):
             opts=self._child,
         )
         topics = Notifications(
-            name, NotificationsArgs(listeners=args.listeners, tags=args.tags), opts=self._child
+            name,
+            NotificationsArgs(
+                listeners=args.listeners, kms_key_arn=self.kms_key_arn, tags=args.tags
+            ),
+            opts=self._child,
         )
         self.success_topic_arn = topics.success_topic_arn
         self.error_topic_arn = topics.error_topic_arn
         image_uri = self._image_uri(args)
         role = self._role(name, args, bucket, image_uri)
+        logs = aws.cloudwatch.LogGroup(
+            f"{name}-logs",
+            name=log_group_name(args.endpoint_name),
+            retention_in_days=args.retention.log_days,
+            kms_key_id=self.kms_key_arn,
+            tags=args.tags,
+            opts=self._child,
+        )
         model = self._model(name, args, source, role, image_uri, guard)
         configuration = self._configuration(name, args, model, role, guard)
-        endpoint = aws.sagemaker.Endpoint(
-            f"{name}-endpoint",
-            name=args.endpoint_name,
-            endpoint_config_name=configuration.name,
-            tags=args.tags,
-            opts=pulumi.ResourceOptions.merge(
-                self._child,
-                pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.releases_target),
-            ),
-        )
+        endpoint = self._endpoint(name, args, configuration, [role.policy, logs], guard)
         QueueScaling(
             name,
             QueueScalingArgs(
@@ -174,12 +280,34 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ),
             opts=self._child,
         )
+        self.operations_topic_arn = self._watch(name, args)
 
         self.endpoint_name = endpoint.name
         self.endpoint_arn = endpoint.arn
         self.bucket_name = bucket.bucket_name
         self.role_arn = role.arn
         self.scaling = summary(args.plan)
+        self.deployer_policy = pulumi.Output.json_dumps(
+            pulumi.Output.all(self._account_id, self._partition).apply(
+                lambda known: deployer_policy(
+                    name=name,
+                    endpoint_name=args.endpoint_name,
+                    account_id=known[0],
+                    partition=known[1],
+                    region=args.region,
+                    given_key_arn=args.security.given_key_arn,
+                )
+            )
+        )
+        self.invoker_policy = pulumi.Output.json_dumps(
+            pulumi.Output.all(
+                endpoint_arn=self.endpoint_arn,
+                partition=self._partition,
+                writable=[self.input_path],
+                readable=[self.output_path, self.failure_path],
+                kms_key_arn=self.kms_key_arn,
+            ).apply(lambda known: invoker_policy(**known))
+        )
         self.register_outputs(
             {
                 "endpoint_name": self.endpoint_name,
@@ -190,10 +318,32 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 "failure_path": self.failure_path,
                 "success_topic_arn": self.success_topic_arn,
                 "error_topic_arn": self.error_topic_arn,
+                "operations_topic_arn": self.operations_topic_arn,
                 "role_arn": self.role_arn,
+                "kms_key_arn": self.kms_key_arn,
                 "scaling": self.scaling,
+                "deployer_policy": self.deployer_policy,
+                "invoker_policy": self.invoker_policy,
             }
         )
+
+    def _key(self, name: str, args: AsyncEndpointArgs) -> pulumi.Output[str] | None:
+        if args.security.encryption == "aws":
+            return None
+        if args.security.given_key_arn:
+            return pulumi.Output.from_input(args.security.given_key_arn)
+        return EncryptionKey(
+            name,
+            EncryptionKeyArgs(
+                account_id=self._account_id,
+                partition=self._partition,
+                region=args.region,
+                log_group=log_group_name(args.endpoint_name),
+                alias=args.endpoint_name,
+                tags=args.tags,
+            ),
+            opts=self._child,
+        ).arn
 
     def _image_uri(self, args: AsyncEndpointArgs) -> pulumi.Output[str]:
         if args.image_uri is not None:
@@ -212,7 +362,6 @@ class AsyncEndpoint(pulumi.ComponentResource):
         bucket: PrivateBucket,
         image_uri: pulumi.Output[str],
     ) -> ExecutionRole:
-        lookup = pulumi.InvokeOutputOptions(parent=self)
         readable: list[pulumi.Input[str]] = [
             self.input_path,
             pulumi.Output.concat("s3://", bucket.bucket_name, "/code"),
@@ -222,14 +371,17 @@ class AsyncEndpoint(pulumi.ComponentResource):
         return ExecutionRole(
             name,
             ExecutionRoleArgs(
-                account_id=aws.get_caller_identity_output(opts=lookup).account_id,
-                partition=aws.get_partition_output(opts=lookup).partition,
+                account_id=self._account_id,
+                partition=self._partition,
                 region=args.region,
                 endpoint_name=args.endpoint_name,
                 image_uri=image_uri,
                 readable=readable,
                 writable=[self.output_path, self.failure_path],
                 topic_arns=[self.success_topic_arn, self.error_topic_arn],
+                kms_key_arn=self.kms_key_arn,
+                network=args.security.network,
+                rollback_alarm=rollback_alarm_name(args),
                 tags=args.tags,
             ),
             opts=self._child,
@@ -247,6 +399,15 @@ class AsyncEndpoint(pulumi.ComponentResource):
         return aws.sagemaker.Model(
             f"{name}-model",
             execution_role_arn=role.arn,
+            enable_network_isolation=args.security.network_isolation or None,
+            vpc_config=(
+                {
+                    "subnets": list(args.security.subnet_ids),
+                    "security_group_ids": list(args.security.security_group_ids),
+                }
+                if args.security.network
+                else None
+            ),
             primary_container={
                 "image": image_uri,
                 "model_data_url": source.code_uri,
@@ -282,6 +443,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
     ) -> aws.sagemaker.EndpointConfiguration:
         return aws.sagemaker.EndpointConfiguration(
             f"{name}-config",
+            kms_key_arn=self.kms_key_arn,
             production_variants=[
                 {
                     "variant_name": VARIANT_NAME,
@@ -299,6 +461,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 "output_config": {
                     "s3_output_path": self.output_path,
                     "s3_failure_path": self.failure_path,
+                    "kms_key_id": self.kms_key_arn,
                     "notification_config": {
                         "success_topic": self.success_topic_arn,
                         "error_topic": self.error_topic_arn,
@@ -316,3 +479,57 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.keeps_live),
             ),
         )
+
+    def _endpoint(
+        self,
+        name: str,
+        args: AsyncEndpointArgs,
+        configuration: aws.sagemaker.EndpointConfiguration,
+        before: Sequence[pulumi.Resource],
+        guard: RollbackGuard,
+    ) -> aws.sagemaker.Endpoint:
+        alarm_name = rollback_alarm_name(args)
+        alarms: list[pulumi.Resource] = []
+        if alarm_name is not None:
+            alarms.append(
+                rollback_alarm(
+                    name,
+                    alarm_name,
+                    endpoint_name=args.endpoint_name,
+                    variant_name=VARIANT_NAME,
+                    configuration_name=configuration.name,
+                    tags=args.tags,
+                    opts=self._child,
+                )
+            )
+        return aws.sagemaker.Endpoint(
+            f"{name}-endpoint",
+            name=args.endpoint_name,
+            endpoint_config_name=configuration.name,
+            deployment_config=deployment_config(args.updates, alarm_name),
+            tags=args.tags,
+            opts=pulumi.ResourceOptions.merge(
+                self._child,
+                pulumi.ResourceOptions(depends_on=[*before, *alarms], hooks=guard.releases_target),
+            ),
+        )
+
+    def _watch(self, name: str, args: AsyncEndpointArgs) -> pulumi.Output[str] | None:
+        if not args.observability.enabled:
+            return None
+        return EndpointWatch(
+            name,
+            EndpointWatchArgs(
+                settings=args.observability,
+                account_id=self._account_id,
+                region=args.region,
+                endpoint_name=args.endpoint_name,
+                variant_name=VARIANT_NAME,
+                plan=args.plan,
+                request_ttl_s=args.request_ttl_s,
+                listeners=args.listeners,
+                kms_key_arn=self.kms_key_arn,
+                tags=args.tags,
+            ),
+            opts=self._child,
+        ).topic_arn

@@ -1,4 +1,4 @@
-"""The role that the endpoint runs as: its own prefixes, image, topics, logs and metrics."""
+"""The role that the endpoint runs as: its own prefixes, image, topics, key, logs and metrics."""
 
 import re
 from collections.abc import Sequence
@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 
 import pulumi
 import pulumi_aws as aws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Where in a VPC the model runs.
+
+    Args:
+        subnet_ids: 1-16 private subnets, with a gateway endpoint for S3 (BC VpcConfig).
+        security_group_ids: 1-5 security groups of that VPC (BC VpcConfig).
+    """
+
+    subnet_ids: Sequence[str]
+    security_group_ids: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +34,9 @@ class ExecutionRoleArgs:
         readable: S3 URIs whose objects it reads (inputs, code, weights).
         writable: S3 URIs under which it writes (outputs, failures).
         topic_arns: SNS topics to which SageMaker publishes with it.
+        kms_key_arn: the key of bucket, topics and volumes; None for AWS's own keys.
+        network: the VPC interfaces that it makes; None without a VPC.
+        rollback_alarm: name of the alarm that SageMaker watches during an update; None without.
         tags: tags for the role.
     """
 
@@ -32,6 +48,9 @@ class ExecutionRoleArgs:
     readable: Sequence[pulumi.Input[str]]
     writable: Sequence[pulumi.Input[str]]
     topic_arns: Sequence[pulumi.Input[str]]
+    kms_key_arn: pulumi.Input[str] | None = None
+    network: Network | None = None
+    rollback_alarm: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,9 +89,28 @@ def _permissions(
     readable: Sequence[str],
     writable: Sequence[str],
     topic_arns: Sequence[str],
+    kms_key_arn: str | None,
 ) -> dict[str, object]:
     logs = f"arn:{partition}:logs:{args.region}:{account_id}:log-group"
     endpoint_logs = f"{logs}:/aws/sagemaker/Endpoints/{args.endpoint_name}"
+    optional: list[dict[str, object]] = []
+    if kms_key_arn is not None:
+        optional += _key_use(kms_key_arn)
+    if args.network is not None:
+        optional += _interfaces(args.network, f"arn:{partition}:ec2:{args.region}:{account_id}")
+    if args.rollback_alarm is not None:
+        optional.append(
+            {
+                # DG deployment-guardrails-configuration.
+                "Sid": "WatchRollbackAlarm",
+                "Effect": "Allow",
+                "Action": "cloudwatch:DescribeAlarms",
+                "Resource": (
+                    f"arn:{partition}:cloudwatch:{args.region}:{account_id}"
+                    f":alarm:{args.rollback_alarm}"
+                ),
+            }
+        )
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -140,15 +178,76 @@ def _permissions(
                     }
                 },
             },
+            *optional,
         ],
     }
+
+
+def _key_use(kms_key_arn: str) -> list[dict[str, object]]:
+    return [
+        {
+            # Read inputs, write outputs, publish to the topics: all under the one key.
+            "Sid": "UseKey",
+            "Effect": "Allow",
+            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+            "Resource": kms_key_arn,
+        },
+        {
+            # For the volumes, which SageMaker attaches under a grant (BC KmsKeyId).
+            "Sid": "EncryptVolumes",
+            "Effect": "Allow",
+            "Action": "kms:CreateGrant",
+            "Resource": kms_key_arn,
+            "Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}},
+        },
+    ]
+
+
+def _interfaces(network: Network, ec2: str) -> list[dict[str, object]]:
+    """What a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
+    return [
+        {
+            "Sid": "AttachToVpc",
+            "Effect": "Allow",
+            "Action": "ec2:CreateNetworkInterface",
+            "Resource": [
+                f"{ec2}:network-interface/*",
+                *(f"{ec2}:subnet/{each}" for each in network.subnet_ids),
+                *(f"{ec2}:security-group/{each}" for each in network.security_group_ids),
+            ],
+        },
+        {
+            "Sid": "LendInterfaces",
+            "Effect": "Allow",
+            "Action": [
+                "ec2:CreateNetworkInterfacePermission",
+                "ec2:DeleteNetworkInterface",
+                "ec2:DeleteNetworkInterfacePermission",
+            ],
+            "Resource": f"{ec2}:network-interface/*",
+        },
+        {
+            # EC2 knows no resources for these.
+            "Sid": "LookAtVpc",
+            "Effect": "Allow",
+            "Action": [
+                "ec2:DescribeDhcpOptions",
+                "ec2:DescribeNetworkInterfaces",
+                "ec2:DescribeSecurityGroups",
+                "ec2:DescribeSubnets",
+                "ec2:DescribeVpcs",
+            ],
+            "Resource": "*",
+        },
+    ]
 
 
 class ExecutionRole(pulumi.ComponentResource):
     """The endpoint's execution role.
 
     - the role, assumed by SageMaker for this account only
-    - one inline policy: its S3 prefixes, image repository, topics, log group and metrics
+    - one inline policy: its S3 prefixes, image repository, topics, log group and metrics; with a
+      key of the customer's, a VPC or rollback alarms, those too
     """
 
     arn: pulumi.Output[str]
@@ -191,6 +290,7 @@ class ExecutionRole(pulumi.ComponentResource):
                     readable=args.readable,
                     writable=args.writable,
                     topic_arns=args.topic_arns,
+                    kms_key_arn=args.kms_key_arn,
                 ).apply(lambda known: _permissions(**known))
             ),
             opts=child,

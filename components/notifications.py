@@ -16,12 +16,12 @@ class Listener:
     """One subscription.
 
     Args:
-        topic: `success` or `error`.
+        topic: `success` and `error` tell how requests end, `operations` what alarms find.
         protocol: `email`, `sqs` or `https`.
         address: e-mail address, queue ARN or URL.
     """
 
-    topic: Literal["success", "error"]
+    topic: Literal["success", "error", "operations"]
     protocol: Literal["email", "sqs", "https"]
     address: str
 
@@ -31,7 +31,7 @@ class NotificationsArgs:
     """What `Notifications` needs.
 
     Args:
-        listeners: who is told.
+        listeners: who is told; those of the topic `operations` are not its business.
         kms_key_arn: encrypts the topics; None is AWS's own key for SNS.
         tags: tags for the topics.
     """
@@ -66,15 +66,8 @@ class Notifications(pulumi.ComponentResource):
             for topic in ("success", "error")
         }
         for listener in args.listeners:
-            # The address names the subscription, so that a changed list touches only what changed.
-            address = hashlib.sha256(listener.address.encode()).hexdigest()[:8]
-            aws.sns.TopicSubscription(
-                f"{name}-{listener.topic}-{listener.protocol}-{address}",
-                topic=arns[listener.topic],
-                protocol=listener.protocol,
-                endpoint=listener.address,
-                opts=child,
-            )
+            if listener.topic in arns:
+                subscribe(name, arns[listener.topic], listener, child)
         self.success_topic_arn = arns["success"]
         self.error_topic_arn = arns["error"]
         self.register_outputs(
@@ -83,3 +76,18 @@ class Notifications(pulumi.ComponentResource):
                 "error_topic_arn": self.error_topic_arn,
             }
         )
+
+
+def subscribe(
+    name: str, topic_arn: pulumi.Input[str], listener: Listener, opts: pulumi.ResourceOptions
+) -> None:
+    """Register one listener's subscription to a topic."""
+    # The address names the subscription, so that a changed list touches only what changed.
+    address = hashlib.sha256(listener.address.encode()).hexdigest()[:8]
+    aws.sns.TopicSubscription(
+        f"{name}-{listener.topic}-{listener.protocol}-{address}",
+        topic=topic_arn,
+        protocol=listener.protocol,
+        endpoint=listener.address,
+        opts=opts,
+    )

@@ -1,6 +1,7 @@
 """Settings take a stack's config or refuse all that is wrong with it in one message."""
 
 import json
+import re
 from pathlib import Path
 
 import botocore.session
@@ -147,6 +148,45 @@ def test_every_problem_is_in_one_message():
         ({"tags": "nonsense"}, "must be an object"),
         ({"handler": "no_such_folder"}, "holds no inference.py"),
         ({"scalingPreset": "custom"}, "no policy ever leaves zero"),
+        ({"security": {"encryption": "mine"}}, "must be aws, customer or the ARN of a KMS key"),
+        ({"security": {"subnetIds": ["subnet-0a1b2c3d"]}}, "needs both subnetIds and security"),
+        ({"security": {"subnetIds": ["vpc-1"]}}, "security.subnetIds[0] = 'vpc-1'"),
+        ({"security": {"networkIsolation": True}}, "could not download the weights"),
+        (
+            {"security": {"encryption": "arn:aws:kms:eu-west-1:123456789012:key/1a2b"}},
+            "is a key of another region than us-east-1",
+        ),
+        ({"security": {"color": 1}}, "security.color: no such key"),
+        ({"retention": {"logDays": 31}}, "must be one of 1, 3, 5, 7"),
+        ({"retention": {"inputDays": 0}}, "retention.inputDays = 0"),
+        ({"observability": {"idleAfterH": 25}}, "observability.idleAfterH = 25"),
+        (
+            {"observability": {"enabled": False, "monthlyBudgetUsd": 9}},
+            "monthlyBudgetUsd needs enabled",
+        ),
+        (
+            {
+                "observability": {"enabled": False},
+                "subscriptions": [
+                    {"topic": "operations", "protocol": "email", "address": "a@example.com"}
+                ],
+            },
+            "one is of topic operations, to which nothing publishes",
+        ),
+        ({"updates": {"strategy": "blue"}}, "updates.strategy = 'blue'"),
+        ({"updates": {"waitS": 60}}, "waiting is of no use unless rollback is true"),
+        (
+            {"minCapacity": 4, "updates": {"strategy": "linear", "stepPercent": 9}},
+            "linear steps are 10-50 %",
+        ),
+        (
+            {"minCapacity": 2, "updates": {"strategy": "rolling", "terminationWaitS": 60}},
+            "a rolling update has no old fleet to keep",
+        ),
+        (
+            {"minCapacity": 2, "updates": {"rollback": True, "waitS": 3600}},
+            "the provider gives up after 3600 s",
+        ),
         (
             {"scalingPlan": DOCUMENTED.model_dump(mode="json", by_alias=True)},
             "scalingPlan is set too and would be ignored",
@@ -158,6 +198,32 @@ def test_a_wrong_value_is_named_with_its_rule(changes, sentence):
 
     assert len(found) == 1
     assert sentence in found[0]
+
+
+@pytest.mark.parametrize(
+    ("minimum", "step_percent", "refused"),
+    [(0, 50, True), (1, 50, True), (2, 50, False), (2, 40, True), (3, 34, False), (10, 10, False)],
+)
+@pytest.mark.parametrize("strategy", ["canary", "linear", "rolling"])
+def test_a_step_of_an_update_must_hold_an_instance(strategy, minimum, step_percent, refused):
+    """With one instance only all at once fits (aws-facts.md section 2)."""
+    updates = {"strategy": strategy, "stepPercent": step_percent}
+    values = config(minCapacity=minimum, maxCapacity=10, updates=updates)
+
+    if refused:
+        (problem,) = problems(values)
+        assert "all_at_once" in problem
+    else:
+        assert load(values, stack="test").updates.strategy == strategy
+
+
+def test_log_retention_takes_what_cloudwatch_logs_takes():
+    """The service's model says so in words only (BC logs RetentionInDays)."""
+    model = botocore.session.get_session().get_service_model("logs")
+    said = model.shape_for("PutRetentionPolicyRequest").members["retentionInDays"].documentation
+
+    listed = said.partition("are: ")[2].partition(".")[0]
+    assert tuple(map(int, re.findall(r"\d+", listed))) == settings.LOG_RETENTION_DAYS
 
 
 def test_a_missing_region_says_how_to_set_it():

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+ACCOUNT_ID = "123456789012"
+"""Whose resources all of the embedded AWS's are."""
+
 
 def client(url: str, service: str, region: str = "us-east-1") -> Any:
     """A client of one service at an embedded AWS's URL."""

@@ -84,8 +84,9 @@ def _check_limits(shape: Shape, value: Any, path: str, problems: list[str]) -> N
 
 
 def _matches(pattern: str, value: str) -> bool:
-    # AWS's patterns are Java's: those with Unicode classes or surrogate pairs are left to AWS.
-    if "\\p{" in pattern or "\\uD800" in pattern:
+    # AWS's patterns are Java's: those with Unicode classes, surrogate pairs or flags in the middle
+    # are left to AWS.
+    if "\\p{" in pattern or "\\uD800" in pattern or "(?i)" in pattern[1:]:
         return True
     return re.fullmatch(pattern, value, re.DOTALL) is not None
 

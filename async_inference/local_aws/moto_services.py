@@ -21,9 +21,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.journal import Call, Journal
 
-ACCOUNT_ID = "123456789012"
 _READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
 _KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
 _SIGNED = "AWS4-HMAC-SHA256 Credential=local/20260101/{region}/{service}/aws4_request"

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pulumi
+from botocore.model import OperationModel
 from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.provider.experimental.server import main as serve
 from pulumi.runtime import rpc
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import ACCOUNT_ID, client
+from async_inference.local_aws.constraints import check_request
 from async_inference.local_aws.pulumi_resources import KINDS, Kind, Properties
 
 VERSION = "7.51.1"
@@ -100,7 +102,10 @@ class LocalAwsProvider(protocol.Provider):
                     "stack local talks to the embedded AWS, and AWS_ENDPOINT_URL is not set; "
                     "run `make up`, or `. .local/env` before calling pulumi yourself"
                 )
-            self._known[service] = client(url, service, self._region)
+            known = client(url, service, self._region)
+            # moto takes what AWS would refuse; the services' own models do not.
+            known.meta.events.register("provide-client-params", _check)
+            self._known[service] = known
         return self._known[service]
 
     def _kind(self, nested: str) -> Kind:
@@ -148,7 +153,11 @@ class LocalAwsProvider(protocol.Provider):
         replaces = [
             key
             for key in changed
-            if (key != "tags" if kind.replaces is None else key in kind.replaces)
+            if (
+                key != "tags"
+                if kind.replaces is None
+                else any(_differs(old, new, path) for path in kind.replaces if _starts(path, key))
+            )
         ]
         return protocol.DiffResponse(
             changes=bool(changed),
@@ -209,7 +218,7 @@ class LocalAwsProvider(protocol.Provider):
         answer: Properties
         match request.tok:
             case "aws:index/getCallerIdentity:getCallerIdentity":
-                answer = {"accountId": "123456789012", "id": "123456789012"}
+                answer = {"accountId": ACCOUNT_ID, "id": ACCOUNT_ID}
             case "aws:index/getPartition:getPartition":
                 answer = {"partition": "aws", "dnsSuffix": "amazonaws.com", "id": "aws"}
             case "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage":
@@ -243,6 +252,24 @@ class LocalAwsProvider(protocol.Provider):
         if "tagsAll" in computed:
             computed["tagsAll"] = plain(inputs["tags"]) if "tags" in inputs else {}
         return dict(inputs) | wrapped_map(computed)
+
+
+def _check(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+    if model.input_shape is not None:
+        check_request(model.input_shape, params)
+
+
+def _starts(path: str, key: str) -> bool:
+    return path.partition(".")[0] == key
+
+
+def _differs(old: Properties, new: Properties, path: str) -> bool:
+    key, _, member = path.partition(".")
+    before, after = old.get(key), new.get(key)
+    if not member:
+        return not same(before, after)
+    values = [each.get(member) if isinstance(each, dict) else each for each in (before, after)]
+    return not same(*values)
 
 
 def _autonamed(request: protocol.CheckRequest, naming: Any) -> str:

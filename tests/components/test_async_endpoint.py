@@ -103,7 +103,7 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
             },
             "clientConfig": {"maxConcurrentInvocationsPerInstance": 1},
         },
-        "tags": {},
+        "tags": {"endpoint": "async-demo"},
     }
 
 
@@ -158,7 +158,14 @@ def test_every_resource_has_the_component_above_it(register, endpoint):
 
     tops = [entry for entry in record.registrations if entry.type.endswith(":AsyncEndpoint")]
     assert [entry.name for entry in tops] == ["demo"]
-    parts = {"PrivateBucket", "ModelSource", "Notifications", "ExecutionRole", "QueueScaling"}
+    parts = {
+        "PrivateBucket",
+        "ModelSource",
+        "Notifications",
+        "ExecutionRole",
+        "QueueScaling",
+        "EndpointWatch",
+    }
     assert {
         entry.type.rsplit(":", 1)[1]
         for entry in record.registrations
@@ -190,8 +197,11 @@ def test_the_outputs_are_what_a_caller_needs(register, endpoint):
         "failure_path",
         "success_topic_arn",
         "error_topic_arn",
+        "operations_topic_arn",
         "role_arn",
         "scaling",
+        "deployer_policy",
+        "invoker_policy",
     }
     assert outputs["input_path"] == f"s3://{BUCKET}/async_sdxl/input"
 

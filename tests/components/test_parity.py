@@ -80,7 +80,7 @@ def registered_plan(record: Any) -> ScalingPlan:
     alarms = {
         alarm.inputs["alarmActions"][0].rpartition("/")[2]: alarm.inputs
         for alarm in of_type["MetricAlarm"]
-        if any(":appautoscaling:" in action for action in alarm.inputs["alarmActions"])
+        if any(":appautoscaling:" in action for action in alarm.inputs.get("alarmActions", []))
     }
     return ScalingPlan.model_validate(
         {

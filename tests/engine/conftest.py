@@ -46,7 +46,8 @@ class Program:
         self.folder, self.aws, self.stack = folder, aws, stack
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(ROOT / name, folder / name)
-        shutil.copy(ROOT / "Pulumi.local.yaml", folder / f"Pulumi.{stack}.yaml")
+        own = ROOT / f"Pulumi.{stack}.yaml"
+        shutil.copy(own if own.exists() else ROOT / "Pulumi.local.yaml", folder / own.name)
         for name in (".venv", "components", "async_inference"):
             if not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)

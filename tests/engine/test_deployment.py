@@ -16,7 +16,10 @@ REGISTERED = {
     "BucketPolicy sdxl-bucket-tls",
     "BucketPublicAccessBlock sdxl-bucket-public-access",
     "BucketServerSideEncryptionConfiguration sdxl-bucket-encryption",
+    "BucketVersioning sdxl-bucket-versioning",
+    "BucketLifecycleConfiguration sdxl-bucket-lifecycle",
     "BucketObjectv2 sdxl-code",
+    "LogGroup sdxl-logs",
     "Topic sdxl-success-topic",
     "Topic sdxl-error-topic",
     "Role sdxl-role",
@@ -75,7 +78,7 @@ def test_up_deploys_a_second_up_changes_nothing_and_destroy_leaves_nothing(progr
     assert program.endpoint()["EndpointStatus"] == "InService"
     assert set(program.outputs()) >= {"endpoint_name", "endpoint_arn", "bucket", "scaling"}
 
-    assert "24 unchanged" in program.up()
+    assert "27 unchanged" in program.up()
     assert changes(program.preview("--refresh")) == {}, "a refresh finds no drift"
 
     program.destroy()
@@ -91,8 +94,9 @@ def test_up_deploys_a_second_up_changes_nothing_and_destroy_leaves_nothing(progr
         program.client("iam").list_roles()["Roles"],
         program.client("s3").list_buckets()["Buckets"],
         program.client("sns").list_topics()["Topics"],
+        program.client("logs").describe_log_groups()["logGroups"],
     ]
-    assert left == [[]] * 8
+    assert left == [[]] * 9
 
 
 def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoint(program):

@@ -1,0 +1,275 @@
+"""What people and machines around an endpoint may do, as IAM policy documents.
+
+The program attaches them to nobody: whoever deploys has a role already, and clients are others'.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from components.execution_role import bucket_arn, object_arn
+from components.observability import ENDPOINT_TAG
+
+Statement = dict[str, object]
+
+
+def invoker_policy(
+    *,
+    endpoint_arn: str,
+    partition: str,
+    writable: Sequence[str],
+    readable: Sequence[str],
+    kms_key_arn: str | None,
+) -> dict[str, object]:
+    """Send requests, fetch answers, see whether the endpoint is cold.
+
+    Args:
+        endpoint_arn: the endpoint.
+        partition: `aws`, `aws-cn` or `aws-us-gov`.
+        writable: S3 URIs under which inputs are put.
+        readable: S3 URIs under which outputs and failures are found.
+        kms_key_arn: the key of bucket and topics; None for AWS's own.
+    """
+    statements = [
+        _allow(
+            "Invoke", ["sagemaker:DescribeEndpoint", "sagemaker:InvokeEndpointAsync"], endpoint_arn
+        ),
+        _allow(
+            "PutInputs", "s3:PutObject", _sorted(object_arn(uri, partition) for uri in writable)
+        ),
+        _allow(
+            "GetOutputsAndFailures",
+            "s3:GetObject",
+            _sorted(object_arn(uri, partition) for uri in readable),
+        ),
+        # Without it S3 answers 403, not 404, for an output that is not there yet.
+        _allow(
+            "SeeWhatIsMissing",
+            "s3:ListBucket",
+            _sorted(bucket_arn(uri, partition) for uri in readable),
+        ),
+    ]
+    if kms_key_arn is not None:
+        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
+    return _document(statements)
+
+
+def deployer_policy(
+    *,
+    name: str,
+    endpoint_name: str,
+    account_id: str,
+    partition: str,
+    region: str,
+    given_key_arn: str | None = None,
+) -> dict[str, object]:
+    """What `pulumi up`, `refresh` and `destroy` of one endpoint call, for a role that CI assumes.
+
+    Pulumi names what it registers after its logical name, so names limit it; keys have none, so
+    the endpoint's tag limits those.
+
+    Args:
+        name: the component's name, from which names of resources start.
+        endpoint_name: the endpoint.
+        account_id: where it is deployed.
+        partition: `aws`, `aws-cn` or `aws-us-gov`.
+        region: where it is deployed.
+        given_key_arn: a key that is not the endpoint's own.
+    """
+
+    def arn(service: str, resource: str) -> str:
+        return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
+
+    role = f"arn:{partition}:iam::{account_id}:role/{name}-role-*"
+    bucket = f"arn:{partition}:s3:::{name}-bucket-*"
+    logs = arn("logs", f"log-group:/aws/sagemaker/Endpoints/{endpoint_name}")
+    alarms = [
+        arn("cloudwatch", f"alarm:{name}-*-alarm-*"),
+        arn("cloudwatch", f"alarm:{endpoint_name}-rollback"),
+        arn("cloudwatch", f"alarm:TargetTracking-endpoint/{endpoint_name}/*"),
+    ]
+    tagged = {"StringEquals": {f"aws:ResourceTag/{ENDPOINT_TAG}": endpoint_name}}
+    use = "CreateGrant Decrypt DescribeKey GenerateDataKey"
+    given = [_allow("GivenKey", _actions("kms", use), given_key_arn)] if given_key_arn else []
+    scaled = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
+    return _document(
+        [
+            _allow(
+                "SageMaker",
+                _actions(
+                    "sagemaker",
+                    "AddTags CreateEndpoint CreateEndpointConfig CreateModel DeleteEndpoint "
+                    "DeleteEndpointConfig DeleteModel DeleteTags DescribeEndpoint "
+                    "DescribeEndpointConfig DescribeModel ListTags UpdateEndpoint "
+                    "UpdateEndpointWeightsAndCapacities",
+                ),
+                [
+                    arn("sagemaker", f"model/{name.lower()}-model-*"),
+                    arn("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
+                    arn("sagemaker", f"endpoint/{endpoint_name.lower()}"),
+                ],
+            ),
+            _allow(
+                "Scaling",
+                _actions(
+                    "application-autoscaling",
+                    "DeleteScalingPolicy DeleteScheduledAction DeregisterScalableTarget "
+                    "PutScalingPolicy PutScheduledAction RegisterScalableTarget",
+                ),
+                arn("application-autoscaling", "scalable-target/*"),
+                scaled,
+            ),
+            _allow(
+                "ScalingTags",
+                _actions(
+                    "application-autoscaling", "ListTagsForResource TagResource UntagResource"
+                ),
+                arn("application-autoscaling", "scalable-target/*"),
+            ),
+            # These know no narrower resource, as their services' authorization references say.
+            _allow(
+                "Look",
+                [
+                    *_actions(
+                        "application-autoscaling",
+                        "DescribeScalableTargets DescribeScalingPolicies DescribeScheduledActions",
+                    ),
+                    "kms:ListAliases",
+                    "logs:DescribeLogGroups",
+                    "sts:GetCallerIdentity",
+                ],
+                "*",
+            ),
+            _allow(
+                "Alarms",
+                _actions(
+                    "cloudwatch",
+                    "DeleteAlarms DescribeAlarms ListTagsForResource PutMetricAlarm TagResource "
+                    "UntagResource",
+                ),
+                alarms,
+            ),
+            _allow(
+                "Dashboard",
+                _actions("cloudwatch", "DeleteDashboards GetDashboard PutDashboard"),
+                f"arn:{partition}:cloudwatch::{account_id}:dashboard/{endpoint_name}",
+            ),
+            _allow(
+                "Logs",
+                _actions(
+                    "logs",
+                    "AssociateKmsKey CreateLogGroup DeleteLogGroup DisassociateKmsKey "
+                    "ListTagsForResource PutRetentionPolicy TagResource UntagResource",
+                ),
+                [logs, f"{logs}:*"],
+            ),
+            _allow(
+                "Topics",
+                _actions(
+                    "sns",
+                    "CreateTopic DeleteTopic GetSubscriptionAttributes GetTopicAttributes "
+                    "ListTagsForResource SetTopicAttributes Subscribe TagResource UntagResource "
+                    "Unsubscribe",
+                ),
+                arn("sns", f"{name}-*-topic-*"),
+            ),
+            _allow(
+                "Bucket",
+                _actions(
+                    "s3",
+                    "CreateBucket DeleteBucket DeleteBucketPolicy GetAccelerateConfiguration "
+                    "GetBucketAcl GetBucketCORS GetBucketLocation GetBucketLogging "
+                    "GetBucketObjectLockConfiguration GetBucketOwnershipControls GetBucketPolicy "
+                    "GetBucketPublicAccessBlock GetBucketRequestPayment GetBucketTagging "
+                    "GetBucketVersioning GetBucketWebsite GetEncryptionConfiguration "
+                    "GetLifecycleConfiguration GetReplicationConfiguration ListBucket "
+                    "ListBucketVersions PutBucketOwnershipControls PutBucketPolicy "
+                    "PutBucketPublicAccessBlock PutBucketTagging PutBucketVersioning "
+                    "PutEncryptionConfiguration PutLifecycleConfiguration",
+                ),
+                bucket,
+            ),
+            _allow(
+                "Objects",
+                _actions(
+                    "s3",
+                    "DeleteObject DeleteObjectVersion GetObject GetObjectTagging PutObject "
+                    "PutObjectTagging",
+                ),
+                f"{bucket}/*",
+            ),
+            _allow(
+                "Role",
+                _actions(
+                    "iam",
+                    "CreateRole DeleteRole DeleteRolePolicy GetRole GetRolePolicy "
+                    "ListAttachedRolePolicies ListInstanceProfilesForRole ListRolePolicies "
+                    "PutRolePolicy TagRole UntagRole UpdateAssumeRolePolicy",
+                ),
+                role,
+            ),
+            _allow(
+                "PassRole",
+                "iam:PassRole",
+                role,
+                {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
+            ),
+            _allow(
+                "ScalingRole",
+                "iam:CreateServiceLinkedRole",
+                f"arn:{partition}:iam::{account_id}:role/aws-service-role/"
+                "sagemaker.application-autoscaling.amazonaws.com/*",
+            ),
+            _allow(
+                "NewKey",
+                _actions("kms", "CreateKey TagResource"),
+                "*",
+                {"StringEquals": {f"aws:RequestTag/{ENDPOINT_TAG}": endpoint_name}},
+            ),
+            _allow(
+                "Key",
+                _actions(
+                    "kms",
+                    f"{use} CreateAlias DeleteAlias EnableKeyRotation GetKeyPolicy "
+                    "GetKeyRotationStatus ListResourceTags PutKeyPolicy ScheduleKeyDeletion "
+                    "TagResource UntagResource UpdateAlias UpdateKeyDescription",
+                ),
+                arn("kms", "key/*"),
+                tagged,
+            ),
+            _allow(
+                "KeyAlias",
+                _actions("kms", "CreateAlias DeleteAlias UpdateAlias"),
+                arn("kms", f"alias/{endpoint_name}"),
+            ),
+            _allow(
+                "Budget",
+                _actions(
+                    "budgets",
+                    "ListTagsForResource ModifyBudget TagResource UntagResource ViewBudget",
+                ),
+                f"arn:{partition}:budgets::{account_id}:budget/{name}-budget-*",
+            ),
+            *given,
+        ]
+    )
+
+
+def _actions(service: str, names: str) -> list[str]:
+    return [f"{service}:{name}" for name in names.split()]
+
+
+def _allow(
+    sid: str,
+    action: str | list[str],
+    resource: str | list[str],
+    condition: Statement | None = None,
+) -> Statement:
+    statement: Statement = {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
+    return statement | ({"Condition": condition} if condition else {})
+
+
+def _document(statements: Iterable[Statement]) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def _sorted(arns: Iterable[str]) -> list[str]:
+    return sorted(set(arns))

@@ -1,0 +1,126 @@
+"""The customer's own KMS key for all that an endpoint keeps."""
+
+from dataclasses import dataclass, field
+
+import pulumi
+import pulumi_aws as aws
+
+DELETION_WINDOW_D = 30
+"""Days in which a scheduled deletion can be cancelled, the longest that KMS allows (BC): what was
+encrypted with a deleted key is lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncryptionKeyArgs:
+    """What an `EncryptionKey` is for.
+
+    Args:
+        account_id: the account whose IAM policies govern the key.
+        partition: `aws`, `aws-cn` or `aws-us-gov`.
+        region: the key's region.
+        log_group: name of the log group that CloudWatch Logs encrypts with it.
+        alias: the key's name in the console, without `alias/`.
+        tags: tags for the key.
+    """
+
+    account_id: pulumi.Input[str]
+    partition: pulumi.Input[str]
+    region: str
+    log_group: str
+    alias: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def key_policy(
+    *, account_id: str, partition: str, region: str, log_group: str
+) -> dict[str, object]:
+    """Who may use the key: whom IAM policies of the account allow, and three services.
+
+    CloudWatch alarms and budgets cannot publish to a topic under AWS's own key for SNS, whose
+    policy nobody can change (CW alarms and SNS); hence their statement.
+    """
+    from_here = {"StringEquals": {"aws:SourceAccount": account_id}}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                # Without it nobody could change the key any more (KMS default key policy).
+                "Sid": "LetIamPoliciesDecide",
+                "Effect": "Allow",
+                "Principal": {"AWS": f"arn:{partition}:iam::{account_id}:root"},
+                "Action": "kms:*",
+                "Resource": "*",
+            },
+            {
+                "Sid": "LetAlarmsAndBudgetsNotify",
+                "Effect": "Allow",
+                "Principal": {
+                    "Service": ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"],
+                },
+                "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+                "Resource": "*",
+                "Condition": from_here,
+            },
+            {
+                "Sid": "LetLogsEncrypt",
+                "Effect": "Allow",
+                "Principal": {"Service": f"logs.{region}.amazonaws.com"},
+                "Action": [
+                    "kms:Decrypt",
+                    "kms:DescribeKey",
+                    "kms:Encrypt",
+                    "kms:GenerateDataKey",
+                    "kms:GenerateDataKeyWithoutPlaintext",
+                    "kms:ReEncryptFrom",
+                    "kms:ReEncryptTo",
+                ],
+                "Resource": "*",
+                "Condition": {
+                    "ArnEquals": {
+                        "kms:EncryptionContext:aws:logs:arn": (
+                            f"arn:{partition}:logs:{region}:{account_id}:log-group:{log_group}"
+                        )
+                    }
+                },
+            },
+        ],
+    }
+
+
+class EncryptionKey(pulumi.ComponentResource):
+    """A KMS key of the endpoint's own.
+
+    - the key, rotated every year, with a policy for this account, alarms, budgets and logs
+    - an alias, so that a person finds it
+    """
+
+    arn: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: EncryptionKeyArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("async-inference:index:EncryptionKey", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        key = aws.kms.Key(
+            f"{name}-key",
+            description=f"Requests, answers, volumes, topics and logs of {args.alias}.",
+            deletion_window_in_days=DELETION_WINDOW_D,
+            enable_key_rotation=True,
+            policy=pulumi.Output.json_dumps(
+                pulumi.Output.all(args.account_id, args.partition).apply(
+                    lambda known: key_policy(
+                        account_id=known[0],
+                        partition=known[1],
+                        region=args.region,
+                        log_group=args.log_group,
+                    )
+                )
+            ),
+            tags=args.tags,
+            opts=child,
+        )
+        aws.kms.Alias(
+            f"{name}-key-alias", name=f"alias/{args.alias}", target_key_id=key.id, opts=child
+        )
+        self.arn = key.arn
+        self.register_outputs({"arn": self.arn})

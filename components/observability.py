@@ -1,0 +1,457 @@
+"""What tells people that the endpoint starves, fails, leaks money or costs too much."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pulumi
+import pulumi_aws as aws
+
+from async_inference.scaling.plan import Comparison, ScalingPlan
+from components.notifications import Listener, subscribe
+from components.queue_scaling import METRIC_NAMESPACE
+
+INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
+MINUTE_S = 60
+TREND_S = 300
+"""Period of what is about a trend: long enough that one request does not make one."""
+ENDPOINT_TAG = "endpoint"
+"""On every resource: budgets, cost allocation and the deployer's permissions select by it."""
+RUNBOOK = "docs/operations.md"
+NEAR_TTL = 0.8
+"""Share of a request's time to live after which its waiting alarms."""
+FAILURES_WINDOW_S = 900
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observability:
+    """What is watched.
+
+    Args:
+        enabled: topic, alarms and dashboard; without it there is only the log group.
+        starved_after_min: minutes of a backlog without any instance (quota, capacity) that alarm.
+        idle_after_h: hours with instances above the floor and an empty queue that alarm.
+        failures: failed requests within a quarter of an hour that alarm.
+        usd_per_instance_hour: price, for the dashboard's estimate; None draws none.
+        monthly_budget_usd: a budget that alarms at 80 % and by its forecast; None is no budget.
+    """
+
+    enabled: bool = True
+    starved_after_min: int = 30
+    idle_after_h: int = 3
+    failures: int = 5
+    usd_per_instance_hour: float | None = None
+    monthly_budget_usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointWatchArgs:
+    """What an `EndpointWatch` watches.
+
+    Args:
+        settings: what, and from where on.
+        account_id: whose alarms and budgets may publish to the topic.
+        region: of the endpoint.
+        endpoint_name: the endpoint.
+        variant_name: its variant.
+        plan: for the floor and the ceiling of its capacity.
+        request_ttl_s: seconds until an unserved request expires.
+        listeners: those of the topic `operations` are told.
+        kms_key_arn: encrypts the topic.
+        tags: tags for topic, alarms and budget.
+    """
+
+    settings: Observability
+    account_id: pulumi.Input[str]
+    region: str
+    endpoint_name: str
+    variant_name: str
+    plan: ScalingPlan
+    request_ttl_s: int
+    listeners: Sequence[Listener] = ()
+    kms_key_arn: pulumi.Input[str] | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the endpoint, as alarms and widgets name it.
+
+    Args:
+        name: its name.
+        stat: the statistic over a period.
+        variant: published for each variant, not for the endpoint (aws-facts.md section 4).
+        namespace: SageMaker's own, or the instances'.
+    """
+
+    name: str
+    stat: str
+    variant: bool = False
+    namespace: str = METRIC_NAMESPACE
+
+    def dimensions(self, args: EndpointWatchArgs) -> dict[str, str]:
+        of_variant = {"VariantName": args.variant_name} if self.variant else {}
+        return {"EndpointName": args.endpoint_name, **of_variant}
+
+
+BACKLOG = Metric("ApproximateBacklogSize", "Maximum")
+STARVED = Metric("HasBacklogWithoutCapacity", "Minimum")
+AGE = Metric("ApproximateAgeOfOldestRequest", "Maximum")
+EXPIRED = Metric("ExpiredRequests", "Sum", variant=True)
+FAILED = Metric("InvocationFailures", "Sum", variant=True)
+PROCESSED = Metric("InvocationsProcessed", "Sum", variant=True)
+UNREAD_INPUTS = Metric("RequestDownloadFailures", "Sum", variant=True)
+UNWRITTEN_OUTPUTS = Metric("ResponseUploadFailures", "Sum", variant=True)
+UNSENT_NOTIFICATIONS = Metric("NotificationFailures", "Sum", variant=True)
+WAITING = Metric("TimeInBacklog", "Average", variant=True)
+PROCESSING = Metric("TotalProcessingTime", "Average", variant=True)
+INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_NAMESPACE)
+"""Each instance publishes one sample a minute, so that their number is the instances' minutes; no
+metric counts instances themselves, and this one is absent at zero (aws-facts.md section 4)."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One operational alarm; it treats missing data as not breaching, since most of these metrics
+    are absent while the endpoint is idle.
+
+    Args:
+        name: the last part of its Pulumi name.
+        section: the runbook's heading.
+        what: what it says when it fires.
+        threshold: breached at this value or above it, unless `comparison` says otherwise.
+        metric: what it looks at; None where `expression` combines `metrics`.
+        metrics: identifiers in the expression, to metrics.
+        period_s: seconds of one datapoint.
+        periods: datapoints that are looked at.
+        breaching: of these, how many must breach.
+    """
+
+    name: str
+    section: str
+    what: str
+    threshold: float
+    metric: Metric | None = None
+    expression: str = ""
+    metrics: tuple[tuple[str, Metric], ...] = ()
+    period_s: int = MINUTE_S
+    periods: int = 1
+    breaching: int = 1
+    comparison: Comparison = Comparison.GREATER_OR_EQUAL
+
+
+def alarms(args: EndpointWatchArgs) -> list[Alarm]:
+    """The alarms of an endpoint; each has a section of the runbook."""
+    settings, plan = args.settings, args.plan
+    floor = max([plan.min_capacity, *(action.min_capacity or 0 for action in plan.schedules)])
+    ceiling = max([plan.max_capacity, *(action.max_capacity or 0 for action in plan.schedules)])
+    trend_min = TREND_S // MINUTE_S
+    idle_periods = settings.idle_after_h * 3600 // TREND_S
+    return [
+        Alarm(
+            "starved",
+            "A backlog without an instance",
+            f"Requests have waited {settings.starved_after_min} minutes and no instance exists: "
+            "quota, a shortage of the instance type, or a scaling policy that does not run.",
+            1,
+            STARVED,
+            periods=settings.starved_after_min,
+            breaching=settings.starved_after_min,
+        ),
+        Alarm(
+            "old-request",
+            "A request about to expire",
+            f"The oldest request has waited {NEAR_TTL:.0%} of its time to live.",
+            NEAR_TTL * args.request_ttl_s,
+            AGE,
+        ),
+        Alarm(
+            "expired",
+            "Expired requests",
+            "Requests reached their time to live before any instance took them.",
+            1,
+            EXPIRED,
+        ),
+        Alarm(
+            "failed",
+            "Failed requests",
+            f"{settings.failures} requests failed within {FAILURES_WINDOW_S // 60} minutes.",
+            settings.failures,
+            FAILED,
+            period_s=FAILURES_WINDOW_S,
+        ),
+        Alarm(
+            "inputs",
+            "Inputs that cannot be read",
+            "SageMaker could not download an input from S3.",
+            1,
+            UNREAD_INPUTS,
+        ),
+        Alarm(
+            "outputs",
+            "Outputs that cannot be written",
+            "SageMaker could not upload an output or failure to S3.",
+            1,
+            UNWRITTEN_OUTPUTS,
+        ),
+        Alarm(
+            "notifications",
+            "Notifications that cannot be sent",
+            "SageMaker could not publish how a request ended.",
+            1,
+            UNSENT_NOTIFICATIONS,
+        ),
+        Alarm(
+            "idle",
+            "Instances without work",
+            f"More than {floor} instances ran {settings.idle_after_h} hours with an empty queue: "
+            "they cost money and nothing scales them in.",
+            floor,
+            expression=f"IF(backlog < 1, samples / {trend_min}, 0)",
+            metrics=(("backlog", BACKLOG), ("samples", INSTANCE_MINUTES)),
+            period_s=TREND_S,
+            periods=idle_periods,
+            breaching=idle_periods,
+            comparison=Comparison.GREATER,
+        ),
+        Alarm(
+            "ceiling",
+            "At the maximum and falling behind",
+            f"All {ceiling} instances run and the backlog grows.",
+            1,
+            # Half an instance of tolerance: a sample may be late.
+            expression=(
+                f"IF(samples / {trend_min} > {ceiling - 0.5:g} AND DIFF(backlog) > 0, 1, 0)"
+            ),
+            metrics=(("backlog", BACKLOG), ("samples", INSTANCE_MINUTES)),
+            period_s=TREND_S,
+            periods=6,
+            breaching=4,
+        ),
+    ]
+
+
+def dashboard(args: EndpointWatchArgs) -> dict[str, object]:
+    """The dashboard's body: what runs, what waits, how long, what fails, what it costs."""
+    instances = _expression("instances", f"samples * {MINUTE_S} / PERIOD(samples)", "instances")
+    samples = _series(args, INSTANCE_MINUTES, {"id": "samples", "visible": False})
+    ceiling = {"label": "maximum", "value": args.plan.max_capacity}
+    ttl = {"label": "time to live", "value": args.request_ttl_s}
+    graphs = [
+        _graph(args, "Instances in service", [instances, samples], [ceiling]),
+        _graph(args, "Backlog, requests", [_series(args, BACKLOG)]),
+        _graph(args, "Age of the oldest request, seconds", [_series(args, AGE)], [ttl]),
+        _graph(
+            args,
+            "Waiting against processing, mean milliseconds",
+            [_series(args, WAITING), _series(args, PROCESSING)],
+        ),
+        _graph(
+            args,
+            "Requests that ended, a minute",
+            [_series(args, metric) for metric in (PROCESSED, FAILED, EXPIRED)],
+        ),
+        _graph(
+            args,
+            "Reading, writing, notifying: failures",
+            [
+                _series(args, metric)
+                for metric in (UNREAD_INPUTS, UNWRITTEN_OUTPUTS, UNSENT_NOTIFICATIONS)
+            ],
+        ),
+    ]
+    price = args.settings.usd_per_instance_hour
+    if price is not None:
+        spent = _expression(
+            "spent", f"RUNNING_SUM(FILL(samples, 0)) / {3600 // MINUTE_S} * {price:g}", "USD"
+        )
+        graphs.append(
+            _graph(
+                args,
+                f"Estimated cost since the graph's start, USD at {price:g} an instance hour",
+                [spent, samples],
+            )
+        )
+    return {
+        "widgets": [
+            {"type": "metric", "x": 12 * (i % 2), "y": 6 * (i // 2), "width": 12, "height": 6}
+            | {"properties": graph}
+            for i, graph in enumerate(graphs)
+        ]
+    }
+
+
+def _series(
+    args: EndpointWatchArgs, metric: Metric, options: dict[str, object] | None = None
+) -> list[object]:
+    pairs = [part for pair in metric.dimensions(args).items() for part in pair]
+    return [metric.namespace, metric.name, *pairs, {"stat": metric.stat, **(options or {})}]
+
+
+def _expression(identifier: str, expression: str, label: str) -> list[object]:
+    return [{"id": identifier, "expression": expression, "label": label}]
+
+
+def _graph(
+    args: EndpointWatchArgs,
+    title: str,
+    metrics: list[list[object]],
+    lines: Sequence[Mapping[str, object]] = (),
+) -> dict[str, object]:
+    graph: dict[str, object] = {
+        "title": title,
+        "view": "timeSeries",
+        "region": args.region,
+        "period": MINUTE_S,
+        "metrics": metrics,
+        "yAxis": {"left": {"min": 0}},
+    }
+    return graph | ({"annotations": {"horizontal": list(lines)}} if lines else {})
+
+
+class EndpointWatch(pulumi.ComponentResource):
+    """What tells people how the endpoint does.
+
+    - a topic for operations, with its subscriptions, to which this account's alarms publish
+    - an alarm for each that `alarms` lists
+    - a dashboard
+    - a budget over what bears the endpoint's tag, if one is asked for
+    """
+
+    topic_arn: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: EndpointWatchArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("async-inference:index:EndpointWatch", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        self.topic_arn = self._topic(name, args, child)
+        for alarm in alarms(args):
+            self._alarm(name, args, alarm, child)
+        aws.cloudwatch.Dashboard(
+            f"{name}-dashboard",
+            dashboard_name=args.endpoint_name,
+            dashboard_body=json.dumps(dashboard(args)),
+            opts=child,
+        )
+        if args.settings.monthly_budget_usd is not None:
+            self._budget(name, args, args.settings.monthly_budget_usd, child)
+        self.register_outputs({"topic_arn": self.topic_arn})
+
+    def _topic(
+        self, name: str, args: EndpointWatchArgs, child: pulumi.ResourceOptions
+    ) -> pulumi.Output[str]:
+        topic = aws.sns.Topic(
+            f"{name}-operations-topic",
+            # Under AWS's own key for SNS neither alarms nor budgets could publish (CW, alarms and
+            # SNS), so without a key of the customer's the topic has none.
+            kms_master_key_id=args.kms_key_arn,
+            tags=args.tags,
+            opts=child,
+        )
+        aws.sns.TopicPolicy(
+            f"{name}-operations-topic-policy",
+            arn=topic.arn,
+            policy=pulumi.Output.json_dumps(
+                {
+                    "Version": "2012-10-17",
+                    "Statement": [
+                        {
+                            "Sid": "LetAlarmsAndBudgetsNotify",
+                            "Effect": "Allow",
+                            "Principal": {
+                                "Service": ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"]
+                            },
+                            "Action": "sns:Publish",
+                            "Resource": topic.arn,
+                            "Condition": {"StringEquals": {"aws:SourceAccount": args.account_id}},
+                        }
+                    ],
+                }
+            ),
+            opts=child,
+        )
+        for listener in args.listeners:
+            if listener.topic == "operations":
+                subscribe(name, topic.arn, listener, child)
+        return topic.arn
+
+    def _alarm(
+        self, name: str, args: EndpointWatchArgs, alarm: Alarm, child: pulumi.ResourceOptions
+    ) -> None:
+        simple = alarm.metric
+        aws.cloudwatch.MetricAlarm(
+            f"{name}-{alarm.name}-alarm",
+            alarm_description=f"{alarm.what} What to do: {RUNBOOK}, {alarm.section}.",
+            namespace=simple.namespace if simple else None,
+            metric_name=simple.name if simple else None,
+            dimensions=simple.dimensions(args) if simple else None,
+            statistic=simple.stat if simple else None,
+            period=alarm.period_s if simple else None,
+            metric_queries=None if simple else _queries(args, alarm),
+            comparison_operator=alarm.comparison.value,
+            threshold=alarm.threshold,
+            evaluation_periods=alarm.periods,
+            datapoints_to_alarm=alarm.breaching,
+            treat_missing_data="notBreaching",
+            alarm_actions=[self.topic_arn],
+            ok_actions=[self.topic_arn],
+            tags=args.tags,
+            opts=child,
+        )
+
+    def _budget(
+        self, name: str, args: EndpointWatchArgs, limit_usd: float, child: pulumi.ResourceOptions
+    ) -> None:
+        def notify(kind: str, percent: float) -> aws.budgets.BudgetNotificationArgsDict:
+            return {
+                "comparison_operator": "GREATER_THAN",
+                "notification_type": kind,
+                "threshold": percent,
+                "threshold_type": "PERCENTAGE",
+                "subscriber_sns_topic_arns": [self.topic_arn],
+            }
+
+        aws.budgets.Budget(
+            f"{name}-budget",
+            budget_type="COST",
+            time_unit="MONTHLY",
+            limit_amount=f"{limit_usd:g}",
+            limit_unit="USD",
+            cost_filters=[
+                {
+                    "name": "TagKeyValue",
+                    "values": [f"user:{ENDPOINT_TAG}${args.endpoint_name}"],
+                }
+            ],
+            notifications=[notify("ACTUAL", 80), notify("FORECASTED", 100)],
+            tags=args.tags,
+            opts=child,
+        )
+
+
+def _queries(
+    args: EndpointWatchArgs, alarm: Alarm
+) -> list[aws.cloudwatch.MetricAlarmMetricQueryArgsDict]:
+    result: aws.cloudwatch.MetricAlarmMetricQueryArgsDict = {
+        "id": "result",
+        "expression": alarm.expression,
+        "label": alarm.name,
+        "return_data": True,
+    }
+    return [
+        result,
+        *(
+            aws.cloudwatch.MetricAlarmMetricQueryArgsDict(
+                id=identifier,
+                metric={
+                    "namespace": metric.namespace,
+                    "metric_name": metric.name,
+                    "dimensions": metric.dimensions(args),
+                    "stat": metric.stat,
+                    "period": alarm.period_s,
+                },
+            )
+            for identifier, metric in alarm.metrics
+        ),
+    ]

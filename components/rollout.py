@@ -1,0 +1,123 @@
+"""How an update of the endpoint shifts traffic to the new fleet, and what rolls it back.
+
+SageMaker's deployment guardrails (DG deployment-guardrails).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pulumi
+import pulumi_aws as aws
+
+from components.queue_scaling import METRIC_NAMESPACE
+
+EXECUTION_TIMEOUT_S = 3600
+"""SageMaker gives an update up when the provider does, which waits 60 minutes (aws-facts.md
+section 3): nothing goes on behind a failed `pulumi up`."""
+ROLLBACK_ERROR_RATE = 0.1
+"""Share of the new fleet's requests in one minute that may end with a 5xx."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updates:
+    """How an update replaces the fleet.
+
+    Args:
+        strategy: all at once, a canary first, in equal steps (linear), or batch by batch without
+            a second fleet (rolling).
+        step_percent: size of the canary, of a linear step or of a rolling batch, 5-50 % of the
+            fleet; canary and linear at least 10 %.
+        wait_s: seconds that alarms watch the new fleet after each step.
+        termination_wait_s: seconds that the old fleet stays after the last step.
+        rollback: roll back when the new fleet answers with errors.
+    """
+
+    strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
+    step_percent: int = 50
+    wait_s: int = 0
+    termination_wait_s: int = 0
+    rollback: bool = False
+
+
+def deployment_config(
+    updates: Updates, rollback_alarm: str | None
+) -> aws.sagemaker.EndpointDeploymentConfigArgsDict | None:
+    """The endpoint's deployment config; None leaves SageMaker's default, all at once.
+
+    Args:
+        updates: how an update goes.
+        rollback_alarm: the alarm's name. A plain string that never changes: the provider replaces
+            the endpoint when `auto_rollback_configuration` changes (ForceNew).
+    """
+    if updates == Updates():
+        return None
+    step: aws.sagemaker.EndpointDeploymentConfigRollingUpdatePolicyMaximumBatchSizeArgsDict = {
+        "type": "CAPACITY_PERCENT",
+        "value": updates.step_percent,
+    }
+    config: aws.sagemaker.EndpointDeploymentConfigArgsDict = {}
+    if rollback_alarm is not None:
+        config["auto_rollback_configuration"] = {"alarms": [{"alarm_name": rollback_alarm}]}
+    if updates.strategy == "rolling":
+        config["rolling_update_policy"] = {
+            "maximum_batch_size": step,
+            "wait_interval_in_seconds": updates.wait_s,
+            "maximum_execution_timeout_in_seconds": EXECUTION_TIMEOUT_S,
+        }
+        return config
+    routing: aws.sagemaker.EndpointDeploymentConfigBlueGreenUpdatePolicyTrafficRoutingConfigurationArgsDict = {  # noqa: E501 the provider's name
+        "type": updates.strategy.upper(),
+        "wait_interval_in_seconds": updates.wait_s,
+    }
+    if updates.strategy == "canary":
+        routing["canary_size"] = {"type": step["type"], "value": step["value"]}
+    if updates.strategy == "linear":
+        routing["linear_step_size"] = {"type": step["type"], "value": step["value"]}
+    config["blue_green_update_policy"] = {
+        "traffic_routing_configuration": routing,
+        "termination_wait_in_seconds": updates.termination_wait_s,
+        "maximum_execution_timeout_in_seconds": EXECUTION_TIMEOUT_S,
+    }
+    return config
+
+
+def rollback_alarm(
+    name: str,
+    alarm_name: str,
+    *,
+    endpoint_name: str,
+    variant_name: str,
+    configuration_name: pulumi.Input[str],
+    tags: dict[str, str],
+    opts: pulumi.ResourceOptions,
+) -> aws.cloudwatch.MetricAlarm:
+    """The alarm on the new fleet alone.
+
+    Its dimension is the new configuration, so it looks at the new fleet only, and it is changed in
+    place before the endpoint is updated; a fleet without requests is no failure (DG
+    deployment-guardrails-configuration).
+    """
+    return aws.cloudwatch.MetricAlarm(
+        f"{name}-rollback-alarm",
+        name=alarm_name,
+        alarm_description=(
+            f"The new fleet of {endpoint_name} answers with errors; SageMaker rolls the update "
+            "back. What to do: docs/operations.md, A rolled back update."
+        ),
+        namespace=METRIC_NAMESPACE,
+        metric_name="Invocation5XXErrors",
+        dimensions={
+            "EndpointName": endpoint_name,
+            "VariantName": variant_name,
+            "EndpointConfigName": configuration_name,
+        },
+        statistic="Average",
+        comparison_operator="GreaterThanThreshold",
+        threshold=ROLLBACK_ERROR_RATE,
+        period=60,
+        evaluation_periods=1,
+        datapoints_to_alarm=1,
+        treat_missing_data="notBreaching",
+        tags=tags,
+        opts=opts,
+    )
