@@ -42,7 +42,7 @@ def write(rehearsal: Rehearsal, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = {"timeline": _timeline(rehearsal), "waits": _waits(rehearsal)}
+        pictures = {"timeline": timeline(rehearsal), "waits": _waits(rehearsal)}
         for name, figure in pictures.items():
             figure.savefig(folder / f"{name}.png", dpi=110)
         images = [
@@ -57,19 +57,20 @@ def write(rehearsal: Rehearsal, folder: Path) -> Path:
     return page
 
 
-def _timeline(rehearsal: Rehearsal) -> Figure:
+def timeline(rehearsal: Rehearsal) -> Figure:
+    """Arrivals, backlog, instances, waits, cost and policy actions on one time axis."""
     traffic = rehearsal.traffic
     unit_s, unit = (DAY_S, "days") if traffic.span_s > 3 * DAY_S else (HOUR_S, "hours")
     figure = Figure(figsize=(12, 14), layout="constrained")
     panels = figure.subplots(6, 1, sharex=True, height_ratios=[1, 1.4, 1.4, 1.4, 1, 2])
-    arrivals, backlog, instances, waits, cost, actions = panels
+    arrivals, queued, instances, waits, cost, actions = panels
     arrivals.hist(traffic.arrivals_s / unit_s, bins=BINS, color="grey")
     arrivals.set_ylabel("arrivals")
     labels: list[str] = []
     for number, (name, run) in enumerate(rehearsal.runs):
         color = f"C{number}"
-        at_s, waiting = _backlog(rehearsal, run)
-        backlog.step(at_s / unit_s, waiting, where="post", color=color, label=name, lw=1)
+        at_s, waiting = backlog(rehearsal, run)
+        queued.step(at_s / unit_s, waiting, where="post", color=color, label=name, lw=1)
         changes_s, asked, serving = run.capacity.T
         instances.step(changes_s / unit_s, asked, where="post", color=color, lw=0.8, ls=":")
         instances.step(changes_s / unit_s, serving, where="post", color=color, lw=1)
@@ -79,8 +80,8 @@ def _timeline(rehearsal: Rehearsal) -> Figure:
         price = rehearsal.assumptions.usd_per_instance_hour
         cost.plot(changes_s / unit_s, spent_s / HOUR_S * price, color=color)
         _draw_actions(actions, name, run, color, unit_s, labels)
-    backlog.set_ylabel("backlog, requests")
-    backlog.legend(loc="upper right")
+    queued.set_ylabel("backlog, requests")
+    queued.legend(loc="upper right")
     instances.set_ylabel("instances\n(dotted: asked for)")
     waits.set_ylabel("wait, s")
     cost.set_ylabel("cost, $")
@@ -91,7 +92,7 @@ def _timeline(rehearsal: Rehearsal) -> Figure:
     return figure
 
 
-def _backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
+def backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Requests that arrived and are neither answered nor expired, at each change."""
     arrivals_s = rehearsal.traffic.arrivals_s
     expiry_s = arrivals_s + rehearsal.assumptions.request_ttl_s

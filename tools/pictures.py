@@ -1,0 +1,62 @@
+"""Draws the documentation's pictures, by the project's own rehearsal; `make docs` runs it.
+
+A test draws them again and compares.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from async_inference.rehearsal import report
+from async_inference.rehearsal.rehearse import Rehearsal, rehearse
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+SHOWN_H = (0.5, 5.5)
+"""The part of the traffic that the README's picture shows: a few bursts."""
+
+
+def drawn() -> dict[str, Figure]:
+    """Each picture by its file's name; run in the project's folder, whose stack files it reads."""
+    found = rehearse(
+        stack="dev",
+        traffic="bursts",
+        policy=None,
+        against=["tuned"],
+        changed=["setup_s=300"],
+        seed=0,
+    )
+    return {"zero-to-n.png": _zero_to_n(found), "tuned-on-bursts.png": report.timeline(found)}
+
+
+def _zero_to_n(found: Rehearsal) -> Figure:
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    backlog, instances, waits = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.2, 1])
+    for number, (name, run) in enumerate(found.runs):
+        color = f"C{number}"
+        at_s, waiting = report.backlog(found, run)
+        label = f"{name}: {run.instance_hours:.0f} GPU-hours, ${run.cost_usd:.0f}, "
+        label += f"mean wait {run.wait_s.mean:.0f} s"
+        backlog.step(at_s / 3600, waiting, where="post", color=color)
+        changes_s, _, serving = run.capacity.T
+        instances.fill_between(changes_s / 3600, serving, step="post", color=color, alpha=0.25)
+        instances.step(changes_s / 3600, serving, where="post", color=color, label=label)
+        served = ~np.isnan(run.finished_s)
+        waited_s = (run.started_s - found.traffic.arrivals_s)[served]
+        waits.plot(found.traffic.arrivals_s[served] / 3600, waited_s, ".", ms=3, color=color)
+    days = found.traffic.span_s / 86_400
+    figure.suptitle(
+        f"Bursts of images, {SHOWN_H[1] - SHOWN_H[0]:.0f} of {days * 24:.0f} hours "
+        f"(simulated; the figures are of all {days:.0f} days)",
+        fontsize=10,
+    )
+    backlog.set_ylabel("queued")
+    instances.set_ylabel("instances")
+    figure.legend(loc="outside lower center", fontsize=9)
+    waits.set(ylabel="wait, s", xlabel="hours", xlim=SHOWN_H, ylim=(0, None))
+    return figure
+
+
+if __name__ == "__main__":
+    for name, figure in drawn().items():
+        figure.savefig(IMAGES / name, dpi=110)
