@@ -1,6 +1,7 @@
 """The command `async-inference`: thin, a module for each room that it opens."""
 
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -12,10 +13,24 @@ EXIT_INVALID_INPUT = 2
 
 app = typer.Typer(
     name="async-inference",
-    help="Rehearse, run and use a SageMaker asynchronous endpoint that costs nothing while idle.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback(invoke_without_command=True)
+def overview(context: typer.Context) -> None:
+    """Rehearse, run and use a SageMaker asynchronous endpoint that costs nothing while idle.
+
+    Exit codes: 0 done, 1 failed or differs, 2 bad input, 130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        from async_inference.cli.next_steps import next_steps
+        from async_inference.local_aws import daemon
+
+        running = daemon.running(daemon.AWS_FOLDER)
+        Console().print(next_steps(Path.cwd(), running.url if running else None))
+
+
 app.command()(rehearsal.rehearse)
 app.command()(rehearsal.tune)
 app.command()(rehearsal.history)

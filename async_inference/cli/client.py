@@ -184,9 +184,8 @@ def _target(endpoint: str | None, stack: str | None) -> Target:
 
     from async_inference import settings
     from async_inference.local_aws import daemon
-    from async_inference.local_aws.journey import AWS_FOLDER
 
-    aws = daemon.running(AWS_FOLDER)
+    aws = daemon.running(daemon.AWS_FOLDER)
     local = stack == LOCAL_STACK or (
         stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
     )

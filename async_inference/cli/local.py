@@ -93,9 +93,8 @@ def status(
 
 def _running() -> "Daemon":
     from async_inference.local_aws import daemon
-    from async_inference.local_aws.journey import AWS_FOLDER
 
-    aws = daemon.running(AWS_FOLDER)
+    aws = daemon.running(daemon.AWS_FOLDER)
     if aws is None:
         raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
     return aws

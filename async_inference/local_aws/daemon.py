@@ -14,6 +14,9 @@ import psutil
 
 from async_inference.validation import InvalidInputError
 
+LOCAL = Path(".local")
+AWS_FOLDER = LOCAL / "aws"
+"""Where the project's own embedded AWS keeps its state."""
 PORT = 4590
 START_WITHIN_S = 30.0
 

@@ -22,11 +22,9 @@ from rich.table import Table
 
 from async_inference.local_aws import daemon, page
 from async_inference.local_aws.clients import client
-from async_inference.local_aws.daemon import Daemon
+from async_inference.local_aws.daemon import AWS_FOLDER, LOCAL, Daemon
 from async_inference.validation import InvalidInputError
 
-LOCAL = Path(".local")
-AWS_FOLDER = LOCAL / "aws"
 STATE = "pulumi-state"
 PULUMI_STATE = LOCAL / STATE
 IMAGES = LOCAL / "images"
