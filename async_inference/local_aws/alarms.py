@@ -7,7 +7,7 @@ own; Auto Scaling actions repeat while it stays in ALARM, other actions run on a
 import json
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from moto.cloudwatch.models import Alarm
@@ -138,6 +138,20 @@ class Alarms:
                 for name, alarm in self._known.items()
             ]
 
+    def in_alarm(self, names: Sequence[str]) -> list[str]:
+        """Which of these are in ALARM."""
+        with self._lock:
+            return [
+                name
+                for name in names
+                if name in self._known and self._known[name].state_value == AlarmState.ALARM.name
+            ]
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Which of these do not exist."""
+        with self._lock:
+            return [name for name in names if name not in self._known]
+
     def _evaluate(self, name: str, at_s: float) -> None:
         with self._lock:
             alarm = self._known.get(name)
@@ -195,7 +209,7 @@ class Alarms:
                         "NewStateReason": alarm.state_reason,
                     }
                 )
-                self._services.perform(publish(action, message, self._region))
+                self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
     def _note(self, name: str, kind: str, summary: str) -> None:

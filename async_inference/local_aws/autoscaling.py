@@ -393,8 +393,10 @@ class ApplicationAutoScaling:
         endpoint, _ = self._endpoint(resource_id)
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
         suspended = target.document["SuspendedState"]
-        if endpoint.status != "InService" and endpoint.status != "Updating":
+        if endpoint.status not in ("InService", "Updating"):
             return f"endpoint is {endpoint.status}"
+        if endpoint.incoming is not None:
+            return "the endpoint is being updated to another configuration"
         before = target.scaler.desired
         (decision,) = target.scaler.decide(
             [Request(self._policy(document), metric, threshold)], now_s

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
+from async_inference.local_aws.faults import Faults
 from async_inference.validation import InvalidInputError
 
 LOCAL = Path(".local")
@@ -53,8 +54,13 @@ def running(folder: Path) -> Daemon | None:
     return daemon if alive else None
 
 
-def start(folder: Path, *, port: int, minute_s: float, setup_s: float) -> Daemon:
+def start(
+    folder: Path, *, port: int, minute_s: float, setup_s: float, faults: Faults | None = None
+) -> Daemon:
     """Start it, or return the one that runs.
+
+    Args:
+        folder, port, minute_s, setup_s, faults: as `server.Options` says.
 
     Raises:
         InvalidInputError: the port is taken, or it does not come up.
@@ -70,6 +76,7 @@ def start(folder: Path, *, port: int, minute_s: float, setup_s: float) -> Daemon
         "port": port,
         "minute_s": minute_s,
         "setup_s": setup_s,
+        "faults": asdict(faults or Faults()),
     }
     with log.open("ab") as output:
         process = subprocess.Popen(

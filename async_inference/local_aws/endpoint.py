@@ -1,81 +1,84 @@
 """One asynchronous endpoint at work: its queue, its fleets of instances, its answers.
 
-Threads: one for each instance's life, and one for each request that an instance may work on at the
-same time. All of an endpoint's state is behind one lock.
+Threads: for each instance one that starts it and hands it requests, and one for each request that
+it works on; one for a running update. All of an endpoint's state is behind one lock.
 """
 
-import base64
 import contextlib
 import http.client
-import io
-import json
 import math
-import os
 import shutil
-import subprocess
-import sys
-import tarfile
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from async_inference.local_aws import answers
+from async_inference.local_aws.answers import Outcome
 from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.deployment import Deployment
+from async_inference.local_aws.instance import (
+    Fleet,
+    FleetPlan,
+    Instance,
+    StartError,
+    start,
+    wait_until_loaded,
+)
 from async_inference.local_aws.journal import Call, Journal
 from async_inference.local_aws.metrics import MetricStore, Series
 from async_inference.local_aws.moto_services import (
     MotoServices,
     ObjectMissingError,
+    WriteFailedError,
     publish,
     put_object,
+    split_uri,
 )
+from async_inference.local_aws.processes import ProcessTemplate
 from async_inference.scaling.unsettled import Unsettled
 
 NAMESPACE = "AWS/SageMaker"
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
-LARGEST_NOTIFIED_RESPONSE_BYTES = 128 * 1024
-"""Larger responses are not put into the notification (BC IncludeInferenceResponseIn)."""
 MAX_ATTEMPTS = 3
 """Times a request is given to an instance whose process dies under it."""
+UPLOAD_ATTEMPTS = 3
+"""Times an output is written to S3 before the request counts as failed."""
+FAILURE_UPLOAD_ATTEMPTS = 50
+"""Times a failure is written: nothing else tells the caller where there is no topic."""
+UPLOAD_BACKOFF_S = 1.0
+LOOK_AGAIN_S = 0.05
+"""Real seconds between two looks at what an update waits for."""
+PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
+"""Metrics that are published for each configuration too, for rollback alarms (DG guardrails)."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What every endpoint of one embedded AWS works with."""
+    """What every endpoint of one region of an embedded AWS works with.
+
+    Args:
+        folder: for logs and instances.
+        setup_s: simulated seconds from asking for an instance until it serves, at least.
+        in_alarm: which of some alarms are in ALARM.
+    """
 
     clock: Clock
     journal: Journal
     services: MotoServices
     metrics: MetricStore
+    processes: ProcessTemplate
     folder: Path
     setup_s: float
     unsettled: Unsettled
+    in_alarm: Callable[[Sequence[str]], list[str]]
 
 
-@dataclass(frozen=True)
-class FleetPlan:
-    """What the instances of one endpoint configuration run."""
-
-    configuration: str
-    variant: str
-    instance_type: str
-    initial_instances: int
-    concurrency: int
-    environment: dict[str, str]
-    model_data_url: str | None
-    additional_sources: tuple[dict[str, Any], ...]
-    output_path: str
-    failure_path: str | None
-    success_topic: str | None
-    error_topic: str | None
-    response_in: frozenset[str]
-
-
-@dataclass
+@dataclass(slots=True)
 class Waiting:
     """A request in the queue; what else it says is in the journal."""
 
@@ -83,35 +86,6 @@ class Waiting:
     accepted_s: float
     expires_s: float
     attempts: int = 0
-
-
-@dataclass
-class Instance:
-    """One machine of a fleet."""
-
-    fleet: "Fleet"
-    name: str
-    asked_s: float
-    in_service: bool = False
-    leaving: bool = False
-    process: subprocess.Popen | None = None
-    port: int = 0
-    busy: int = 0
-    wake: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass
-class Fleet:
-    """The instances that run one configuration."""
-
-    plan: FleetPlan
-    desired: int
-    instances: list[Instance] = field(default_factory=list)
-    failure: str | None = None
-
-    @property
-    def in_service(self) -> int:
-        return sum(instance.in_service and not instance.leaving for instance in self.instances)
 
 
 class Endpoint:
@@ -144,15 +118,17 @@ class Endpoint:
         self._lock = threading.Condition()
         self._queue: deque[Waiting] = deque()
         self._working: dict[int, Waiting] = {}
-        self._sums: dict[str, list[float]] = {}
+        self._sums: dict[tuple[str, str], list[float]] = {}
         self._ended = False
         self._threads: list[threading.Thread] = []
         self._live = Fleet(plan, plan.initial_instances if resumed is None else resumed)
         self._incoming: Fleet | None = None
+        self._shifted = 0
         self._interruptions = 0
-        for number, request in environment.journal.waiting(name):
-            self._queue.append(Waiting(number, request["accepted_s"], request["expires_s"]))
-        self._fill(self._live)
+        for number, accepted_s, expires_s in environment.journal.waiting(name):
+            self._queue.append(Waiting(number, accepted_s, expires_s))
+        with self._lock:
+            self._fill(self._live)
         self._settle()
 
     @property
@@ -166,6 +142,13 @@ class Endpoint:
         return self._live.plan
 
     @property
+    def incoming(self) -> tuple[FleetPlan, int, int] | None:
+        """During an update: the plan to come, how many instances it has and shall have."""
+        with self._lock:
+            fleet = self._incoming
+            return (fleet.plan, len(fleet.serving), fleet.desired) if fleet else None
+
+    @property
     def desired(self) -> int:
         """How many instances are asked for."""
         return self._live.desired
@@ -174,7 +157,7 @@ class Endpoint:
     def in_service(self) -> int:
         """How many instances serve."""
         with self._lock:
-            return self._live.in_service
+            return len(self._live.serving)
 
     @property
     def backlog(self) -> int:
@@ -202,7 +185,7 @@ class Endpoint:
         with self._lock:
             number = self._environment.journal.accept(self.name, accepted, body)
             self._queue.append(Waiting(number, now_s, accepted["expires_s"]))
-            self._lock.notify()
+            self._lock.notify_all()
 
     def set_desired(self, count: int) -> None:
         """Ask for another number of instances, as Application Auto Scaling does."""
@@ -210,33 +193,27 @@ class Endpoint:
             self._live.desired = count
             if self.status == "InService":
                 self.status = "Updating"
-            surplus = [i for i in self._live.instances if not i.leaving][count:]
-            # Those that do not serve yet go first, then the idle ones.
-            candidates = sorted(
-                (i for i in self._live.instances if not i.leaving),
-                key=lambda i: (i.in_service, i.busy),
-            )
-            for instance in candidates[: len(surplus)]:
-                self._dismiss(instance)
+            self._shrink(self._live, count)
             self._fill(self._live)
         self._settle()
 
-    def update(self, plan: FleetPlan, instances: int) -> None:
-        """Replace the fleet: the new one starts beside the old one and takes over if it loads."""
+    def update(self, plan: FleetPlan, instances: int, deployment: Deployment) -> None:
+        """Replace the fleet by another, as the deployment says; it comes back if that fails."""
         with self._lock:
             self.status = "Updating"
             self.failure_reason = None
-            self._incoming = Fleet(plan, instances)
-            self._fill(self._incoming)
-        self._settle()
+            self._incoming = Fleet(plan, 0 if deployment.rolling else instances)
+            self._shifted = 0
+            self._start_thread(self._deploy, deployment, instances)
+        self._changed()
 
     def delete(self) -> None:
         """Stop every instance and drop the queue."""
         with self._lock:
             self.status = "Deleting"
             self._queue.clear()
-            self._environment.journal.forget(self.name)
         self.close()
+        self._environment.journal.forget(self.name)
 
     def close(self) -> None:
         """Stop every instance; requests without an answer stay in the journal."""
@@ -252,10 +229,10 @@ class Endpoint:
     def sample(self) -> None:
         """Publish this minute's datapoints (aws-facts.md section 4)."""
         now_s = self._environment.clock.now_s()
+        self._expire(now_s)
         with self._lock:
-            self._expire(now_s)
             waiting, working = len(self._queue), len(self._working)
-            serving = self._live.in_service
+            serving = len(self._live.serving)
             oldest_age_s = self.oldest_age_s
             sums, self._sums = self._sums, {}
         counted = waiting + (working if self._environment.unsettled.backlog_counts_inflight else 0)
@@ -268,7 +245,13 @@ class Endpoint:
         starved = float(waiting + working > 0 and serving == 0)
         self._put("HasBacklogWithoutCapacity", mine, [starved], now_s)
         variant = mine | {"VariantName": self._live.plan.variant}
-        for name, values in sums.items():
+        together: dict[str, list[float]] = {}
+        for (name, configuration), values in sums.items():
+            together.setdefault(name, []).extend(values)
+            if name in PER_FLEET:
+                fleet = variant | {"EndpointConfigName": configuration}
+                self._put(name, fleet, values, now_s)
+        for name, values in together.items():
             self._put(name, variant, values, now_s)
         if serving:
             series = Series.of(INSTANCE_NAMESPACE, "CPUUtilization", variant)
@@ -298,20 +281,39 @@ class Endpoint:
     ) -> None:
         self._environment.metrics.put(Series.of(NAMESPACE, name, dimensions), now_s, values)
 
-    def _count(self, metric: str, value: float) -> None:
-        self._sums.setdefault(metric, []).append(value)
+    def _count(self, configuration: str, **values: float) -> None:
+        with self._lock:
+            for metric, value in values.items():
+                self._sums.setdefault((metric, configuration), []).append(value)
 
     # Fleets
 
+    def _start_thread(self, work: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        thread.start()
+
     def _fill(self, fleet: Fleet) -> None:
-        while sum(not i.leaving for i in fleet.instances) < fleet.desired and not self._ended:
+        while len(fleet.staying) < fleet.desired and not self._ended:
+            name = f"i-{uuid.uuid4().hex[:17]}"
             instance = Instance(
-                fleet, f"i-{uuid.uuid4().hex[:17]}", self._environment.clock.now_s()
+                fleet,
+                name,
+                self._environment.clock.now_s(),
+                self._logs / fleet.plan.variant / f"{name}.log",
             )
             fleet.instances.append(instance)
-            thread = threading.Thread(target=self._live_instance, args=(instance,), daemon=True)
-            self._threads = [other for other in self._threads if other.is_alive()] + [thread]
-            thread.start()
+            self._start_thread(self._live_instance, instance)
+
+    @property
+    def _logs(self) -> Path:
+        return self._environment.folder / "logs" / self.region / self.name
+
+    def _shrink(self, fleet: Fleet, count: int, drain: bool | None = None) -> None:
+        # Those that do not serve yet go first, then the idle ones.
+        candidates = sorted(fleet.staying, key=lambda i: (i.in_service, i.busy))
+        for instance in candidates[: max(0, len(candidates) - count)]:
+            self._dismiss(instance, drain)
 
     def _dismiss(self, instance: Instance, drain: bool | None = None) -> None:
         if drain is None:
@@ -319,453 +321,411 @@ class Endpoint:
         instance.leaving = True
         instance.wake.set()
         if not drain or not instance.busy:
-            _end(instance)
+            instance.kill()
+        self._activate()
+
+    def _activate(self) -> None:
+        """Let the instances take requests that shall: during an update a part of each fleet."""
+        live, incoming = self._live.serving, self._incoming
+        count = len(live)
+        if incoming is not None:
+            new = incoming.serving
+            share = min(1.0, self._shifted / max(1, incoming.desired, len(new)))
+            for index, instance in enumerate(new):
+                instance.active = index < self._shifted
+            # The same part of the old fleet rests as of the new one works (DG guardrails).
+            count = math.ceil(count * (1 - share))
+        for index, instance in enumerate(live):
+            instance.active = index < count
         self._lock.notify_all()
 
     def _settle(self) -> None:
-        """Move the endpoint on where its fleets have become what was asked for."""
+        """Move the status on where the fleet has become what was asked for."""
         with self._lock:
-            incoming = self._incoming
+            self._activate()
             if self._ended:
                 return
-            if incoming is not None and incoming.failure is not None:
-                self._incoming = None
-                self.failure_reason = incoming.failure
-                self.status = "InService"
-                for instance in incoming.instances:
-                    self._dismiss(instance, drain=False)
-            elif incoming is not None and incoming.in_service >= incoming.desired:
-                for instance in self._live.instances:
-                    # Blue/green: the old fleet finishes what it works on.
-                    self._dismiss(instance, drain=True)
-                self._live, self._incoming = incoming, None
-                self.status = "InService"
-            elif incoming is None and self.status == "Creating" and self._live.failure is not None:
+            if self.status == "Creating" and self._live.failure is not None:
                 self.status = "Failed"
                 self.failure_reason = self._live.failure
             elif (
-                incoming is None
+                self._incoming is None
                 and self.status in ("Creating", "Updating")
-                and self._live.in_service == self._live.desired
+                and len(self._live.serving) == self._live.desired
             ):
                 self.status = "InService"
-            self._lock.notify_all()
         self._changed()
+
+    # Updates
+
+    def _deploy(self, deployment: Deployment, instances: int) -> None:
+        incoming = self._incoming
+        assert incoming is not None
+        before = self._live.desired
+        problem = self._shift(deployment, incoming, instances, before)
+        with self._lock:
+            if self._ended:
+                return
+        if problem is None:
+            with self._lock:
+                old, self._live, self._incoming = self._live, incoming, None
+                for instance in old.staying:
+                    # The old fleet finishes what it works on.
+                    self._dismiss(instance, drain=True)
+        else:
+            self._roll_back(deployment, incoming, before)
+            with self._lock:
+                self._incoming = None
+                self.failure_reason = problem
+                for instance in incoming.staying:
+                    self._dismiss(instance, drain=True)
+        self._settle()
+
+    def _shift(
+        self, deployment: Deployment, incoming: Fleet, instances: int, before: int
+    ) -> str | None:
+        """Go through the steps; what went wrong, if anything did."""
+        deadline_s = math.inf
+        if deployment.timeout_s is not None:
+            deadline_s = self._environment.clock.now_s() + deployment.timeout_s
+        for step in deployment.steps:
+            with self._lock:
+                incoming.desired = step.active if deployment.rolling else instances
+                self._fill(incoming)
+            wanted = incoming.desired
+            problem = self._wait(
+                lambda wanted=wanted: len(incoming.serving) >= wanted, incoming, (), deadline_s
+            )
+            if problem:
+                return problem
+            with self._lock:
+                self._shifted = step.active
+                if deployment.rolling:
+                    kept = math.ceil(before * (1 - step.active / max(1, instances)))
+                    self._live.desired = kept
+                    self._shrink(self._live, kept, drain=True)
+                self._activate()
+            self._changed()
+            end_s = self._environment.clock.now_s() + step.bake_s
+            problem = self._wait(
+                lambda end_s=end_s: self._environment.clock.now_s() >= end_s,
+                incoming,
+                deployment.alarms,
+                deadline_s,
+            )
+            if problem:
+                return problem
+        end_s = self._environment.clock.now_s() + deployment.termination_wait_s
+        return self._wait(
+            lambda: self._environment.clock.now_s() >= end_s, incoming, (), deadline_s
+        )
+
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        incoming: Fleet | None = None,
+        alarms: Sequence[str] = (),
+        deadline_s: float = math.inf,
+    ) -> str | None:
+        """Wait for a stage of an update to be done; what speaks against going on, if anything."""
+        while True:
+            ringing = self._environment.in_alarm(alarms) if alarms else []
+            with self._lock:
+                if self._ended:
+                    return None
+                if incoming is not None and incoming.failure is not None:
+                    return incoming.failure
+                if ringing:
+                    return (
+                        "One or more configured alarm(s) have been activated during the "
+                        f"deployment: {', '.join(ringing)}. The endpoint was rolled back."
+                    )
+                if done():
+                    return None
+                if self._environment.clock.now_s() > deadline_s:
+                    return "The deployment exceeded its MaximumExecutionTimeoutInSeconds."
+                self._lock.wait(LOOK_AGAIN_S)
+
+    def _roll_back(self, deployment: Deployment, incoming: Fleet, before: int) -> None:
+        """Give all requests back to the old fleet, which a rolling update first builds again."""
+        with self._lock:
+            if not deployment.rolling:
+                self._shifted = 0
+                self._activate()
+        while deployment.rolling and self._live.desired < before:
+            with self._lock:
+                self._live.desired = min(before, self._live.desired + deployment.rollback_batch)
+                self._fill(self._live)
+                wanted = self._live.desired
+            self._wait(lambda wanted=wanted: len(self._live.serving) >= wanted)
+            with self._lock:
+                if self._ended:
+                    return
+                kept = max(0, len(incoming.staying) - deployment.rollback_batch)
+                incoming.desired = self._shifted = kept
+                self._shrink(incoming, kept, drain=True)
 
     # Instances
 
     def _live_instance(self, instance: Instance) -> None:
         fleet = instance.fleet
         folder = self._environment.folder / "instances" / instance.name
+        attempt = 0
         try:
-            attempt = 0
             while not instance.leaving:
-                problem = self._start_process(instance, folder)
-                if problem is None:
-                    self._serve(instance)
-                elif not instance.leaving:
+                try:
+                    self._start(instance, folder)
+                except StartError as error:
+                    if instance.leaving:
+                        return
+                    instance.note(str(error))
                     attempt += 1
                     with self._lock:
                         first = fleet is self._incoming or self.status == "Creating"
                         if first:
-                            fleet.failure = problem
+                            fleet.failure = str(error)
                     if first:
-                        self._settle()
                         return
                     self._environment.clock.wait(instance.wake, min(60.0 * attempt, 600.0))
+                    continue
+                self._serve(instance)
         finally:
+            instance.kill()
             with self._lock:
-                instance.in_service = False
-                if instance in fleet.instances:
-                    fleet.instances.remove(instance)
-            _reap(instance)
+                instance.in_service = instance.active = False
+                fleet.instances.remove(instance)
             shutil.rmtree(folder, ignore_errors=True)
             self._settle()
 
-    def _start_process(self, instance: Instance, folder: Path) -> str | None:
-        """Start the instance's process and wait until it has loaded; what failed, if it did."""
-        plan = instance.fleet.plan
-        _reap(instance)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            self._lay_out(plan, folder)
-        except (ObjectMissingError, tarfile.TarError, OSError) as error:
-            return f"The model data could not be downloaded: {error}"
-        logs = self._environment.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{self.name}.log"
-        reading, writing = os.pipe()
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "async_inference.local_aws.worker", str(writing)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=[writing],
-                env=_container_environment(plan, folder),
-                start_new_session=True,
-            )
-        os.close(writing)
+    def _start(self, instance: Instance, folder: Path) -> None:
+        """Start the instance's process and wait until it serves."""
+        clock = self._environment.clock
+        process = start(instance, folder, self._environment.services, self._environment.processes)
+        process.watch(self._notify)
         with self._lock:
             instance.process = process
             if instance.leaving:
-                _end(instance)
-        with os.fdopen(reading) as announcement:
-            port = announcement.read()
-        if port:
-            instance.port = int(port)
-            while process.poll() is None and not instance.leaving:
-                if _ping(instance.port):
-                    # The model loads within the setup time, not after it.
-                    in_service_s = instance.asked_s + self._environment.setup_s
-                    clock = self._environment.clock
-                    clock.wait(instance.wake, in_service_s - clock.now_s())
-                    with self._lock:
-                        instance.in_service = True
-                    self._settle()
-                    return None
-                instance.wake.wait(0.05)
-        process.wait()
-        return (
-            "The primary container for production variant "
-            f"{plan.variant} did not pass the ping health check. See {log.name}: {_last_line(log)}"
-        )
+                process.kill()
+        wait_until_loaded(instance, process)
+        # The model loads within the setup time, not after it.
+        clock.wait(instance.wake, instance.asked_s + self._environment.setup_s - clock.now_s())
+        with self._lock:
+            instance.in_service = True
+        self._settle()
 
-    def _lay_out(self, plan: FleetPlan, folder: Path) -> None:
-        model = folder / "model"
-        model.mkdir(parents=True)
-        if plan.model_data_url:
-            self._download(plan.model_data_url, "Gzip", model)
-        for source in plan.additional_sources:
-            data = source["S3DataSource"]
-            into = folder / "additional-model-data-sources" / source["ChannelName"]
-            into.mkdir(parents=True)
-            self._download(data["S3Uri"], data["CompressionType"], into)
-
-    def _download(self, uri: str, compression: str, into: Path) -> None:
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        services = self._environment.services
-        if compression == "Gzip":
-            body, _ = services.get_object(bucket, key)
-            with tarfile.open(fileobj=io.BytesIO(body)) as tar:
-                tar.extractall(into, filter="data")
-            return
-        for found in services.list_objects(bucket, key):
-            target = into / found.removeprefix(key).lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(services.get_object(bucket, found)[0])
+    def _notify(self) -> None:
+        with self._lock:
+            self._lock.notify_all()
 
     def _serve(self, instance: Instance) -> None:
-        """Work until the instance leaves or its process ends."""
-        slots = [
-            threading.Thread(target=self._slot, args=(instance,), daemon=True)
-            for _ in range(instance.fleet.plan.concurrency)
-        ]
-        for slot in slots:
-            slot.start()
-        for slot in slots:
-            slot.join()
-        with self._lock:
-            instance.in_service = False
+        """Hand the instance requests until it leaves or its process ends."""
 
-    def _slot(self, instance: Instance) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", instance.port)
-        with contextlib.closing(connection):
+        def takes_one() -> bool:
+            free = instance.busy < instance.fleet.plan.concurrency
+            return (
+                instance.leaving
+                or not instance.alive
+                or bool(self._queue and instance.active and free)
+            )
+
+        with ThreadPoolExecutor(instance.fleet.plan.concurrency) as pool:
             while True:
                 with self._lock:
-                    while not self._queue and not instance.leaving and _alive(instance):
-                        # Bounded, so that the death of an idle process is noticed.
-                        self._lock.wait(1.0)
-                    if instance.leaving or not _alive(instance):
-                        return
-                    if instance.fleet is not self._live:
-                        self._lock.wait(0.05)
-                        continue
+                    self._lock.wait_for(takes_one)
+                    if instance.leaving or not instance.alive:
+                        break
                     waiting = self._queue.popleft()
                     self._working[waiting.number] = waiting
                     instance.busy += 1
-                try:
-                    self._work(instance, connection, waiting)
-                finally:
-                    with self._lock:
-                        instance.busy -= 1
-                        if instance.leaving and not instance.busy:
-                            _end(instance)
+                pool.submit(self._work_on, instance, waiting)
+        for connection in instance.connections:
+            connection.close()
+        instance.connections.clear()
+        with self._lock:
+            instance.in_service = instance.active = False
+
+    def _work_on(self, instance: Instance, waiting: Waiting) -> None:
+        try:
+            self._work(instance, waiting)
+        finally:
+            with self._lock:
+                instance.busy -= 1
+                if instance.leaving and not instance.busy:
+                    instance.kill()
+                self._lock.notify_all()
 
     # Requests
 
-    def _work(
-        self, instance: Instance, connection: http.client.HTTPConnection, waiting: Waiting
-    ) -> None:
-        clock = self._environment.clock
+    def _work(self, instance: Instance, waiting: Waiting) -> None:
+        clock, plan = self._environment.clock, instance.fleet.plan
         started_s = clock.now_s()
-        plan = instance.fleet.plan
         request, body = self._environment.journal.request(waiting.number)
         if started_s >= waiting.expires_s:
-            self._finish_expired(waiting, request)
+            self._finish(waiting, plan, request, _expired(request), started_s)
             return
         content_type = request["content_type"]
         if body is None:
-            bucket, _, key = request["input_location"].removeprefix("s3://").partition("/")
             try:
+                bucket, key = split_uri(request["input_location"])
                 body, stored_type = self._environment.services.get_object(bucket, key)
             except ObjectMissingError as error:
-                self._fail(
-                    waiting, plan, request, f"ClientError: Failed to download: {error}", started_s
-                )
-                with self._lock:
-                    self._count("RequestDownloadFailures", 1)
+                failure = f"ClientError: Failed to download the input: {error}"
+                outcome = Outcome(failure=failure, metric="RequestDownloadFailures")
+                self._finish(waiting, plan, request, outcome, started_s)
                 return
+            downloaded_s = clock.now_s()
+            self._count(plan.configuration, RequestDownloadLatency=(downloaded_s - started_s) * 1e6)
             content_type = content_type or stored_type
         headers = {"Content-Type": content_type or "application/octet-stream"}
         if request["accept"]:
             headers["Accept"] = request["accept"]
         if request["custom_attributes"]:
             headers["X-Amzn-SageMaker-Custom-Attributes"] = request["custom_attributes"]
+        asked_s = clock.now_s()
         try:
-            connection.timeout = max(0.001, clock.real_s(request["timeout_s"]))
+            status, answer, answer_type = self._ask(instance, headers, body, request["timeout_s"])
+        except TimeoutError:
+            # As TorchServe does, the worker is killed and the model loaded again.
+            instance.kill()
+            failure = f"ModelError: The model did not answer within {request['timeout_s']} s"
+            self._finish(waiting, plan, request, Outcome(failure=failure), started_s)
+            return
+        except (OSError, http.client.HTTPException):
+            self._interrupted(instance, waiting, request, started_s)
+            return
+        self._count(
+            plan.configuration,
+            ModelLatency=(clock.now_s() - asked_s) * 1e6,
+            Invocation4XXErrors=float(400 <= status < 500),
+            Invocation5XXErrors=float(status >= 500),
+        )
+        outcome = answers.of_response(status, answer, answer_type)
+        if outcome.failure:
+            instance.note(f"{clock.now():%FT%TZ} [{request['inference_id']}] {outcome.failure}")
+        self._finish(waiting, plan, request, outcome, started_s)
+
+    def _ask(
+        self, instance: Instance, headers: dict[str, str], body: bytes, timeout_s: float
+    ) -> tuple[int, bytes, str]:
+        """POST /invocations; raises OSError or HTTPException if no answer came."""
+        process = instance.process
+        assert process is not None
+        try:
+            connection = instance.connections.pop()
+        except IndexError:
+            connection = http.client.HTTPConnection("127.0.0.1", process.port)
+        try:
+            connection.timeout = max(0.001, self._environment.clock.real_s(timeout_s))
             if connection.sock is not None:
                 connection.sock.settimeout(connection.timeout)
             connection.request("POST", "/invocations", body=body, headers=headers)
             response = connection.getresponse()
             answer = response.read()
-        except TimeoutError:
+        except BaseException:
             connection.close()
-            # As TorchServe does, the worker is killed and the model loaded again.
-            if instance.process is not None:
-                instance.process.kill()
-            self._fail(
-                waiting,
-                plan,
-                request,
-                f"ModelError: The model did not answer within {request['timeout_s']} s",
-                started_s,
-            )
-            return
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            self._interrupted(waiting, plan, request, started_s)
-            return
-        if response.status == 200:
-            self._succeed(
-                waiting, plan, request, answer, response.getheader("Content-Type") or "", started_s
-            )
-            return
-        whose = "client" if response.status < 500 else "server"
-        text = answer.decode("utf-8", "replace")
-        self._fail(
-            waiting,
-            plan,
-            request,
-            f"Received {whose} error ({response.status}) from primary with message "
-            f'"{text}". See the endpoint\'s log.',
-            started_s,
-        )
+            raise
+        instance.connections.append(connection)
+        return response.status, answer, response.getheader("Content-Type") or ""
 
     def _interrupted(
-        self, waiting: Waiting, plan: FleetPlan, request: dict[str, Any], started_s: float
+        self, instance: Instance, waiting: Waiting, request: dict[str, Any], started_s: float
     ) -> None:
         waiting.attempts += 1
-        if waiting.attempts >= MAX_ATTEMPTS:
-            self._fail(
-                waiting,
-                plan,
-                request,
-                f"ModelError: the model's process ended {MAX_ATTEMPTS} times under this request",
-                started_s,
+        with contextlib.suppress(OSError):
+            instance.note(
+                f"[{request['inference_id']}] the model's process ended under the request"
             )
+        if waiting.attempts >= MAX_ATTEMPTS:
+            failure = (
+                f"ModelError: the model's process ended {MAX_ATTEMPTS} times under this request"
+            )
+            self._finish(waiting, instance.fleet.plan, request, Outcome(failure=failure), started_s)
             return
         with self._lock:
             self._working.pop(waiting.number, None)
             if not self._ended:
                 self._interruptions += 1
                 self._queue.appendleft(waiting)
-                self._lock.notify()
-
-    def _succeed(
-        self,
-        waiting: Waiting,
-        plan: FleetPlan,
-        request: dict[str, Any],
-        answer: bytes,
-        content_type: str,
-        started_s: float,
-    ) -> None:
-        location = request["output_location"]
-        response = {"contentType": content_type, "outputLocation": location}
-        if (
-            "SUCCESS_NOTIFICATION_TOPIC" in plan.response_in
-            and len(answer) <= LARGEST_NOTIFIED_RESPONSE_BYTES
-        ):
-            response["responseBody"] = _notified_body(answer)
-        self._answer(
-            waiting,
-            request,
-            (location, answer, content_type),
-            plan.success_topic,
-            {"invocationStatus": "Completed", "responseParameters": response},
-            started_s,
-        )
-        with self._lock:
-            self._count("InvocationsProcessed", 1)
-
-    def _fail(
-        self,
-        waiting: Waiting,
-        plan: FleetPlan,
-        request: dict[str, Any],
-        reason: str,
-        started_s: float,
-    ) -> None:
-        location = request["failure_location"]
-        outcome: dict[str, Any] = {"invocationStatus": "Failed", "failureReason": reason}
-        if location:
-            outcome["responseParameters"] = {"failureLocation": location}
-        self._answer(
-            waiting,
-            request,
-            (location, reason.encode(), "text/plain") if location else None,
-            plan.error_topic,
-            outcome,
-            started_s,
-        )
-        with self._lock:
-            self._count("InvocationFailures", 1)
-
-    def _finish_expired(self, waiting: Waiting, request: dict[str, Any]) -> None:
-        self._fail(
-            waiting,
-            self._live.plan,
-            request,
-            f"ClientError: The request expired after {request['ttl_s']} s in the queue",
-            self._environment.clock.now_s(),
-        )
-        with self._lock:
-            self._count("ExpiredRequests", 1)
+                self._lock.notify_all()
 
     def _expire(self, now_s: float) -> None:
-        """Answer those whose time is over; called with the lock held."""
-        expired = [waiting for waiting in self._queue if now_s >= waiting.expires_s]
+        """Answer those whose time in the queue is over."""
+        with self._lock:
+            expired = [waiting for waiting in self._queue if now_s >= waiting.expires_s]
+            if expired:
+                self._queue = deque(w for w in self._queue if now_s < w.expires_s)
+                self._working |= {waiting.number: waiting for waiting in expired}
         for waiting in expired:
-            self._queue.remove(waiting)
-            self._working[waiting.number] = waiting
             request, _ = self._environment.journal.request(waiting.number)
-            self._finish_expired(waiting, request)
+            self._finish(waiting, self._live.plan, request, _expired(request), now_s)
 
-    def _answer(
+    def _finish(
         self,
         waiting: Waiting,
+        plan: FleetPlan,
         request: dict[str, Any],
-        written: tuple[str, bytes, str] | None,
-        topic: str | None,
-        outcome: dict[str, Any],
+        outcome: Outcome,
         started_s: float,
     ) -> None:
-        now_s = self._environment.clock.now_s()
+        """Write a request's one answer: its object, its message, its end in the journal."""
+        clock, services = self._environment.clock, self._environment.services
         calls: list[Call] = []
-        if written is not None:
-            uri, body, content_type = written
-            bucket, _, key = uri.removeprefix("s3://").partition("/")
-            if self._environment.services.bucket_exists(bucket):
-                calls.append(put_object(bucket, key, body, content_type, self.region))
-            else:
-                with self._lock:
-                    self._count("ResponseUploadFailures", 1)
-        if topic:
-            calls.append(
-                publish(topic, self._message(waiting, request, outcome, now_s), self.region)
+        upload_s = clock.now_s()
+        if outcome.failure is None and request["output_location"]:
+            try:
+                calls = [self._upload(request["output_location"], outcome, UPLOAD_ATTEMPTS)]
+            except (WriteFailedError, ObjectMissingError) as error:
+                failure = f"ClientError: Failed to upload the response: {error}"
+                outcome = Outcome(failure=failure, metric="ResponseUploadFailures")
+        if outcome.failure is not None and request["failure_location"]:
+            location = request["failure_location"]
+            with contextlib.suppress(WriteFailedError, ObjectMissingError):
+                calls = [self._upload(location, outcome, FAILURE_UPLOAD_ATTEMPTS)]
+        now_s = clock.now_s()
+        if calls:
+            self._count(plan.configuration, ResponseUploadLatency=(now_s - upload_s) * 1e6)
+        topic = plan.success_topic if outcome.failure is None else plan.error_topic
+        if topic and not services.topic_exists(topic):
+            self._count(plan.configuration, NotificationFailures=1)
+        elif topic:
+            said = answers.message(
+                self.name, self.region, request, plan, outcome, waiting.accepted_s, now_s
             )
-        self._environment.services.answer(waiting.number, calls)
+            calls.append(publish(topic, said))
+        services.answer(waiting.number, calls)
+        values = {
+            "TimeInBacklog": (started_s - waiting.accepted_s) * 1000,
+            "TotalProcessingTime": (clock.now_s() - waiting.accepted_s) * 1000,
+        }
+        if outcome.failure is None:
+            values["InvocationsProcessed"] = 1
+        else:
+            values["InvocationFailures"] = 1
+        if outcome.metric:
+            values[outcome.metric] = 1
+        self._count(plan.configuration, **values)
         with self._lock:
             self._working.pop(waiting.number, None)
-            self._count("TimeInBacklog", (started_s - waiting.accepted_s) * 1000)
-            self._count("TotalProcessingTime", (now_s - waiting.accepted_s) * 1000)
 
-    def _message(
-        self, waiting: Waiting, request: dict[str, Any], outcome: dict[str, Any], now_s: float
-    ) -> str:
-        asked = {"endpointName": self.name, "inputLocation": request["input_location"]}
-        for key, name in (("content_type", "contentType"), ("accept", "accept")):
-            if request[key]:
-                asked[name] = request[key]
-        return json.dumps(
-            {
-                "awsRegion": self.region,
-                "eventTime": _iso(now_s),
-                "receivedTime": _iso(waiting.accepted_s),
-                "requestParameters": asked,
-                "inferenceId": request["inference_id"],
-                "eventVersion": "1.0",
-                "eventSource": "aws:sagemaker",
-                "eventName": "InferenceResult",
-                **outcome,
-            }
-        )
+    def _upload(self, location: str, outcome: Outcome, attempts: int) -> Call:
+        """The write of an object, once S3 takes it.
+
+        Raises:
+            WriteFailedError: it did not.
+            ObjectMissingError: there is no such bucket.
+        """
+        bucket, key = split_uri(location)
+        for attempt in range(attempts):
+            try:
+                self._environment.services.check_write(bucket)
+                break
+            except WriteFailedError:
+                if attempt + 1 == attempts:
+                    raise
+                self._environment.clock.wait(threading.Event(), UPLOAD_BACKOFF_S)
+        return put_object(bucket, key, outcome.object_body, outcome.object_type)
 
 
-def _alive(instance: Instance) -> bool:
-    return instance.process is not None and instance.process.poll() is None
-
-
-def _end(instance: Instance) -> None:
-    process = instance.process
-    if process is not None and process.poll() is None:
-        process.kill()
-
-
-def _reap(instance: Instance) -> None:
-    process, instance.process = instance.process, None
-    if process is not None:
-        process.kill()
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-def _ping(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-def _container_environment(plan: FleetPlan, folder: Path) -> dict[str, str]:
-    """A container's variables: those that the model declares, and what Python itself needs."""
-    mount = "/opt/ml"
-    declared = {
-        # Where a container has /opt/ml, this process has a folder of its own.
-        key: value.replace(mount, str(folder)) if value.startswith(mount) else value
-        for key, value in plan.environment.items()
-    }
-    inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    return {
-        "OMP_NUM_THREADS": "1",
-        **inherited,
-        **declared,
-        "SAGEMAKER_BASE_DIR": str(folder),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-def _notified_body(answer: bytes) -> dict[str, str]:
-    try:
-        return {"content": answer.decode("utf-8"), "encoding": "UTF-8"}
-    except UnicodeDecodeError:
-        return {"content": base64.b64encode(answer).decode(), "encoding": "BASE64"}
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it is empty"
-
-
-def _iso(at_s: float) -> str:
-    whole = math.floor(at_s * 1000) / 1000
-    return (
-        datetime.fromtimestamp(whole, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+def _expired(request: dict[str, Any]) -> Outcome:
+    failure = f"ClientError: The request expired after {request['ttl_s']} s in the queue"
+    return Outcome(failure=failure, metric="ExpiredRequests")

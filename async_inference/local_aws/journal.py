@@ -32,9 +32,10 @@ CREATE TABLE IF NOT EXISTS calls (
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request to moto.
+    """One changing call to moto: an HTTP request, or one of the two that this process makes itself.
 
     Args:
+        method: an HTTP method, or `moto_services.PUT_OBJECT` or `PUBLISH`.
         object_path: set where the call writes one S3 object: a later write takes its place.
     """
 
@@ -111,13 +112,18 @@ class Journal:
             ).fetchone()
         return json.loads(request), body
 
-    def waiting(self, endpoint: str) -> list[tuple[int, dict[str, Any]]]:
-        """The endpoint's requests without an answer, in the order of acceptance."""
+    def waiting(self, endpoint: str) -> list[tuple[int, float, float]]:
+        """The endpoint's requests without an answer, in the order of acceptance.
+
+        Returns:
+            The number of each, and when it was accepted and expires, in simulated seconds.
+        """
         with self._lock:
-            rows = self._database.execute(
-                "SELECT id, request FROM requests WHERE endpoint = ? ORDER BY id", (endpoint,)
+            return self._database.execute(
+                "SELECT id, request ->> 'accepted_s', request ->> 'expires_s' FROM requests "
+                "WHERE endpoint = ? ORDER BY id",
+                (endpoint,),
             ).fetchall()
-        return [(number, json.loads(request)) for number, request in rows]
 
     def answer(self, number: int, calls: Sequence[Call]) -> list[int]:
         """Forget a request and record what its answer wrote, in one transaction.

@@ -8,25 +8,29 @@ made up come back the same.
 import io
 import json
 import logging
+import random
 import re
 import threading
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, quote
 
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import FakeBucket, S3Backend, s3_backends
+from moto.sns.models import sns_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from async_inference.local_aws.clients import ACCOUNT_ID
+from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Call, Journal
 
 _READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
 _KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
-_SIGNED = "AWS4-HMAC-SHA256 Credential=local/20260101/{region}/{service}/aws4_request"
+PUT_OBJECT, PUBLISH = "PutObject", "Publish"
+"""The calls that this process makes itself: straight to moto, without HTTP in between."""
 
 
 def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
@@ -52,15 +56,22 @@ class ObjectMissingError(Exception):
     """No such bucket or object."""
 
 
+class WriteFailedError(Exception):
+    """S3 did not take an object this time."""
+
+
 class MotoServices:
     """moto's services behind one lock and one journal.
 
     Args:
         journal: where changing calls are kept; what it holds is replayed now.
+        faults: what goes wrong on purpose.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, faults: Faults) -> None:
         self._journal = journal
+        self._faults = faults
+        self._dice = random.Random(faults.seed)  # noqa: S311 no secret
         self._application = DomainDispatcherApplication(create_backend_app)
         self.lock = threading.RLock()
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -75,6 +86,8 @@ class MotoServices:
             Status line, headers and body parts.
         """
         call = _call(environ, body)
+        if call.object_path is not None and self._write_fails():
+            return _SLOW_DOWN
         operation = operation_name(environ, body)
         with self.lock:
             number = self._journal.next_call()
@@ -111,10 +124,23 @@ class MotoServices:
                 raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
             return sorted(key for key in backend.buckets[bucket].keys if key.startswith(prefix))
 
-    def bucket_exists(self, bucket: str) -> bool:
-        """Whether there is such a bucket."""
+    def check_write(self, bucket: str) -> None:
+        """What S3 says to one attempt to write an object of this process.
+
+        Raises:
+            ObjectMissingError: no such bucket.
+            WriteFailedError: not this time.
+        """
         with self.lock:
-            return bucket in s3_backends[ACCOUNT_ID]["aws"].buckets
+            if bucket not in s3_backends[ACCOUNT_ID]["aws"].buckets:
+                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
+        if self._write_fails():
+            raise WriteFailedError("SlowDown: Please reduce your request rate.")
+
+    def topic_exists(self, arn: str) -> bool:
+        """Whether there is such an SNS topic."""
+        with self.lock:
+            return arn in sns_backends[ACCOUNT_ID][_region_of_arn(arn)].topics
 
     def answer(self, request_number: int, calls: Iterable[Call]) -> None:
         """Write a request's answer: journalled in one transaction, then done."""
@@ -130,9 +156,25 @@ class MotoServices:
         with self.lock:
             self._apply(self._journal.record(call), call)
 
+    def _write_fails(self) -> bool:
+        rate = self._faults.s3_write_failure_rate
+        return rate > 0 and self._dice.random() < rate
+
     def _apply(self, number: int, call: Call) -> None:
         mock_random.seed(number)
-        self._send(call)
+        if call.method == PUT_OBJECT:
+            bucket, _, key = call.path.partition("/")
+            s3: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
+            if bucket in s3.buckets:
+                written = s3.put_object(bucket, key, call.body, storage="STANDARD")
+                written.set_metadata(call.headers)
+                written.set_acl(s3.buckets[bucket].acl)
+        elif call.method == PUBLISH:
+            sns = sns_backends[ACCOUNT_ID][_region_of_arn(call.path)]
+            if call.path in sns.topics:
+                sns.publish(call.body.decode(), arn=call.path)
+        else:
+            self._send(call)
 
     def _send(self, call: Call) -> tuple[str, list, list[bytes]]:
         builder = EnvironBuilder(
@@ -150,44 +192,39 @@ class MotoServices:
         return status, list(headers), [b"".join(parts)]
 
 
-def put_object(bucket: str, key: str, body: bytes, content_type: str, region: str) -> Call:
+_SLOW_DOWN = (
+    "503 Slow Down",
+    [("Content-Type", "application/xml")],
+    [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"],
+)
+"""S3's error for too many requests, which every SDK retries."""
+
+
+def put_object(bucket: str, key: str, body: bytes, content_type: str) -> Call:
     """The call that writes one S3 object."""
-    path = f"/{bucket}/{key}"
     return Call(
-        method="PUT",
-        path=path,
+        method=PUT_OBJECT,
+        path=f"{bucket}/{key}",
         query="",
-        headers={
-            "Authorization": _SIGNED.format(region=region, service="s3"),
-            "Content-Type": content_type,
-            "Host": "127.0.0.1",
-        },
+        headers={"Content-Type": content_type or "binary/octet-stream"},
         body=body,
-        object_path=path,
+        object_path=f"/{bucket}/{key}",
     )
 
 
-def publish(topic_arn: str, message: str, region: str) -> Call:
+def publish(topic_arn: str, message: str) -> Call:
     """The call that publishes one SNS message."""
-    return _query_call(
-        "sns",
-        region,
-        {"Action": "Publish", "Version": "2010-03-31", "TopicArn": topic_arn, "Message": message},
-    )
+    return Call(method=PUBLISH, path=topic_arn, query="", headers={}, body=message.encode())
 
 
-def _query_call(service: str, region: str, form: dict[str, str]) -> Call:
-    return Call(
-        method="POST",
-        path="/",
-        query="",
-        headers={
-            "Authorization": _SIGNED.format(region=region, service=service),
-            "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
-            "Host": "127.0.0.1",
-        },
-        body=urlencode(form).encode(),
-    )
+def split_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` URI."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _region_of_arn(arn: str) -> str:
+    return arn.split(":")[3]
 
 
 def operation_name(environ: dict[str, Any], body: bytes) -> str | None:

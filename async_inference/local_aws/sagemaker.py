@@ -3,15 +3,20 @@
 Errors use AWS's codes and words, since clients and the provider match them.
 """
 
+import math
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from async_inference.local_aws import deployment
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
-from async_inference.local_aws.endpoint import Endpoint, Environment, FleetPlan
+from async_inference.local_aws.deployment import Deployment
+from async_inference.local_aws.endpoint import Endpoint, Environment
 from async_inference.local_aws.errors import AwsError, validation_error
+from async_inference.local_aws.instance import FleetPlan
 from async_inference.local_aws.moto_services import ACCOUNT_ID
 
 MAX_INLINE_BODY_BYTES = 128_000
@@ -20,6 +25,8 @@ DEFAULT_TTL_S = 21_600
 DEFAULT_TIMEOUT_S = 900
 """InvocationTimeoutSeconds (BC InvokeEndpointAsync)."""
 MAX_TAGS = 50
+UNGUARDED_INSTANCES = ("ml.inf1.",)
+"""Instance families whose updates fall back to all at once, unwatched (DG exclusions)."""
 
 Request = dict[str, Any]
 
@@ -31,14 +38,20 @@ class SageMaker:
         region: the region.
         environment: what endpoints work with.
         autoscaling: told when endpoints go, asked whether a target forbids an update.
+        missing_alarms: which of some alarms do not exist.
     """
 
     def __init__(
-        self, region: str, environment: Environment, autoscaling: ApplicationAutoScaling
+        self,
+        region: str,
+        environment: Environment,
+        autoscaling: ApplicationAutoScaling,
+        missing_alarms: Callable[[Sequence[str]], list[str]],
     ) -> None:
         self._region = region
         self._environment = environment
         self._autoscaling = autoscaling
+        self._missing_alarms = missing_alarms
         self._lock = threading.RLock()
         journal = environment.journal
         self._models = journal.documents(f"{region}/model")
@@ -47,9 +60,7 @@ class SageMaker:
         self._running: dict[str, Endpoint] = {}
         for name, document in self._endpoints.items():
             if document["EndpointStatus"] != "Failed":
-                new = document["EndpointStatus"] == "Creating"
-                resumed = None if new else document["DesiredInstances"]
-                self._run(name, document["EndpointConfigName"], resumed)
+                self._resume(name, document)
 
     def close(self) -> None:
         """Stop all instances."""
@@ -74,8 +85,10 @@ class SageMaker:
                 raise validation_error(
                     f'Cannot create already existing model "{self._arn("model", name)}".'
                 )
-            if "PrimaryContainer" not in request and not request.get("Containers"):
-                raise validation_error("Either PrimaryContainer or Containers must be provided.")
+            if ("PrimaryContainer" in request) == bool(request.get("Containers")):
+                raise validation_error(
+                    "Exactly one of PrimaryContainer and Containers must be provided."
+                )
             return {"ModelArn": self._create("model", self._models, name, request)}
 
     def describe_model(self, request: Request) -> Any:
@@ -101,6 +114,7 @@ class SageMaker:
                     "Cannot create already existing endpoint configuration "
                     f'"{self._arn("endpoint-config", name)}".'
                 )
+            _check_variants(request)
             for variant in request["ProductionVariants"]:
                 if "ModelName" in variant:
                     self._model(variant["ModelName"])
@@ -132,11 +146,18 @@ class SageMaker:
                 raise validation_error(
                     f'Cannot create already existing endpoint "{self._arn("endpoint", name)}".'
                 )
-            self._configuration(request["EndpointConfigName"])
+            plan = self._plan(request["EndpointConfigName"])
+            config = request.get("DeploymentConfig")
+            if config is not None:
+                self._check_deployment(config, plan.initial_instances)
             arn = self._create("endpoint", self._endpoints, name, request)
-            self._endpoints[name] |= {"EndpointStatus": "Creating"}
+            document = self._endpoints[name]
+            document |= {"EndpointStatus": "Creating", "Serving": asdict(plan)}
+            if config is not None:
+                # For later updates that retain it; a creation has nothing to shift (DG).
+                document["LastDeploymentConfig"] = document.pop("DeploymentConfig")
             self._save_endpoint(name)
-            self._run(name, request["EndpointConfigName"], None)
+            self._run(name, plan, None)
             return {"EndpointArn": arn}
 
     def describe_endpoint(self, request: Request) -> Any:
@@ -160,16 +181,27 @@ class SageMaker:
             configuration = self._configurations.get(document["EndpointConfigName"], {})
             if "AsyncInferenceConfig" in configuration:
                 answer["AsyncInferenceConfig"] = configuration["AsyncInferenceConfig"]
-            if endpoint is not None:
-                answer["ProductionVariants"] = [
-                    {
-                        "VariantName": endpoint.plan.variant,
-                        "CurrentWeight": 1.0,
-                        "DesiredWeight": 1.0,
-                        "CurrentInstanceCount": endpoint.in_service,
-                        "DesiredInstanceCount": endpoint.desired,
-                    }
-                ]
+            if endpoint is None:
+                return answer
+            plan = endpoint.plan
+            incoming = endpoint.incoming
+            answer["ProductionVariants"] = [
+                self._variant(plan, endpoint.in_service, endpoint.desired)
+            ]
+            if incoming is not None:
+                new, serving, desired = incoming
+                answer["PendingDeploymentSummary"] = {
+                    "EndpointConfigName": new.configuration,
+                    "StartTime": document["Update"]["started_s"],
+                    "ProductionVariants": [
+                        self._variant(new, serving, desired)
+                        | {
+                            "VariantStatus": [
+                                {"Status": "Creating" if serving < desired else "Baking"}
+                            ]
+                        }
+                    ],
+                }
             return answer
 
     def update_endpoint(self, request: Request) -> Any:
@@ -187,11 +219,38 @@ class SageMaker:
                     f"The variant(s) [{endpoint.plan.variant}] of endpoint {name} are registered "
                     "as scalable targets; deregister them before you change the instance type."
                 )
-            retain = request.get("RetainAllVariantProperties", False)
-            if "DeploymentConfig" in request:
-                document["LastDeploymentConfig"] = request["DeploymentConfig"]
             # Back to InitialInstanceCount unless told otherwise (TF #48990).
-            endpoint.update(plan, endpoint.desired if retain else plan.initial_instances)
+            instances = plan.initial_instances
+            excluded = [
+                each["VariantPropertyType"]
+                for each in request.get("ExcludeRetainedVariantProperties", ())
+            ]
+            if (
+                request.get("RetainAllVariantProperties")
+                and "DesiredInstanceCount" not in excluded
+                and plan.variant == endpoint.plan.variant
+            ):
+                instances = endpoint.desired
+            config = request.get("DeploymentConfig")
+            if config is None and request.get("RetainDeploymentConfig"):
+                config = document.get("LastDeploymentConfig")
+            if config is not None:
+                if plan.variant != endpoint.plan.variant:
+                    raise validation_error(
+                        "A deployment configuration needs the same variant name in the old and the "
+                        f"new endpoint configuration, not {endpoint.plan.variant} and "
+                        f"{plan.variant}."
+                    )
+                self._check_deployment(config, instances)
+                document["LastDeploymentConfig"] = config
+            document["Update"] = {
+                "plan": asdict(plan),
+                "instances": instances,
+                "config": config,
+                "started_s": self._environment.clock.now_s(),
+            }
+            self._save_endpoint(name)
+            endpoint.update(plan, instances, _deployment(plan, instances, config))
             return {"EndpointArn": self._arn("endpoint", name)}
 
     def update_endpoint_weights_and_capacities(self, request: Request) -> Any:
@@ -199,31 +258,37 @@ class SageMaker:
             name = request["EndpointName"]
             self._endpoint(name)
             self._refuse_unless_in_service(name, "update")
+            endpoint = self._running[name]
+            for change in request["DesiredWeightsAndCapacities"]:
+                if change["VariantName"] != endpoint.plan.variant:
+                    raise validation_error(
+                        f"Could not find variant {change['VariantName']} of endpoint {name}."
+                    )
             for change in request["DesiredWeightsAndCapacities"]:
                 if "DesiredInstanceCount" in change:
-                    self._running[name].set_desired(change["DesiredInstanceCount"])
+                    endpoint.set_desired(change["DesiredInstanceCount"])
             return {"EndpointArn": self._arn("endpoint", name)}
 
     def delete_endpoint(self, request: Request) -> Any:
         with self._lock:
             name = request["EndpointName"]
-            self._endpoint(name)
+            document = self._endpoint(name)
+            if document["EndpointStatus"] == "Deleting":
+                raise validation_error(
+                    f'Cannot delete in-progress endpoint "{self._arn("endpoint", name)}".'
+                )
+            document["EndpointStatus"] = "Deleting"
+            self._save_endpoint(name)
             endpoint = self._running.pop(name, None)
-            self._delete("endpoint", self._endpoints, name)
         if endpoint is not None:
             # Silently deregisters what scales it (DG endpoint-delete-with-scaling).
             self._autoscaling.endpoint_deleted(name)
             endpoint.delete()
+        with self._lock:
+            self._delete("endpoint", self._endpoints, name)
 
     def list_endpoints(self, request: Request) -> Any:
-        answer = self._page(request, "Endpoints", "Endpoint", "endpoint", self._endpoints)
-        for entry in answer["Endpoints"]:
-            document = self._endpoints[entry["EndpointName"]]
-            entry |= {key: document[key] for key in ("EndpointStatus", "LastModifiedTime")}
-        wanted = request.get("StatusEquals")
-        if wanted:
-            answer["Endpoints"] = [e for e in answer["Endpoints"] if e["EndpointStatus"] == wanted]
-        return answer
+        return self._page(request, "Endpoints", "Endpoint", "endpoint", self._endpoints)
 
     # Tags
 
@@ -260,28 +325,34 @@ class SageMaker:
         with self._lock:
             endpoint = self._running.get(name)
             if name not in self._endpoints:
-                raise validation_error(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
+                raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
             if endpoint is None or endpoint.status in ("Creating", "Failed"):
-                raise validation_error(
-                    f"Endpoint {name} of account {ACCOUNT_ID} is not in service."
-                )
+                raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} is not in service.")
         location = request.get("InputLocation")
         if (location is None) == (body is None):
-            raise validation_error("Exactly one of InputLocation and Body must be given.")
+            raise _invalid("Exactly one of InputLocation and Body must be given.")
         if body is not None and len(body) > MAX_INLINE_BODY_BYTES:
-            raise validation_error(
+            raise _invalid(
                 f"Body of {len(body)} bytes exceeds the limit of {MAX_INLINE_BODY_BYTES} bytes."
             )
         if location is not None and not re.fullmatch(r"s3://[^/]+/.+", location):
-            raise validation_error(f"InputLocation {location} is not an S3 URI of an object.")
+            raise _invalid(f"InputLocation {location} is not an S3 URI of an object.")
         inference_id = request.get("InferenceId") or str(uuid.uuid4())
-        stem = request.get("Filename") or str(uuid.uuid4())
-        extension = request.get("S3OutputPathExtension", "").strip("/")
+        # BC: Filename is the whole name; else one is generated.
+        stem = str(uuid.uuid4())
         plan = endpoint.plan
-        output = "/".join(
-            part for part in (plan.output_path.rstrip("/"), extension, f"{stem}.out") if part
-        )
-        failure = f"{plan.failure_path.rstrip('/')}/{stem}-error.out" if plan.failure_path else None
+        output = failure = None
+        if plan.output_path:
+            extension = request.get("S3OutputPathExtension", "").strip("/")
+            parts = (
+                plan.output_path.rstrip("/"),
+                extension,
+                request.get("Filename") or f"{stem}.out",
+            )
+            output = "/".join(part for part in parts if part)
+        if plan.failure_path:
+            failed = request.get("Filename") or stem
+            failure = f"{plan.failure_path.rstrip('/')}/{failed}-error.out"
         endpoint.submit(
             {
                 "inference_id": inference_id,
@@ -296,20 +367,21 @@ class SageMaker:
             },
             body,
         )
-        answer = {"InferenceId": inference_id, "OutputLocation": output}
-        return answer | ({"FailureLocation": failure} if failure else {})
+        answer = {
+            "InferenceId": inference_id,
+            "OutputLocation": output,
+            "FailureLocation": failure,
+        }
+        return {key: value for key, value in answer.items() if value}
 
     def invoke_endpoint(self, request: Request) -> Any:
         """Real-time invocation: an endpoint with an asynchronous configuration refuses it (DG)."""
-        if request["EndpointName"] not in self._endpoints:
-            raise AwsError(
-                "ValidationError",
-                f"Endpoint {request['EndpointName']} of account {ACCOUNT_ID} not found.",
-            )
-        raise AwsError(
-            "ValidationError",
-            f"Endpoint {request['EndpointName']} of account {ACCOUNT_ID} is an asynchronous "
-            "endpoint; use InvokeEndpointAsync.",
+        name = request["EndpointName"]
+        if name not in self._endpoints:
+            raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
+        raise _invalid(
+            f"Endpoint {name} of account {ACCOUNT_ID} is an asynchronous endpoint; use "
+            "InvokeEndpointAsync."
         )
 
     # What the operations share
@@ -357,9 +429,10 @@ class SageMaker:
     def _plan(self, configuration: str) -> FleetPlan:
         document = self._configuration(configuration)
         asynchronous = document.get("AsyncInferenceConfig")
-        if asynchronous is None or len(document["ProductionVariants"]) != 1:
+        if asynchronous is None:
             raise validation_error(
-                "The embedded AWS runs asynchronous endpoints with one production variant."
+                "The embedded AWS runs asynchronous endpoints only: endpoint configuration "
+                f"{configuration} has no AsyncInferenceConfig."
             )
         (variant,) = document["ProductionVariants"]
         model = self._model(variant["ModelName"])
@@ -377,23 +450,53 @@ class SageMaker:
             ),
             environment=container.get("Environment", {}),
             model_data_url=container.get("ModelDataUrl") or source.get("S3Uri"),
+            model_data_compression=source.get("CompressionType", "Gzip"),
             additional_sources=tuple(container.get("AdditionalModelDataSources", ())),
             output_path=output.get("S3OutputPath", ""),
             failure_path=output.get("S3FailurePath"),
             success_topic=topics.get("SuccessTopic"),
             error_topic=topics.get("ErrorTopic"),
-            response_in=frozenset(topics.get("IncludeInferenceResponseIn", ())),
+            response_in=tuple(topics.get("IncludeInferenceResponseIn", ())),
         )
 
-    def _run(self, name: str, configuration: str, resumed: int | None) -> None:
+    def _variant(self, plan: FleetPlan, in_service: int, desired: int) -> dict[str, Any]:
+        return {
+            "VariantName": plan.variant,
+            "CurrentWeight": 1.0,
+            "DesiredWeight": 1.0,
+            "CurrentInstanceCount": in_service,
+            "DesiredInstanceCount": desired,
+        }
+
+    def _check_deployment(self, config: dict[str, Any], instances: int) -> None:
+        problems = deployment.problems(config, instances)
+        alarms = config.get("AutoRollbackConfiguration", {}).get("Alarms", ())
+        missing = self._missing_alarms([alarm["AlarmName"] for alarm in alarms])
+        if missing:
+            problems.append(f"Could not find CloudWatch alarm(s) {', '.join(missing)}.")
+        if problems:
+            raise validation_error(" ".join(problems))
+
+    def _run(self, name: str, plan: FleetPlan, resumed: int | None) -> None:
         self._running[name] = Endpoint(
-            name,
-            self._region,
-            self._plan(configuration),
-            self._environment,
-            lambda: self._changed(name),
-            resumed,
+            name, self._region, plan, self._environment, lambda: self._changed(name), resumed
         )
+
+    def _resume(self, name: str, document: dict[str, Any]) -> None:
+        """After a restart: go on with what the endpoint served, and start an update again."""
+        status = document["EndpointStatus"]
+        if status == "Deleting":
+            self._environment.journal.forget(name)
+            self._environment.journal.delete(f"{self._region}/endpoint", name)
+            return
+        resumed = None if status == "Creating" else document["DesiredInstances"]
+        self._run(name, FleetPlan.restored(document["Serving"]), resumed)
+        update = document.get("Update")
+        if update is not None:
+            plan, instances = FleetPlan.restored(update["plan"]), update["instances"]
+            self._running[name].update(
+                plan, instances, _deployment(plan, instances, update["config"])
+            )
 
     def _changed(self, name: str) -> None:
         with self._lock:
@@ -403,14 +506,19 @@ class SageMaker:
             document |= {
                 "EndpointStatus": endpoint.status,
                 "EndpointConfigName": endpoint.configuration,
-                "DesiredInstances": endpoint.desired,
+                "Serving": asdict(endpoint.plan),
             }
+            if endpoint.incoming is None:
+                document.pop("Update", None)
+                document["DesiredInstances"] = endpoint.desired
             if document.get("FailureReason") != endpoint.failure_reason:
                 document["FailureReason"] = endpoint.failure_reason
                 if endpoint.failure_reason is None:
                     del document["FailureReason"]
             document["LastModifiedTime"] = self._environment.clock.now_s()
             self._save_endpoint(name)
+            if endpoint.incoming is not None:
+                return
         self._autoscaling.capacity_changed(
             name, endpoint.plan.variant, endpoint.in_service, endpoint.desired
         )
@@ -445,19 +553,30 @@ class SageMaker:
         kind: str,
         documents: dict[str, dict[str, Any]],
     ) -> dict[str, Any]:
+        times = ("CreationTime", "LastModifiedTime")
+        shown = ("CreationTime",)
+        if kind == "endpoint":
+            shown = (*times, "EndpointStatus")
         with self._lock:
-            contains = request.get("NameContains", "")
             found = [
                 {
                     f"{prefix}Name": name,
                     f"{prefix}Arn": self._arn(kind, name),
-                    "CreationTime": document["CreationTime"],
+                    **{key: document[key] for key in shown},
                 }
                 for name, document in documents.items()
-                if contains.lower() in name.lower()
+                if request.get("NameContains", "").lower() in name.lower()
+                and request.get("StatusEquals") in (None, document.get("EndpointStatus"))
+                and all(
+                    request.get(f"{key}After", -math.inf)
+                    <= document[key]
+                    <= request.get(f"{key}Before", math.inf)
+                    for key in times
+                )
             ]
-        by = f"{prefix}Name" if request.get("SortBy") == "Name" else "CreationTime"
-        found.sort(key=lambda e: e[by], reverse=request.get("SortOrder") != "Ascending")
+        by = {"Name": f"{prefix}Name", "Status": "EndpointStatus"}
+        key = by.get(request.get("SortBy", ""), "CreationTime")
+        found.sort(key=lambda e: e[key], reverse=request.get("SortOrder") != "Ascending")
         start, size = _offset(request.get("NextToken")), request.get("MaxResults", 10)
         answer: dict[str, Any] = {field: found[start : start + size]}
         if start + size < len(found):
@@ -465,10 +584,51 @@ class SageMaker:
         return answer
 
 
+def _check_variants(request: Request) -> None:
+    """What SageMaker refuses about an endpoint configuration beyond its service model."""
+    variants = request["ProductionVariants"]
+    names = [variant["VariantName"] for variant in variants]
+    problems = []
+    if len(set(names)) < len(names):
+        problems.append("Variant names must be unique within an endpoint configuration.")
+    if "AsyncInferenceConfig" in request:
+        if len(variants) > 1 or any("ServerlessConfig" in variant for variant in variants):
+            # CDK RFC 431, from the service team: a single instance-based production variant.
+            problems.append(
+                "Asynchronous inference supports a single, instance-based production variant."
+            )
+        if request.get("ShadowProductionVariants"):
+            # DG shadow-tests-exclusions.
+            problems.append("Asynchronous inference does not support shadow variants.")
+    for variant in variants:
+        if "ServerlessConfig" in variant:
+            continue
+        missing = [
+            key
+            for key in ("ModelName", "InstanceType", "InitialInstanceCount")
+            if key not in variant
+        ]
+        if missing:
+            problems.append(f"Variant {variant['VariantName']} needs {', '.join(missing)}.")
+    if problems:
+        raise validation_error(" ".join(problems))
+
+
+def _deployment(plan: FleetPlan, instances: int, config: dict[str, Any] | None) -> Deployment:
+    if config is None or plan.instance_type.startswith(UNGUARDED_INSTANCES):
+        return deployment.all_at_once(instances)
+    return deployment.plan_deployment(config, instances)
+
+
+def _invalid(message: str) -> AwsError:
+    """The runtime's name for what the control plane calls a ValidationException (BC)."""
+    return AwsError("ValidationError", message)
+
+
 def _offset(token: str | None) -> int:
     if token is None:
         return 0
-    if not token.isdigit():
+    if not re.fullmatch(r"[0-9]{1,9}", token):
         raise validation_error("Invalid pagination token")
     return int(token)
 

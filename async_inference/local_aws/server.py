@@ -29,9 +29,11 @@ from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.constraints import check_request
 from async_inference.local_aws.endpoint import Endpoint, Environment
 from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.metrics import MINUTE_S
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
+from async_inference.local_aws.processes import ProcessTemplate
 from async_inference.local_aws.sagemaker import SageMaker
 from async_inference.local_aws.status import RegionStatus
 from async_inference.scaling.unsettled import Unsettled
@@ -61,6 +63,7 @@ class Options:
         setup_s: simulated seconds from asking for an instance to starting its process, on top of
             what the process itself takes to load.
         unsettled: the reading of what AWS leaves open.
+        faults: what goes wrong on purpose.
     """
 
     folder: Path
@@ -68,34 +71,49 @@ class Options:
     minute_s: float = 60.0
     setup_s: float = 0.0
     unsettled: Unsettled = field(default_factory=Unsettled)
+    faults: Faults = field(default_factory=Faults)
 
 
 class Region:
     """One region's services of our own."""
 
-    def __init__(self, name: str, environment: Environment) -> None:
-        self.metrics = environment.metrics
-        self.alarms = Alarms(
-            name,
-            environment.clock,
-            environment.services,
-            environment.unsettled.metric_delay_s,
-            self._scale,
+    def __init__(
+        self,
+        name: str,
+        options: Options,
+        clock: Clock,
+        journal: Journal,
+        services: MotoServices,
+        processes: ProcessTemplate,
+    ) -> None:
+        self.metrics = cloudwatch.of_region(ACCOUNT_ID, name).metrics
+        self.alarms = Alarms(name, clock, services, options.unsettled.metric_delay_s, self._scale)
+        environment = Environment(
+            clock=clock,
+            journal=journal,
+            services=services,
+            metrics=self.metrics,
+            processes=processes,
+            folder=options.folder,
+            setup_s=options.setup_s,
+            unsettled=options.unsettled,
+            in_alarm=self.alarms.in_alarm,
         )
         self.autoscaling = ApplicationAutoScaling(
             name,
-            environment.clock,
-            environment.journal,
-            environment.unsettled,
+            clock,
+            journal,
+            options.unsettled,
             self.alarms.put,
             self.alarms.delete,
         )
-        self.sagemaker = SageMaker(name, environment, self.autoscaling)
+        self.alarms.adopt()
+        self.sagemaker = SageMaker(name, environment, self.autoscaling, self.alarms.missing)
         self.autoscaling.attach(self.sagemaker.running)
         self.autoscaling.restore_alarms()
         self.alarms.adopt()
         self.status = RegionStatus(
-            environment.clock, self.metrics, self.sagemaker, self.alarms, self.autoscaling
+            clock, self.metrics, self.sagemaker, self.alarms, self.autoscaling
         )
 
     def _scale(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
@@ -107,15 +125,18 @@ class LocalAws:
 
     Args:
         options: how it behaves.
+        processes: starts its instances; its own if None.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, processes: ProcessTemplate | None = None) -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(options.folder / "state.sqlite3")
         saved = self._journal.documents("clock").get("now", {})
         self.clock = Clock(options.minute_s, saved.get("now_s"))
         self._options = options
-        self._services = MotoServices(self._journal)
+        self._services = MotoServices(self._journal, options.faults)
+        self._processes = processes or ProcessTemplate()
+        self._ends_processes = processes is None
         self._models: dict[str, ServiceModel] = {}
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
@@ -143,6 +164,8 @@ class LocalAws:
         self._server.stop()
         for region in self._regions.values():
             region.sagemaker.close()
+        if self._ends_processes:
+            self._processes.close()
         self._save_clock()
         self._journal.close()
 
@@ -258,9 +281,11 @@ class LocalAws:
         if not asynchronous:
             return _json(region.sagemaker.invoke_endpoint(request))
         answer = region.sagemaker.invoke_endpoint_async(request, body or None)
-        headers = [("X-Amzn-SageMaker-OutputLocation", answer["OutputLocation"])]
-        if "FailureLocation" in answer:
-            headers.append(("X-Amzn-SageMaker-FailureLocation", answer["FailureLocation"]))
+        headers = [
+            (f"X-Amzn-SageMaker-{name}", answer[name])
+            for name in ("OutputLocation", "FailureLocation")
+            if name in answer
+        ]
         content = json.dumps({"InferenceId": answer["InferenceId"]}).encode()
         headers += [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         return "202 Accepted", headers, [content]
@@ -276,15 +301,11 @@ class LocalAws:
                 self._journal.save("region", name, {})
                 self._regions[name] = Region(
                     name,
-                    Environment(
-                        clock=self.clock,
-                        journal=self._journal,
-                        services=self._services,
-                        metrics=cloudwatch.of_region(ACCOUNT_ID, name).metrics,
-                        folder=self._options.folder,
-                        setup_s=self._options.setup_s,
-                        unsettled=self._options.unsettled,
-                    ),
+                    self._options,
+                    self.clock,
+                    self._journal,
+                    self._services,
+                    self._processes,
                 )
             return self._regions[name]
 
@@ -361,7 +382,8 @@ def main() -> None:
     """Serve with the options given as JSON on the command line, until SIGTERM or SIGINT."""
     given = json.loads(sys.argv[1])
     folder, unsettled = Path(given.pop("folder")), Unsettled(**given.pop("unsettled", {}))
-    aws = LocalAws(Options(folder=folder, unsettled=unsettled, **given))
+    faults = Faults(**given.pop("faults", {}))
+    aws = LocalAws(Options(folder=folder, unsettled=unsettled, faults=faults, **given))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

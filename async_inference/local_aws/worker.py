@@ -3,17 +3,29 @@
 `GET /ping` answers 200 once the handler has loaded, `POST /invocations` runs it through SageMaker's
 own `Transformer`, so that the function contract is SageMaker's. The process ends with its parent.
 
+Importing SageMaker's toolkit takes more than a second and 50 MB. One process, the template, does
+that once; each instance is a fork of it, which starts in milliseconds and shares that memory.
+
 Unlike TorchServe, a handler that fails to load ends the process instead of being loaded for ever.
 """
 
+import gc
+import importlib
+import json
 import os
+import signal
+import socket
 import sys
 import threading
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy
 from sagemaker_inference import environment
 from sagemaker_inference.transformer import Transformer
+
+from async_inference.local_aws.processes import MESSAGE_FDS, MESSAGE_LENGTH
 
 
 class _Context(threading.local):
@@ -79,16 +91,59 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
 
-def _end_with_parent() -> None:
-    # Not through sys.stdin, whose lock the interpreter wants when it ends.
-    while os.read(0, 1024):
+def main() -> None:
+    """The template: fork an instance for each message on the socket that argument 1 names."""
+    # Instances are told from a distance when they end; nobody here waits for them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # What was imported stays in memory that all instances share.
+    gc.freeze()
+    messages = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        head, fds, _, _ = socket.recv_fds(
+            messages, MESSAGE_LENGTH.size, MESSAGE_FDS, socket.MSG_WAITALL
+        )
+        if not head:
+            return
+        (length,) = MESSAGE_LENGTH.unpack(head)
+        message = messages.recv(length, socket.MSG_WAITALL)
+        if os.fork() == 0:
+            messages.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _instance(json.loads(message), *fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def _instance(variables: dict[str, str], lifeline: int, announcement: int, log: int) -> None:
+    """Become an instance; never returns."""
+    status = 1
+    try:
+        os.setsid()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        os.environ.clear()
+        os.environ.update(variables)
+        importlib.reload(environment)
+        # Python's own generator is seeded anew in a fork, this one is not.
+        numpy.random.seed()
+        threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+        _serve(announcement)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _end_with_parent(lifeline: int) -> None:
+    while os.read(lifeline, 1024):
         pass
     os._exit(0)
 
 
-def main() -> None:
-    """Serve on a free loopback port; its number goes to the file descriptor in argument 1."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(announcement: int) -> None:
     # As in the container: the handler's own folder comes first.
     sys.path.insert(0, environment.code_dir)
     _Handler.transformer = Transformer()
@@ -97,8 +152,8 @@ def main() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with os.fdopen(int(sys.argv[1]), "w") as announcement:
-        announcement.write(str(server.server_port))
+    # Stays open: its end tells the parent that this process ended.
+    os.write(announcement, f"{os.getpid()} {server.server_port}\n".encode())
     _Handler.transformer.validate_and_initialize(
         model_dir=environment.model_dir, context=_Handler.context
     )

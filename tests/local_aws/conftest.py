@@ -12,6 +12,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.processes import ProcessTemplate
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.unsettled import Unsettled
 
@@ -176,8 +178,16 @@ class Account:
         return arn, receive
 
 
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ProcessTemplate]:
+    """What instances are forks of; it takes more than a second to start."""
+    template = ProcessTemplate()
+    yield template
+    template.close()
+
+
 @pytest.fixture
-def start(tmp_path) -> Iterator[Callable[..., Account]]:
+def start(tmp_path, processes) -> Iterator[Callable[..., Account]]:
     """Start an embedded AWS; several starts of one test share their state."""
     running: list[LocalAws] = []
 
@@ -185,6 +195,7 @@ def start(tmp_path) -> Iterator[Callable[..., Account]]:
         minute_s: float = 60.0,
         setup_s: float = 0.0,
         folder: Path = tmp_path / "aws",
+        faults: Faults | None = None,
         **unsettled: Any,
     ) -> Account:
         aws = LocalAws(
@@ -193,7 +204,9 @@ def start(tmp_path) -> Iterator[Callable[..., Account]]:
                 minute_s=minute_s,
                 setup_s=setup_s,
                 unsettled=Unsettled(**unsettled),
-            )
+                faults=faults or Faults(),
+            ),
+            processes,
         )
         aws.start()
         running.append(aws)
