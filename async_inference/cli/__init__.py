@@ -38,6 +38,7 @@ app.command()(client.generate)
 app.command()(client.batch)
 app.command()(client.resume)
 app.command()(operations.verify)
+app.command()(operations.preflight)
 app.add_typer(local.app, name="local")
 
 

@@ -1,4 +1,4 @@
-"""`verify`: is what runs what was asked for?"""
+"""`verify`: is what runs what was asked for? `preflight`: will it run?"""
 
 import json
 from collections.abc import Generator, Sequence
@@ -56,6 +56,27 @@ def verify(
                         client, asked, live, body=request, within_s=within_s, say=console.print
                     )
                 )
+    _show(found, as_json)
+
+
+def preflight(
+    stack: Annotated[str, typer.Option(help="The stack to be deployed.")] = "dev",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+) -> None:
+    """Look whether a stack would run in this account before it is deployed; exit code 1 if not.
+
+    For example: async-inference preflight --stack prod
+    """
+    import boto3
+
+    from async_inference import settings
+    from async_inference.operations import preflight
+
+    own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    session = boto3.Session(region_name=own.region)
+    console = Console(stderr=True, soft_wrap=True)
+    with console.status("looking at the account"), _aws_says():
+        found = preflight.preflight(own, session.client, console.print)
     _show(found, as_json)
 
 

@@ -90,7 +90,7 @@ def live(client: Clients, wanted: Asked) -> Live:
     scaling = client("application-autoscaling")
     targets = [
         target
-        for target in _pages(
+        for target in pages(
             scaling,
             "describe_scalable_targets",
             "ScalableTargets",
@@ -102,12 +102,12 @@ def live(client: Clients, wanted: Asked) -> Live:
         "ServiceNamespace": SERVICE_NAMESPACE,
         "ResourceId": f"endpoint/{name}/variant/{wanted.variant}",
     }
-    policies = _pages(scaling, "describe_scaling_policies", "ScalingPolicies", **mine)
+    policies = pages(scaling, "describe_scaling_policies", "ScalingPolicies", **mine)
     found = Live(
         endpoint=endpoint,
         targets=targets,
         policies=policies,
-        schedules=_pages(scaling, "describe_scheduled_actions", "ScheduledActions", **mine),
+        schedules=pages(scaling, "describe_scheduled_actions", "ScheduledActions", **mine),
         alarms=_alarms(client("cloudwatch"), wanted, policies),
         topics={},
         buckets={},
@@ -136,7 +136,8 @@ def _endpoint(sagemaker: Any, name: str) -> Mapping[str, Any] | None:
         raise
 
 
-def _pages(client: Any, operation: str, key: str, **request: Any) -> list[dict[str, Any]]:
+def pages(client: Any, operation: str, key: str, **request: Any) -> list[dict[str, Any]]:
+    """All documents that a paginated operation gives under a key."""
     pages = client.get_paginator(operation).paginate(**request)
     return [document for page in pages for document in page[key]]
 
@@ -151,7 +152,7 @@ def _alarms(
     return {
         alarm["AlarmName"]: alarm
         for ask in asks
-        for alarm in _pages(cloudwatch, "describe_alarms", "MetricAlarms", **ask)
+        for alarm in pages(cloudwatch, "describe_alarms", "MetricAlarms", **ask)
     }
 
 
@@ -170,8 +171,8 @@ def _role_policies(client: Clients, configuration: Mapping[str, Any]) -> list[Ma
     arn = client("sagemaker").describe_model(ModelName=model)["ExecutionRoleArn"]
     role = arn.rpartition("/")[2]
     try:
-        inline = _pages(iam, "list_role_policies", "PolicyNames", RoleName=role)
-        attached = _pages(iam, "list_attached_role_policies", "AttachedPolicies", RoleName=role)
+        inline = pages(iam, "list_role_policies", "PolicyNames", RoleName=role)
+        attached = pages(iam, "list_attached_role_policies", "AttachedPolicies", RoleName=role)
     except iam.exceptions.NoSuchEntityException:
         return []
     documents = [

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+Verdict = Literal["ok", "differs", "not checked"]
+_STYLES = {"ok": "green", "differs": "red", "not checked": "yellow"}
 
 
 @dataclass(frozen=True)
@@ -17,27 +20,36 @@ class Check:
         what: the resource.
         asked: how it should be; where it differs, only what differs.
         found: how it is.
-        remedy: what to do; None where it is as asked.
+        remedy: what to do where it differs; None where it does not.
+        checked: False where nobody could look, and `found` says why.
     """
 
     what: str
     asked: str
     found: str
     remedy: str | None = None
+    checked: bool = True
+
+    @property
+    def verdict(self) -> Verdict:
+        """How it ended."""
+        if not self.checked:
+            return "not checked"
+        return "ok" if self.remedy is None else "differs"
 
     @property
     def passed(self) -> bool:
-        """Whether it is as asked."""
-        return self.remedy is None
+        """Whether nothing speaks against it."""
+        return self.verdict != "differs"
 
 
 def as_table(checks: Sequence[Check]) -> Group:
     """A row for each check, then each difference as a sentence with what to do."""
     table = Table("what", "asked", "found", "verdict")
-    failed = [check for check in checks if not check.passed]
     for check in checks:
-        verdict = Text("ok", style="green") if check.passed else Text("differs", style="red")
+        verdict = Text(check.verdict, style=_STYLES[check.verdict])
         table.add_row(Text(check.what), Text(check.asked), Text(check.found), verdict)
+    failed = [check for check in checks if not check.passed]
     sentences = [
         Text(
             f"{check.what}: asked for {check.asked}; found {check.found}.\n  -> {check.remedy}",
@@ -45,17 +57,19 @@ def as_table(checks: Sequence[Check]) -> Group:
         )
         for check in failed
     ]
-    end = (
-        f"{len(checks)} checked, {len(failed)} differ."
-        if failed
-        else f"{len(checks)} checked, all as asked."
-    )
-    return Group(table, *sentences, Text(end))
+    counted = {
+        verdict: sum(check.verdict == verdict for check in checks)
+        for verdict in ("ok", "differs", "not checked")
+    }
+    end = ", ".join(f"{count} {verdict}" for verdict, count in counted.items() if count)
+    return Group(table, *sentences, Text(f"{end}."))
 
 
 def as_json(checks: Sequence[Check]) -> dict[str, Any]:
     """What `--json` prints."""
     return {
         "passed": all(check.passed for check in checks),
-        "checks": [{**asdict(check), "passed": check.passed} for check in checks],
+        "checks": [
+            {**asdict(check), "passed": check.passed, "verdict": check.verdict} for check in checks
+        ],
     }

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from async_inference.cli import app
 from async_inference.local_aws.server import Options
 from tests.engine.conftest import Program, RecordingAws, cli
+from tests.local_aws.conftest import start
 
-__all__ = ["cli"]  # a fixture
+__all__ = ["cli", "start"]  # fixtures
 
 
 @pytest.fixture(scope="module")

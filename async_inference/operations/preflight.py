@@ -1,0 +1,266 @@
+"""Will what is asked for run? Looks at an account before anything is deployed.
+
+Sources: botocore's service models (BC), SageMaker developer guide (DG).
+"""
+
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import botocore.session
+from botocore.exceptions import ClientError
+
+from async_inference.operations.account import Clients, pages
+from async_inference.operations.checks import Check
+from async_inference.settings import Settings
+
+NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
+"""An endpoint's name (BC)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ami:
+    """What SageMaker puts under a GPU container: the NVIDIA driver, and the CUDA that it brings."""
+
+    driver: int
+    cuda: tuple[int, int]
+
+
+DEFAULT_AMIS = {
+    **dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), Ami(driver=470, cuda=(11, 4))),
+    **dict.fromkeys(("g6", "p5"), Ami(driver=535, cuda=(12, 2))),
+}
+"""By instance family, where no InferenceAmiVersion is set (DG inference-gpu-drivers, read November
+2026; the page names g4dn, g5, p4d and p4de with 470, and p5 and g6 with 535). AWS moves these over
+time, and publishes none for families that are missing here."""
+AMIS = {
+    "al2-ami-sagemaker-inference-gpu-2": Ami(driver=535, cuda=(12, 2)),
+    "al2-ami-sagemaker-inference-gpu-2-1": Ami(driver=535, cuda=(12, 2)),
+    "al2-ami-sagemaker-inference-gpu-3-1": Ami(driver=550, cuda=(12, 4)),
+    "al2023-ami-sagemaker-inference-gpu-4-1": Ami(driver=580, cuda=(13, 0)),
+}
+"""By InferenceAmiVersion (BC ProductionVariant, 1.44.5)."""
+
+
+def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -> list[Check]:
+    """Every check, in the order in which a deployment would meet it.
+
+    Args:
+        settings: what would be deployed.
+        client: boto3's clients of the stack's region.
+        say: told what takes longer.
+
+    Raises:
+        BotoCoreError, ClientError: there are no credentials that AWS takes.
+    """
+    caller = client("sts").get_caller_identity()
+    found = [
+        Check("credentials", "an account", f"{caller['Account']}, as {caller['Arn']}"),
+        region(settings, botocore.session.get_session().get_available_regions("sagemaker")),
+        name(settings),
+    ]
+    looked_up: tuple[tuple[str, Callable[[], Check]], ...] = (
+        ("quota", lambda: quota(settings, _quota(client("service-quotas"), settings))),
+        ("image", lambda: image(settings, client)),
+        ("GPU driver", lambda: driver(settings)),
+        ("weights", lambda: weights(settings, client("s3"), say)),
+    )
+    for what, look in looked_up:
+        try:
+            found.append(look())
+        except ClientError as error:
+            found.append(Check(what, "a look at it", f"AWS refused: {error}", checked=False))
+    return found
+
+
+def region(settings: Settings, known: Iterable[str]) -> Check:
+    """Whether SageMaker is in the stack's region, as far as this botocore knows."""
+    if settings.region in known:
+        return Check("region", settings.region, "serves SageMaker")
+    return Check(
+        "region",
+        settings.region,
+        "not among the regions of SageMaker that this botocore knows",
+        "correct aws:region, or update boto3",
+    )
+
+
+def name(settings: Settings) -> Check:
+    """The endpoint's name; whatever else has one gets it from Pulumi, within AWS's limits."""
+    given = settings.endpoint_name
+    if not re.fullmatch(NAME, given):
+        return Check("endpoint name", NAME, given, "give the stack another name")
+    if len(given) - len("async-sdxl-") < len(settings.stack):
+        return Check(
+            "endpoint name",
+            f"the whole of {settings.stack}",
+            f"{given}: cut, so that another long stack may get the same",
+            "give the stack a shorter name",
+        )
+    return Check("endpoint name", "within 63 characters", given)
+
+
+# Quota
+
+
+def _quota(client: Any, settings: Settings) -> float | None:
+    """The account's quota for the instance type, else AWS's default, None where there is neither.
+
+    A quota that nobody ever touched has no applied value (BC ListServiceQuotas).
+    """
+    wanted = quota_name(settings)
+    for operation in ("list_service_quotas", "list_aws_default_service_quotas"):
+        for each in pages(client, operation, "Quotas", ServiceCode="sagemaker"):
+            if each["QuotaName"] == wanted:
+                return each["Value"]
+    return None
+
+
+def quota_name(settings: Settings) -> str:
+    """How Service Quotas calls the limit of an instance type for hosting."""
+    return f"{settings.instance_type} for endpoint usage"
+
+
+def quota(settings: Settings, value: float | None) -> Check:
+    """Whether the account may run as many instances as the stack may ask for.
+
+    Args:
+        settings: what would be deployed.
+        value: the quota; None if the region has none of that name.
+    """
+    # A schedule may raise the most.
+    plan = settings.plan
+    most = max([plan.max_capacity, *(action.max_capacity or 0 for action in plan.schedules)])
+    what, asked = f"quota: {quota_name(settings)}", f"at least {most}"
+    if value is None:
+        remedy = "choose another instanceType or region"
+        return Check(what, asked, f"{settings.region} serves no such type", remedy)
+    if value >= most:
+        return Check(what, asked, f"{value:g}, less what other endpoints use of it")
+    return Check(
+        what,
+        asked,
+        f"{value:g}",
+        f"ask for more in the Service Quotas console, or set maxCapacity to {value:g}"
+        if value
+        else "ask for more in the Service Quotas console; none can start before",
+    )
+
+
+# Image and driver
+
+
+def image(settings: Settings, client: Clients) -> Check:
+    """Whether the image exists, as far as its registry answers."""
+    if settings.image_uri is None:
+        return Check(
+            "image",
+            f"pytorch-inference:{settings.image_tag}",
+            "AWS's own registry answers nobody else's ecr:DescribeImages; see its list of Deep "
+            "Learning Containers for tags",
+            checked=False,
+        )
+    parts = re.fullmatch(
+        r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.[^/]+/([^:@]+)(?::([^@]+))?(?:@(sha256:\S+))?",
+        settings.image_uri,
+    )
+    assert parts is not None  # settings took it for an ECR image
+    account, _, repository, tag, digest = parts.groups()
+    wanted = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    ecr = client("ecr")
+    try:
+        (known,) = ecr.describe_images(
+            registryId=account, repositoryName=repository, imageIds=[wanted]
+        )["imageDetails"]
+    except (
+        ecr.exceptions.RepositoryNotFoundException,
+        ecr.exceptions.ImageNotFoundException,
+    ) as error:
+        said = error.response["Error"]["Message"]
+        return Check("image", settings.image_uri, said, "push the image, or correct imageUri")
+    return Check("image", settings.image_uri, f"{known.get('imageSizeInBytes', 0) / 1e9:.1f} GB")
+
+
+def image_cuda(named: str) -> tuple[int, int] | None:
+    """The CUDA version that an image's tag tells: `-cu124-` is 12.4; None if it tells none."""
+    found = re.search(r"[:_-]cu(\d{2})(\d)(?:[-_.]|$)", named)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def driver(settings: Settings) -> Check:
+    """Whether the NVIDIA driver under the container carries the image's CUDA.
+
+    An older driver carries a newer CUDA only through the image's own cuda-compat libraries (DG
+    container-nvidia-compliance), which AWS's images have.
+    """
+    named = settings.image_uri or f"pytorch-inference:{settings.image_tag}"
+    cuda, family = image_cuda(named), settings.instance_type.split(".")[1]
+    ami = DEFAULT_AMIS.get(family)
+    what = f"GPU driver of {settings.instance_type}"
+    if cuda is None:
+        return Check(what, "the image's CUDA", f"{named}: its tag tells none", checked=False)
+    asked = f"CUDA {cuda[0]}.{cuda[1]}"
+    if ami is None:
+        found = f"AWS publishes no default driver for {family}"
+        return Check(what, asked, found, checked=False)
+    found = f"driver {ami.driver}, CUDA {ami.cuda[0]}.{ami.cuda[1]}"
+    if cuda <= ami.cuda:
+        return Check(what, asked, found)
+    if settings.image_uri is None:
+        return Check(what, asked, f"{found}, newer through the image's cuda-compat libraries")
+    enough = next((name for name, each in AMIS.items() if each.cuda >= cuda), None)
+    return Check(
+        what,
+        asked,
+        f"{found}; newer only if the image brings cuda-compat libraries",
+        "see that it does (/usr/local/cuda/compat), or use an image with an older CUDA"
+        + (f"; {enough} would carry it, which this program does not set" if enough else ""),
+    )
+
+
+# Model
+
+
+def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
+    """Whether the weights are where they are said to be, and an archive holds no links."""
+    place, what = settings.weights, "weights"
+    if not place.startswith("s3://"):
+        found = (
+            "made at the start"
+            if place == "tiny"
+            else "downloaded from Hugging Face at each start; needs a way out to it"
+        )
+        return Check(what, place, found, checked=place == "tiny")
+    bucket, _, key = place.removeprefix("s3://").partition("/")
+    missing = Check(what, place, "nothing there", "upload the weights, or correct weights")
+    try:
+        if not place.endswith(".tar.gz"):
+            prefix = f"{key.rstrip('/')}/" if key else ""
+            found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+            return Check(what, place, "objects") if found.get("Contents") else missing
+        say(f"reading {place} for symlinks")
+        answer = s3.get_object(Bucket=bucket, Key=key)
+    except (s3.exceptions.NoSuchKey, s3.exceptions.NoSuchBucket):
+        return missing
+    with answer["Body"] as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r|gz") as archive:
+                return archived(place, archive)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            return Check(what, place, f"no tar.gz: {error}", "pack it again: tar czf")
+
+
+def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:
+    """Whether SageMaker takes a model archive: it must hold no symlinks (DG)."""
+    count, links = 0, []
+    for member in members:
+        count += 1
+        if member.issym() or member.islnk():
+            links.append(member.name)
+    if links:
+        shown = ", ".join(links[:3]) + (f" and {len(links) - 3} more" if len(links) > 3 else "")
+        remedy = "pack it with the files themselves: tar --dereference --hard-dereference -czf"
+        return Check("weights", f"{place} without links", f"links: {shown}", remedy)
+    return Check("weights", place, f"{count} entries, no links")

@@ -1,0 +1,189 @@
+"""What `preflight` says of a stack and an account."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from async_inference import settings
+from async_inference.operations import preflight
+from async_inference.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def stack(name: str = "dev", **values: Any) -> Settings:
+    given = {
+        "aws:region": "us-east-1",
+        "async-inference:handler": str(ROOT / "inference_code"),
+        **{f"async-inference:{key}": value for key, value in values.items()},
+    }
+    return settings.load(given, stack=name)
+
+
+def test_a_quota_below_the_most_instances_says_what_to_do():
+    few = preflight.quota(stack(instanceType="ml.g5.2xlarge", maxCapacity=4), 2.0)
+
+    assert few.what == "quota: ml.g5.2xlarge for endpoint usage"
+    assert (few.asked, few.found) == ("at least 4", "2")
+    assert "or set maxCapacity to 2" in (few.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict", "found"),
+    [
+        (4.0, "ok", "4, less what other endpoints use of it"),
+        (0.0, "differs", "0"),
+        (None, "differs", "us-east-1 serves no such type"),
+    ],
+)
+def test_a_quota_is_enough_missing_or_of_no_such_type(value, verdict, found):
+    check = preflight.quota(stack(maxCapacity=4), value)
+
+    assert (check.verdict, check.found) == (verdict, found)
+
+
+def test_the_most_that_a_schedule_allows_counts_against_the_quota():
+    day = {"name": "day", "schedule": "cron(0 7 * * ? *)", "maxCapacity": 9}
+    wake = {
+        "type": "StepScaling",
+        "name": "wake",
+        "alarm": {"metric": "HasBacklogWithoutCapacity", "threshold": 0.5},
+        "steps": [{"lowerBound": 0, "adjustment": 1}],
+    }
+    plan = {"policies": [wake], "schedules": [day]}
+
+    check = preflight.quota(stack(scalingPreset="custom", scalingPlan=plan, maxCapacity=2), 5.0)
+
+    assert check.asked == "at least 9"
+
+
+@pytest.mark.parametrize(
+    ("image", "cuda"),
+    [
+        ("pytorch-inference:2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker", (12, 4)),
+        ("own:cu118", (11, 8)),
+        ("own:1.0-cu130", (13, 0)),
+        ("own:latest", None),
+        ("acu124:1", None),
+    ],
+)
+def test_an_image_tag_tells_its_cuda(image, cuda):
+    assert preflight.image_cuda(image) == cuda
+
+
+OWN = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{}"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        pytest.param({"imageUri": OWN.format("cu113")}, "ok", id="the driver carries it"),
+        pytest.param({}, "ok", id="AWS's image brings cuda-compat libraries"),
+        pytest.param({"imageUri": OWN.format("cu124")}, "differs", id="an own image may not"),
+        pytest.param(
+            {"imageUri": OWN.format("cu121"), "instanceType": "ml.g6.xlarge"}, "ok", id="535"
+        ),
+        pytest.param({"instanceType": "ml.p6-b200.48xlarge"}, "not checked", id="not published"),
+        pytest.param({"imageUri": OWN.format("1")}, "not checked", id="no CUDA in the tag"),
+    ],
+)
+def test_the_driver_of_an_instance_family_carries_the_images_cuda_or_not(values, verdict):
+    """Defaults: 470 with CUDA 11.4 on g4dn and g5, 535 with 12.2 on g6 (DG)."""
+    assert preflight.driver(stack(**values)).verdict == verdict
+
+
+def test_a_too_new_image_is_told_which_ami_would_carry_it():
+    check = preflight.driver(stack(imageUri=OWN.format("cu124")))
+
+    assert check.found.startswith("driver 470, CUDA 11.4")
+    assert "al2-ami-sagemaker-inference-gpu-3-1 would carry it" in (check.remedy or "")
+
+
+def test_a_long_stack_name_that_is_cut_is_told():
+    assert preflight.name(stack("x" * 52)).verdict == "ok"
+    assert preflight.name(stack("x" * 53)).verdict == "differs"
+
+
+def test_a_region_without_sagemaker_is_told():
+    assert preflight.region(stack(), ["us-east-1"]).verdict == "ok"
+    assert preflight.region(stack(), ["eu-west-1"]).verdict == "differs"
+
+
+def archive(*members: tarfile.TarInfo) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return packed.getvalue()
+
+
+def link(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, "elsewhere"
+    return member
+
+
+@pytest.fixture
+def account(start) -> Any:
+    """An embedded account with an image and weights, good and bad."""
+    account = start()
+    account.s3.create_bucket(Bucket="weights")
+    account.s3.put_object(Bucket="weights", Key="sdxl/unet.safetensors", Body=b"1")
+    account.s3.put_object(Bucket="weights", Key="plain.tar.gz", Body=archive(tarfile.TarInfo("a")))
+    linked = archive(tarfile.TarInfo("a"), link("b"))
+    account.s3.put_object(Bucket="weights", Key="linked.tar.gz", Body=linked)
+    account.s3.put_object(Bucket="weights", Key="text.tar.gz", Body=b"no archive")
+    ecr = account.client("ecr")
+    ecr.create_repository(repositoryName="own")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": {"size": 0},
+        "layers": [],
+    }
+    ecr.put_image(repositoryName="own", imageManifest=json.dumps(manifest), imageTag="cu113")
+
+    return account
+
+
+@pytest.mark.local_aws
+def test_an_account_is_looked_at_and_what_cannot_be_seen_is_said(account):
+    checks = preflight.preflight(stack(weights="tiny"), account.client, lambda text: None)
+
+    found = {check.what: check for check in checks}
+    assert found["credentials"].found.startswith("123456789012, as arn:aws:")
+    assert found["weights"].verdict == "ok"
+    # AWS's registry answers nobody else, and moto serves no quotas of SageMaker.
+    assert [found[what].verdict for what in ("image", "quota")] == ["not checked", "not checked"]
+
+
+@pytest.mark.local_aws
+def test_an_image_or_repository_that_does_not_exist_is_told(account):
+    found = [
+        preflight.image(stack(imageUri=uri), account.client)
+        for uri in (OWN.format("cu113"), OWN.format("cu118"), OWN.replace("own", "no").format("1"))
+    ]
+
+    assert [check.verdict for check in found] == ["ok", "differs", "differs"]
+    assert all("does not exist" in check.found for check in found[1:])
+
+
+@pytest.mark.local_aws
+def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
+    """model.tar.gz must hold no symlinks (section 2)."""
+    said: list[str] = []
+    found = {
+        place: preflight.weights(stack(weights=f"s3://weights/{place}"), account.s3, said.append)
+        for place in ("sdxl", "plain.tar.gz", "sd", "linked.tar.gz", "text.tar.gz", "no.tar.gz")
+    }
+
+    assert [found[place].verdict for place in ("sdxl", "plain.tar.gz")] == ["ok", "ok"]
+    assert found["sd"].found == "nothing there"
+    assert found["no.tar.gz"].found == "nothing there"
+    assert found["linked.tar.gz"].found == "links: b"
+    assert found["text.tar.gz"].found.startswith("no tar.gz")
+    assert "reading s3://weights/plain.tar.gz for symlinks" in said
