@@ -63,3 +63,5 @@ lock: .venv/.base
 	echo torch==$(TORCH_VERSION) | uv pip compile inference_code/requirements.txt - --universal \
 		--generate-hashes --no-emit-index-url -q -c requirements.lock \
 		--custom-compile-command "make lock" -o requirements-serving.lock
+	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
+		--custom-compile-command "make lock" -o requirements-clients.lock

@@ -5,7 +5,11 @@
 
 With the argument `clients`, what the test tier of that name needs instead:
 
-- a browser, where this is Debian's root user; elsewhere its tests are skipped
+- clients in Python (requirements-clients.lock), into a virtual environment of their own
+- the AWS SDK for JavaScript (tests/local_aws/clients/javascript), where npm is
+- a browser, where this is Debian's root user
+
+Without npm or a browser, the tests that need it are skipped, and say so.
 
 Does nothing when both are there already; on failure nothing half done is left behind as done.
 """
@@ -29,6 +33,12 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 ROOT = Path(__file__).resolve().parents[1]
 SERVING_LOCK = ROOT / "requirements-serving.lock"
 SERVING_STAMP = ROOT / ".venv" / ".serving"
+CLIENTS = ROOT / ".local" / "clients"
+CLIENTS_LOCK = ROOT / "requirements-clients.lock"
+CLIENTS_STAMP = CLIENTS / ".python"
+JAVASCRIPT = ROOT / "tests" / "local_aws" / "clients" / "javascript"
+JAVASCRIPT_LOCK = JAVASCRIPT / "package-lock.json"
+JAVASCRIPT_STAMP = CLIENTS / ".javascript"
 LOGS = ROOT / ".local" / "logs"
 GPU_ONLY = re.compile(r"^(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 
@@ -78,8 +88,13 @@ def without_gpu_packages(lock: str) -> str:
     return "\n".join(kept) + "\n"
 
 
-def serving_digest() -> str:
-    return hashlib.sha256(SERVING_LOCK.read_bytes()).hexdigest()
+def digest(lock: Path) -> str:
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+
+def installed(stamp: Path, lock: Path) -> bool:
+    """Whether what the lock asks for is what was installed last."""
+    return stamp.exists() and stamp.read_text() == digest(lock)
 
 
 def install_serving(log: Path) -> None:
@@ -104,12 +119,33 @@ def install_serving(log: Path) -> None:
     wanted.write_text(lock)
     # Every requirement is listed in the lock, so nothing has to be resolved.
     logged([*uv, "--require-hashes", "--no-deps", "-r", wanted], log)
-    SERVING_STAMP.write_text(serving_digest())
+    SERVING_STAMP.write_text(digest(SERVING_LOCK))
 
 
 def install_pulumi_cli(log: Path) -> None:
     """Install the Pulumi CLI by the first way that works."""
     logged([sys.executable, ROOT / "tools" / "pulumi_cli.py"], log)
+
+
+def install_clients(log: Path) -> None:
+    """Install the AWS CLI and the SageMaker SDK apart from this project's own packages."""
+    uv = [sys.executable, "-m", "uv"]
+    python = CLIENTS / "python"
+    logged([*uv, "venv", "--clear", "--python", sys.executable, python], log)
+    pip = [*uv, "pip", "install", "--python", python / "bin" / "python"]
+    logged([*pip, "--require-hashes", "--no-deps", "-r", CLIENTS_LOCK], log)
+    CLIENTS_STAMP.write_text(digest(CLIENTS_LOCK))
+
+
+def install_javascript(log: Path) -> None:
+    """Install what the client in JavaScript imports."""
+    folder = CLIENTS / "javascript"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(JAVASCRIPT / name, folder)
+    quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
+    logged(["npm", "ci", *quiet, "--prefix", folder], log)
+    JAVASCRIPT_STAMP.write_text(digest(JAVASCRIPT_LOCK))
 
 
 def install_browser(log: Path) -> None:
@@ -123,6 +159,12 @@ def install_browser(log: Path) -> None:
 def missing_for_clients() -> list[Step]:
     """The steps for the test tier `clients` that are not done yet."""
     steps = []
+    if not installed(CLIENTS_STAMP, CLIENTS_LOCK):
+        what = "AWS CLI, SageMaker Python SDK: 0.4 GB on disk"
+        steps.append(Step("Python clients", what, install_clients))
+    if not installed(JAVASCRIPT_STAMP, JAVASCRIPT_LOCK) and shutil.which("npm"):
+        what = "AWS SDK for JavaScript: 23 MB on disk"
+        steps.append(Step("JavaScript clients", what, install_javascript))
     if not shutil.which("chromedriver") and shutil.which("apt-get") and os.geteuid() == 0:
         what = "Debian's chromium and chromium-driver, 0.4 GB on disk"
         steps.append(Step("browser", what, install_browser, needed=False))
@@ -132,7 +174,7 @@ def missing_for_clients() -> list[Step]:
 def missing() -> list[Step]:
     """The steps for the local stack that are not done yet."""
     steps = []
-    if not SERVING_STAMP.exists() or SERVING_STAMP.read_text() != serving_digest():
+    if not installed(SERVING_STAMP, SERVING_LOCK):
         what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
         steps.append(Step("packages", what, install_serving))
     check = [sys.executable, str(ROOT / "tools" / "pulumi_cli.py"), "--check"]

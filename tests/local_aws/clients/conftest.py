@@ -1,0 +1,54 @@
+"""Programs that nobody here wrote, as their users run them: an endpoint URL and any credentials."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.local_aws.conftest import REGION, Account
+
+INSTALLED = Path(__file__).resolve().parents[3] / ".local" / "clients"
+"""Where tools/install.py puts what fights with this project's own packages."""
+ENDS_WITHIN_S = 120
+
+
+@pytest.fixture
+def account(start) -> Account:
+    account = start()
+    account.deploy()
+    account.in_service()
+    return account
+
+
+@pytest.fixture
+def run(tmp_path) -> Callable[..., str]:
+    """Run a program against an account; returns what it printed."""
+
+    def run(account: Account, *command: str | Path, **more: str) -> str:
+        environment = {
+            # Nothing of the user's own: no profile, no credentials, no proxy.
+            "HOME": str(tmp_path),
+            "PATH": os.environ["PATH"],
+            "AWS_ENDPOINT_URL": account.aws.url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **more,
+        }
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=ENDS_WITHIN_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
