@@ -1,10 +1,12 @@
-"""`local up`, `down` and `status`: the stack on this machine."""
+"""`local up`, `down`, `status` and `logs`: the stack on this machine."""
 
 import json
 import re
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -89,6 +91,57 @@ def status(
         while True:
             time.sleep(WATCHED_EVERY_S)
             live.update(_shown(look(), aws.url), refresh=True)
+
+
+@app.command("logs")
+def logs(
+    endpoint: Annotated[str | None, typer.Argument(help="Its name; all by default.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """What the instances wrote, each line after its log stream as CloudWatch Logs names it.
+
+    For example: async-inference local logs async-sdxl-local --follow
+    """
+    from async_inference.local_aws import daemon
+
+    folder = daemon.AWS_FOLDER / "logs"
+    known = sorted({path.name for path in folder.glob("*/*")})
+    if endpoint is not None and endpoint not in known:
+        raise InvalidInputError(
+            [f"endpoint {endpoint} has no logs here; there are those of: {', '.join(known) or '-'}"]
+        )
+    if not known:
+        raise InvalidInputError(["no endpoint has written a log yet; deploy one with make up"])
+    console = Console(soft_wrap=True, highlight=False)
+    read: dict[Path, int] = {}
+    with suppress(KeyboardInterrupt):
+        while True:
+            for stream, line in _new_lines(folder, endpoint or "*", read):
+                console.print(Text.assemble((stream, "dim"), f" {line}"))
+            if not follow:
+                return
+            time.sleep(WATCHED_EVERY_S)
+
+
+def _new_lines(folder: Path, endpoint: str, read: dict[Path, int]) -> Iterator[tuple[str, str]]:
+    """Whole lines that were not read yet, the longest silent instance first.
+
+    Args:
+        folder: where the endpoints' logs are, by region, endpoint and variant.
+        endpoint: whose.
+        read: how far each file was read, in bytes; kept up to date.
+    """
+    files = folder.glob(f"*/{endpoint}/*/*log")
+    for path in sorted(files, key=lambda path: path.stat().st_mtime):
+        with path.open("rb") as log:
+            log.seek(read.get(path, 0))
+            lines = log.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        read[path] = read.get(path, 0) + sum(map(len, lines))
+        stream = f"{path.parent.name}/{path.name.removesuffix('.log').replace('.', '/')}"
+        for line in lines:
+            yield stream, line.decode(errors="replace").rstrip()
 
 
 def _running() -> "Daemon":

@@ -206,7 +206,7 @@ def summary(endpoint: dict[str, Any]) -> str:
     backlog, busy = endpoint["backlog"], endpoint["busy"]
     asked_for, in_service = endpoint["desired"], endpoint["in_service"]
     if endpoint["status"] == "Failed":
-        return f"Failed: {endpoint['failure_reason']}"
+        return "Failed: it could not be created."
     if endpoint["status"] == "Creating":
         return f"Being created: {_count(asked_for, 'instance')} starting."
     if not backlog and not in_service and not asked_for:

@@ -1,56 +1,31 @@
 """The page of the embedded AWS in a real browser: it shows what happens, and keeps its manners."""
 
-import os
-import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from async_inference.local_aws.server import LocalAws, Options
+from tests.local_aws.browser import DESK, PHONE, chromium, emulate
 from tests.local_aws.conftest import Account, eventually
 from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, track, wake
 
 pytestmark = pytest.mark.clients
 
-PHONE, DESK = (390, 844), (1280, 900)
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 READABLE_CONTRAST = 4.5
 """The least contrast of text that WCAG 2 level AA allows."""
 
 
-def found(*names: str) -> str | None:
-    return next(filter(None, map(shutil.which, names)), None)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
-    chromium = found("chromium", "chromium-browser", "google-chrome")
-    driver = found("chromedriver", str(Path(os.environ.get("CHROMEWEBDRIVER", ""), "chromedriver")))
-    if chromium is None or driver is None:
+    chrome = chromium(tmp_path_factory.mktemp("browser"))
+    if chrome is None:
         pytest.skip("no Chromium with its driver; as root: apt-get install chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(driver))
     yield chrome
     chrome.quit()
 
@@ -67,25 +42,11 @@ class Page:
         self.browser = browser
 
     def open(self, url: str, theme: str = "light", size: tuple[int, int] = DESK) -> None:
-        self.look(theme, size)
+        emulate(self.browser, theme, size)
         self.browser.get("about:blank")
         self.complaints()
         self.browser.get(f"{url}/_local/")
         eventually(lambda: self.state() == "live", "a live page")
-
-    def look(self, theme: str, size: tuple[int, int]) -> None:
-        width, height = size
-        preference = {"name": "prefers-color-scheme", "value": theme}
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
-        self.browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {
-                "width": width,
-                "height": height,
-                "deviceScaleFactor": 1,
-                "mobile": size == PHONE,
-            },
-        )
 
     def state(self) -> str | None:
         return self.script("return document.body.dataset.state")
@@ -174,6 +135,17 @@ def test_it_shows_what_the_instances_do(page, account):
     assert "in service" in instance
     assert page.text("#summary") == "At work: 1 instance on 1 request."
     assert page.tile("Backlog") == "1"
+
+
+def test_it_says_why_an_update_was_rolled_back(page, account):
+    account.configure("echo-2", "echo", code="raise RuntimeError('no model')")
+    page.open(account.aws.url)
+
+    account.sagemaker.update_endpoint(EndpointName="echo", EndpointConfigName="echo-2")
+
+    eventually(lambda: "no model" in page.text("#problem"), "the reason on the page")
+    assert page.text("#summary") == "Idle: 1 instance in service, nothing queued."
+    assert "runs echo-1" in page.text("#tiles")
 
 
 def test_it_says_when_the_embedded_aws_is_gone_and_when_it_is_back(page, tmp_path):

@@ -54,7 +54,7 @@ def endpoint(**changes: Any) -> dict[str, Any]:
         ({"status": "Creating", "desired": 1}, "Being created: 1 instance starting."),
         (
             {"status": "Failed", "failure_reason": "no such handler"},
-            "Failed: no such handler",
+            "Failed: it could not be created.",
         ),
         (
             {

@@ -370,6 +370,7 @@ function render() {
   const mine = (activity) => activity.ResourceId.split("/")[1] === name;
   const activities = region.activities.filter(mine);
   byId("summary").textContent = endpoint.summary;
+  byId("problem").textContent = endpoint.failure_reason ?? "";
   showTiles(endpoint);
   showInstances(endpoint.instances);
   drawCharts(endpoint, alarms, activities);
