@@ -29,6 +29,8 @@ from async_inference.client.rules import (
 )
 
 DEFAULT_PACE = Pace()
+PATIENCE_S = 30.0
+"""For what is better waited for; longer than an SQS receive is silent."""
 CHUNK_BYTES = 1 << 20
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", ".png"),
@@ -43,29 +45,25 @@ class Aws:
     Args:
         session: where credentials and region come from.
         url: of an AWS that is not the real one; None is the session's.
-        patience_s: how long one call may take to connect, and to send anything.
+        look_s: how long a look may take in all.
         connections: how many calls may go on at the same time.
     """
 
     def __init__(
-        self,
-        session: boto3.Session | None,
-        url: str | None,
-        patience_s: float,
-        connections: int,
+        self, session: boto3.Session | None, url: str | None, look_s: float, connections: int
     ) -> None:
         self._session = session or boto3.Session()
         self._url = url
-        self._patience_s = patience_s
+        self._look_s = look_s
         self._connections = connections
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, bool], Any] = {}
         self._lock = threading.Lock()
 
     def perform(self, effect: Call | Fetch) -> Any:
         """Do it and return its answer; raises what botocore raises."""
         if isinstance(effect, Fetch):
             return self._fetch(effect)
-        operation = getattr(self._client(effect.service), effect.operation)
+        operation = getattr(self._client(effect.service, effect.patient), effect.operation)
         return operation(**effect.parameters)
 
     def close(self) -> None:
@@ -75,26 +73,25 @@ class Aws:
                 client.close()
             self._clients.clear()
 
-    def _client(self, service: str) -> Any:
+    def _client(self, service: str, patient: bool) -> Any:
         with self._lock:
-            if service not in self._clients:
-                # An SQS receive is silent for as long as it waits.
-                patience_s = 30.0 if service == "sqs" else self._patience_s
-                self._clients[service] = self._session.client(
+            if (service, patient) not in self._clients:
+                half_s = PATIENCE_S if patient else self._look_s / 2
+                self._clients[service, patient] = self._session.client(
                     service,
                     endpoint_url=self._url,
                     config=Config(
-                        connect_timeout=self._patience_s,
-                        read_timeout=patience_s,
+                        connect_timeout=half_s,
+                        read_timeout=half_s,
                         max_pool_connections=self._connections,
                         retries={"total_max_attempts": 1, "mode": "standard"},
                     ),
                 )
-            return self._clients[service]
+            return self._clients[service, patient]
 
     def _fetch(self, fetch: Fetch) -> Result:
         bucket, key = split(fetch.location)
-        answer = self._client("s3").get_object(Bucket=bucket, Key=key)
+        answer = self._client("s3", False).get_object(Bucket=bucket, Key=key)
         content_type = answer.get("ContentType", "application/octet-stream")
         size_bytes, stream = answer["ContentLength"], answer["Body"]
         with stream:

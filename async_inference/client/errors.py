@@ -203,6 +203,8 @@ def of_failure(text: str) -> RejectedError | FailedError:
 
 
 def _said(message: str) -> str:
+    # SageMaker's toolkit appends the traceback to what was raised.
+    message = message.partition("\nTraceback (most recent call last)")[0] or message
     try:
         answer = json.loads(message)
     except ValueError:

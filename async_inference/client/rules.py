@@ -45,11 +45,16 @@ _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}")
 
 @dataclass(frozen=True)
 class Call:
-    """A boto3 operation; its answer is the operation's."""
+    """A boto3 operation; its answer is the operation's.
+
+    `patient` where giving up early would do harm: an upload, or a submission that then is made
+    twice.
+    """
 
     service: str
     operation: str
     parameters: Mapping[str, Any]
+    patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,8 @@ class EndpointState:
 class Pace:
     """How long to pause between two looks: from `first_s`, growing by `factor`, to `longest_s`.
 
-    A deadline is kept within `longest_s`: pauses are cut at the deadline, and a look that AWS does
-    not answer is given up after that time.
+    A wait's deadline is kept within `longest_s`: pauses are cut at the deadline, and a look that
+    AWS does not answer is given up after that time.
     """
 
     first_s: float = 0.2
@@ -269,7 +274,7 @@ class Rules:
                     request.body, request.content_type, inference_id, until_s
                 )
             answer = yield from self._call(
-                Call("sagemaker-runtime", "invoke_endpoint_async", parameters),
+                Call("sagemaker-runtime", "invoke_endpoint_async", parameters, patient=True),
                 f"submitting to {self.endpoint}",
                 "sagemaker:InvokeEndpointAsync",
                 until_s,
@@ -308,6 +313,8 @@ class Rules:
                 except Exception as error:
                     if not errors.is_missing(error):
                         trouble = error
+                        if self.now_s() >= until_s:
+                            break
             if gone is not None:
                 raise gone
             left_s = until_s - self.now_s()
@@ -364,12 +371,16 @@ class Rules:
                     bucket, key = split(location)
                     keys.setdefault(bucket, {})[key] = accepted
             for bucket, wanted in keys.items():
-                for key in (yield from self._listed(bucket, wanted)):
+                present = yield from self._listed(bucket, wanted)
+                if present is None:
+                    return list(ended.values())
+                for key in present:
                     accepted = wanted[key]
                     ended[accepted.inference_id] = Ended(accepted, failed)
         return list(ended.values())
 
-    def _listed(self, bucket: str, wanted: Mapping[str, Accepted]) -> Rule[list[str]]:
+    def _listed(self, bucket: str, wanted: Mapping[str, Accepted]) -> Rule[list[str] | None]:
+        """Which of these keys exist; None where S3 does not say just now."""
         present: list[str] = []
         last = max(wanted)
         prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 of characters is what S3 takes
@@ -379,7 +390,7 @@ class Rules:
                 page = yield Call("s3", "list_objects_v2", parameters)
             except Exception as error:
                 if errors.is_transient(error):
-                    return present
+                    return None
                 raise errors.typed(
                     error, f"listing s3://{bucket}", "s3:ListBucket", StorageError
                 ) from error
@@ -455,6 +466,7 @@ class Rules:
                 "s3",
                 "put_object",
                 {"Bucket": bucket, "Key": key, "Body": body, "ContentType": content_type},
+                patient=True,
             ),
             f"uploading {len(body)} bytes to s3://{bucket}/{key}",
             "s3:PutObject",
@@ -601,6 +613,7 @@ class Watch:
                 "sqs",
                 "receive_message",
                 {"QueueUrl": queue_url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": wait_s},
+                patient=True,
             )
             messages = answer.get("Messages", [])
             for message in messages:

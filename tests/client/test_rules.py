@@ -156,6 +156,13 @@ def test_submitting_and_waiting_share_one_deadline():
             507,
         ),
         (
+            'Received server error (500) from primary with message "no such style\n'
+            'Traceback (most recent call last):\n  File "x". See the log"". See https://x',
+            FailedError,
+            "no such style",
+            500,
+        ),
+        (
             "ClientError: Received server error (500) from model. See the SageMaker Endpoint logs",
             FailedError,
             "ClientError: Received server error (500) from model. See the SageMaker Endpoint logs",
