@@ -211,7 +211,7 @@ const askedFor = (activity) => Number(/(\d+)\.$/.exec(activity.Description)?.[1]
 function marks(activities) {
   const svg = plot(30, `${activities.length} scaling activities`);
   let before = null;
-  let freeFromPx = 0;
+  const labels = []; // of marks so close that their labels would overlap, one for all
   for (const activity of activities.toReversed()) {
     const to = askedFor(activity);
     const x = axis.x(activity.StartTime);
@@ -220,11 +220,12 @@ function marks(activities) {
     if (x < LEFT) continue;
     const d = grew ? `M${x - 5} 13L${x} 3L${x + 5} 13Z` : `M${x - 5} 3L${x} 13L${x + 5} 3Z`;
     svg.append(shape("path", { class: `mark ${grew ? "out" : "in"}`, d }));
-    if (x < freeFromPx) continue;
-    freeFromPx = x + 22;
-    const place = { class: "mark-label", x, y: 27, "text-anchor": "middle" };
-    svg.append(shape("text", place, `\u2192${to}`));
+    const last = labels.at(-1);
+    if (last && x < last.fromPx + 24 * last.text.length) last.text.push(`\u2192${to}`);
+    else labels.push({ fromPx: x - 9, text: [`\u2192${to}`] });
   }
+  for (const { fromPx, text } of labels)
+    svg.append(shape("text", { class: "mark-label", x: fromPx, y: 27 }, text.join("")));
   return figure(svg, "Scaling", [], "\u25b2 out  \u25bc in  \u2192 instances asked for");
 }
 
