@@ -56,11 +56,12 @@ install: .venv/.base
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-# After a change of pyproject.toml or inference_code/requirements.txt: pin everything by hash again.
+# After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
 lock: .venv/.base
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q \
 		--custom-compile-command "make lock" -o requirements.lock
-	echo torch==$(TORCH_VERSION) | uv pip compile inference_code/requirements.txt - --universal \
+	printf "torch==$(TORCH_VERSION)\ntorchserve==0.12.0\nsagemaker-pytorch-inference==2.0.25\n" | uv pip compile inference_code/requirements.txt \
+		handlers/digits/requirements.txt - --universal \
 		--generate-hashes --no-emit-index-url -q -c requirements.lock \
 		--custom-compile-command "make lock" -o requirements-serving.lock
 	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,27 +42,35 @@ def package(handler: Path, build_folder: Path = BUILD_FOLDER) -> Path:
     Returns:
         The archive, `<build_folder>/<sha256>.tar.gz`.
     """
-    archive = io.BytesIO()
+    files = {
+        f"code/{file.relative_to(handler).as_posix()}": file
+        for file in sorted(handler.rglob("*"))
+        if file.is_file() and not _LEFT_OUT.intersection(file.relative_to(handler).parts)
+    }
+    content = hashlib.sha256()
+    for name, file in files.items():
+        content.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    archive = build_folder / f"{content.hexdigest()}.tar.gz"
+    # Reading is quick, compressing is not: a preview without a change does not pack again.
+    if not archive.exists():
+        build_folder.mkdir(parents=True, exist_ok=True)
+        unfinished = archive.with_suffix(".part")
+        _pack(files, unfinished)
+        unfinished.replace(archive)
+    return archive
+
+
+def _pack(files: dict[str, Path], archive: Path) -> None:
     with (
-        gzip.GzipFile(fileobj=archive, mode="wb", mtime=0) as packed,
+        archive.open("wb") as output,
+        gzip.GzipFile(filename="", fileobj=output, mode="wb", mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        for file in sorted(handler.rglob("*")):
-            inside = file.relative_to(handler)
-            if not file.is_file() or _LEFT_OUT.intersection(inside.parts):
-                continue
-            entry = tarfile.TarInfo(f"code/{inside.as_posix()}")
+        for name, file in files.items():
+            entry = tarfile.TarInfo(name)
             entry.size, entry.mode = file.stat().st_size, 0o644
             with file.open("rb") as content:
                 tar.addfile(entry, content)
-    content_hash = hashlib.sha256(archive.getvalue()).hexdigest()
-    packed_file = build_folder / f"{content_hash}.tar.gz"
-    if not packed_file.exists():
-        build_folder.mkdir(parents=True, exist_ok=True)
-        unfinished = packed_file.with_suffix(".part")
-        unfinished.write_bytes(archive.getvalue())
-        unfinished.replace(packed_file)
-    return packed_file
 
 
 class ModelSource(pulumi.ComponentResource):

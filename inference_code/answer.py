@@ -1,14 +1,19 @@
-"""Images with their story, as PNG or JSON."""
+"""Images with their story: PNG, JPEG, WebP, JSON, or several in a zip."""
 
 import base64
 import io
 import json
-from dataclasses import asdict, dataclass
+import zipfile
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from errors import RefusedError
 
-PNG, JSON = "image/png", "application/json"
+JSON, ZIP = "application/json", "application/zip"
+IMAGE_FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+IMAGE_DESCRIPTION = 0x010E
+"""The EXIF tag that holds the metadata of a JPEG or WebP, as JSON."""
+MAX_ACCEPT_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -20,60 +25,113 @@ class Metadata:
     seed: int
     steps: int
     guidance_scale: float
+    scheduler: str
     width: int
     height: int
+    strength: float | None
+    refine: float | None
     model: str
-    seconds: float
+    version: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The images (PIL), and what made them."""
+    """The images (PIL), what made the first of them, and how long that took.
+
+    The image with index i has the seed of the first plus i. Times are apart from the metadata: they
+    are in JSON and zip, but not in an image, since the same request gives the same image, byte by
+    byte.
+    """
 
     images: list[Any]
     metadata: Metadata
+    timings_s: dict[str, float]
+
+    def story(self) -> dict[str, Any]:
+        """Metadata and times, for JSON."""
+        return asdict(self.metadata) | {"timings_s": self.timings_s}
 
 
-def negotiated(accept: str | None) -> str:
-    """The media type to answer with; PNG unless JSON is preferred.
+def negotiated(accept: str | None, images: int) -> str:
+    """The media type to answer with: of the most wanted types the first that can be made.
+
+    Args:
+        accept: an Accept header, with q-values.
+        images: how many there are to be; several fit JSON and zip only.
 
     Raises:
         RefusedError: 406, none of the accepted types can be made.
     """
-    wanted = [part.split(";")[0].strip().lower() for part in (accept or "*/*").split(",")]
-    for media_type in wanted:
-        if media_type in (PNG, "image/*", "*/*", "application/octet-stream"):
-            return PNG
-        if media_type in (JSON, "application/*"):
-            return JSON
-    raise RefusedError(406, f"Accept {accept!r}: images come as {PNG} or {JSON}")
+    able = [*IMAGE_FORMATS, JSON, ZIP] if images == 1 else [ZIP, JSON]
+    if len(accept or "") <= MAX_ACCEPT_CHARACTERS:
+        # Sorting is stable: among equals the order of the header decides.
+        for media_range, quality in sorted(_ranges(accept or "*/*"), key=lambda r: -r[1]):
+            for media_type in able:
+                if quality > 0 and _covers(media_range, media_type):
+                    return media_type
+    shown = repr(accept)
+    raise RefusedError(
+        406,
+        f"Accept {shown if len(shown) <= 100 else shown[:99] + '…'}: {images} "
+        f"image{'s come' if images > 1 else ' comes'} as {', '.join(able)}",
+    )
 
 
 def encode(answer: Answer, media_type: str) -> bytes:
-    """The answer's bytes.
-
-    Raises:
-        RefusedError: 406, several images do not fit one PNG.
-    """
+    """The answer's bytes as a type that `negotiated` gave for this number of images."""
     if media_type == JSON:
-        pngs = [_png(image, answer.metadata) for image in answer.images]
+        pngs = [_image(answer, index, "image/png") for index in range(len(answer.images))]
         images = [base64.b64encode(png).decode() for png in pngs]
-        return json.dumps({"images": images, "metadata": asdict(answer.metadata)}).encode()
-    if len(answer.images) != 1:
-        raise RefusedError(
-            406, f"{len(answer.images)} images do not fit one PNG; send Accept: {JSON}"
-        )
-    return _png(answer.images[0], answer.metadata)
+        return json.dumps({"images": images, "metadata": answer.story()}).encode()
+    if media_type == ZIP:
+        buffer = io.BytesIO()
+        # PNGs are compressed already.
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for index in range(len(answer.images)):
+                entry = zipfile.ZipInfo(f"{index}.png")  # with the same date always
+                archive.writestr(entry, _image(answer, index, "image/png"))
+            entry = zipfile.ZipInfo("metadata.json")
+            archive.writestr(entry, json.dumps(answer.story(), indent=2))
+        return buffer.getvalue()
+    return _image(answer, 0, media_type)
 
 
-def _png(image: Any, metadata: Metadata) -> bytes:
+def _ranges(accept: str) -> list[tuple[str, float]]:
+    ranges = []
+    for part in accept.split(","):
+        media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        ranges.append((media_range, quality))
+    return ranges
+
+
+def _covers(media_range: str, media_type: str) -> bool:
+    kind = media_type.partition("/")[0]
+    # Any bytes will do for octet-stream.
+    return media_range in (media_type, f"{kind}/*", "*/*", "application/octet-stream")
+
+
+def _image(answer: Answer, index: int, media_type: str) -> bytes:
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    info = PngInfo()
-    for key, value in asdict(metadata).items():
-        # Not the time it took: the same request gives the same bytes.
-        if key != "seconds":
-            info.add_itxt(key, str(value))
+    metadata = asdict(replace(answer.metadata, seed=answer.metadata.seed + index))
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=info)
+    if media_type == "image/png":
+        info = PngInfo()
+        for key, value in metadata.items():
+            if value is not None:
+                info.add_itxt(key, str(value))
+        answer.images[index].save(buffer, format="PNG", pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif[IMAGE_DESCRIPTION] = json.dumps(metadata)
+        answer.images[index].save(buffer, format=IMAGE_FORMATS[media_type], quality=95, exif=exif)
     return buffer.getvalue()

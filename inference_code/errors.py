@@ -6,6 +6,7 @@ function as a value, and only `output_fn` turns it into an answer.
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,24 @@ class RefusedError(Exception):
     def __init__(self, status: int, *problems: str) -> None:
         super().__init__(*problems)
         self.refusal = Refusal(status, problems)
+
+
+def answer_without_traceback(transformer: Any) -> None:
+    """Let the toolkit answer what fails in itself with a sentence; the log has the traceback.
+
+    It decodes a JSON body before it calls `input_fn`, so bytes that are no UTF-8 fail there.
+
+    Args:
+        transformer: `sagemaker_inference.transformer.Transformer`.
+    """
+
+    def handle_error(context, error, trace: str) -> list[bytes]:
+        print(trace, flush=True)
+        if "UnicodeDecodeError" in trace:
+            refusal = Refusal(400, ("the body is not UTF-8",))
+        else:
+            refusal = Refusal(error.status_code, (f"the handler failed: {error.message}",))
+        context.set_response_status(code=refusal.status, phrase="Refused")
+        return [refusal.body]
+
+    transformer.handle_error = staticmethod(handle_error)

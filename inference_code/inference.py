@@ -1,72 +1,99 @@
 """The four functions that SageMaker's serving toolkit calls, for Stable Diffusion XL.
 
 To bring another model, write another folder with these four functions and name it in the stack's
-`handler`; nothing else changes.
+`handler`; nothing else changes. `handlers/digits` is one.
 """
 
+import gc
 import os
 import sys
 import traceback
 
 from answer import JSON, Answer, encode, negotiated
-from errors import Refusal, RefusedError
+from errors import Refusal, RefusedError, answer_without_traceback
 from request import ImageRequest, parse
 
-DEFAULT_WEIGHTS = "stabilityai/stable-diffusion-xl-base-1.0"
+_toolkit = sys.modules.get("sagemaker_inference.transformer")
+if _toolkit is not None:
+    answer_without_traceback(_toolkit.Transformer)
 
 
 def model_fn(model_dir):
-    """Load the pipeline that MODEL_WEIGHTS names, once for each process."""
+    """Load the pipeline and what the environment adds to it, once for each process."""
     # Here, since reading and refusing a request needs no torch.
-    from pipeline import load
+    from weights import Weights
 
-    return load(os.environ.get("MODEL_WEIGHTS", DEFAULT_WEIGHTS))
+    weights = Weights.from_environment(model_dir, os.environ)
+    weights.read_ahead()
+    from pipeline import load, warm_up
+
+    model = load(weights)
+    if os.environ.get("WARM_UP") == "1":
+        warm_up(model)
+    return model
 
 
-def input_fn(body, content_type) -> ImageRequest | Refusal:
+def input_fn(body, content_type, context) -> ImageRequest | Refusal:
     """Read a request; a bad one becomes a 4xx that names each field and what to do."""
     try:
-        return parse(body, content_type)
+        request = parse(body, content_type)
+        # Before the work, not after it.
+        negotiated(_accepted(context), request.num_images)
+        return request
     except RefusedError as error:
         return error.refusal
 
 
-def predict_fn(request, pipeline) -> Answer | Refusal:
+def predict_fn(request, model) -> Answer | Refusal:
     """Make the images; deterministic by seed. Whatever goes wrong, the worker goes on."""
     if isinstance(request, Refusal):
         return request
     from pipeline import generate
 
     try:
-        return generate(pipeline, request)
+        return generate(model, request)
+    except RefusedError as error:
+        return error.refusal
     except Exception as error:
         traceback.print_exc()
-        memory = isinstance(error, MemoryError) or "out of memory" in str(error).lower()
-        if not memory:
+        if not _out_of_memory(error):
             return Refusal(500, (f"the model failed: {type(error).__name__}: {error}",))
+    # Here, where the traceback no longer holds the failed run's tensors.
     _free_memory()
+    size = f" of {request.width} x {request.height}" if request.width and request.height else ""
     return Refusal(
         507,
         (
-            f"out of memory for {request.num_images} image(s) of {request.width} x "
-            f"{request.height}: ask for a smaller size or fewer images",
+            f"out of memory for {request.num_images} image(s){size}: ask for a smaller size or "
+            "fewer images",
         ),
     )
 
 
 def output_fn(answer, accept, context):
-    """One PNG, or JSON with all images, as the request's Accept asks; a refusal as JSON."""
-    if isinstance(answer, Answer):
-        try:
-            media_type = negotiated(accept)
-            return encode(answer, media_type), media_type
-        except RefusedError as error:
-            answer = error.refusal
-    context.set_response_status(code=answer.status, phrase="Refused")
-    return answer.body, JSON
+    """The images as the request's Accept asks; a refusal as JSON."""
+    if isinstance(answer, Refusal):
+        context.set_response_status(code=answer.status, phrase="Refused")
+        return answer.body, JSON
+    media_type = negotiated(accept, len(answer.images))
+    return encode(answer, media_type), media_type
+
+
+def _accepted(context) -> str:
+    """The Accept header; without one, what the toolkit takes for it (its default is JSON)."""
+    headers = context.request_processor[0].get_request_properties()
+    accept = headers.get("Accept") or headers.get("accept")
+    return JSON if accept in (None, "", "*/*") else accept
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    # Of CUDA, and of torch's allocator on the CPU, which raises a plain RuntimeError.
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
 def _free_memory() -> None:
+    gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

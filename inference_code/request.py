@@ -1,39 +1,104 @@
 """What a caller may ask for, and the sentence for everything else."""
 
+import base64
+import binascii
+import io
 import json
 import os
 import secrets
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from errors import RefusedError
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictFloat,
     StrictInt,
     StrictStr,
     ValidationError,
+    model_validator,
 )
 
-MAX_STEPS = int(os.environ.get("MAX_STEPS", "150"))
-MAX_PIXELS = int(os.environ.get("MAX_PIXELS", str(1536 * 1536)))
-MAX_IMAGES = int(os.environ.get("MAX_IMAGES", "8"))
-MAX_PROMPT_CHARACTERS = 4000
-MAX_BODY_BYTES = 1_000_000
-JSON_TYPES = {"application/json", "application/jsonlines"}
-DEFAULT_SIZE = int(os.environ.get("DEFAULT_SIZE", "1024"))
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-Side = Annotated[StrictInt, Field(ge=64, le=4096, multiple_of=8)]
+
+def _limit(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"environment variable {name} = {text!r}: must be a whole number above 0")
+    return int(text)
+
+
+MAX_STEPS = _limit("MAX_STEPS", 150)
+MAX_PIXELS = _limit("MAX_PIXELS", 1536 * 1536)
+MAX_IMAGES = _limit("MAX_IMAGES", 8)
+MAX_PROMPT_CHARACTERS = _limit("MAX_PROMPT_CHARACTERS", 4000)
+MAX_BODY_BYTES = _limit("MAX_BODY_BYTES", 64_000_000)
+MAX_INPUT_PIXELS = _limit("MAX_INPUT_PIXELS", 4096 * 4096)
+JSON_TYPES = {"application/json", "application/jsonlines"}
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
+PIXEL_STEP = 8
+"""Latents are an eighth of the pixels."""
+SMALLEST_SIDE = 64
+
+
+def _picture(value: object) -> "Image":
+    """A picture from base64 (or a data URL), refused by its header before anything is decoded."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a {', '.join(PICTURE_FORMATS)} picture in base64")
+    from PIL import Image, ImageOps
+
+    encoded = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        file = io.BytesIO(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        raise ValueError("is no base64") from None
+    too_large = ValueError(f"has too many pixels; at most {MAX_INPUT_PIXELS} are read")
+    try:
+        picture = Image.open(file, formats=PICTURE_FORMATS)
+        if picture.width * picture.height > MAX_INPUT_PIXELS:
+            raise too_large
+        return ImageOps.exif_transpose(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise too_large from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"is no picture in a format of {', '.join(PICTURE_FORMATS)}") from None
+    except (OSError, SyntaxError, EOFError, OverflowError, IndexError) as error:
+        raise ValueError(f"cannot be decoded: {error}") from None
+
+
+Side = Annotated[StrictInt, Field(ge=SMALLEST_SIDE, le=4096, multiple_of=PIXEL_STEP)]
 Text = Annotated[StrictStr, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Number = StrictFloat | StrictInt
+Picture = Annotated[Any, BeforeValidator(_picture)]
+Scheduler = Literal[
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde_karras",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "lcm",
+    "unipc",
+]
 
 
 class ImageRequest(BaseModel):
     """One request for images.
 
     prompt: what to show. negative_prompt: what to keep out. steps: denoising steps.
-    guidance_scale: how closely to follow the prompt. width, height: pixels, multiples of 8.
-    seed: the same seed gives the same images; a random one if absent. num_images: how many.
+    guidance_scale: how closely to follow the prompt. width, height: pixels, multiples of 8; the
+    model's own size, or that of `image`, if absent. seed: the same seed gives the same images; a
+    random one if absent. num_images: how many. scheduler: the model's own if absent.
+
+    image: a picture in base64 to start from, scaled to width and height. strength: how far to go
+    from it, above 0 to 1. mask_image: only what is white in it changes.
+
+    refine: the share of the steps that the refiner takes, where the endpoint has one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,13 +106,44 @@ class ImageRequest(BaseModel):
     prompt: Annotated[Text, Field(min_length=1)]
     negative_prompt: Text = ""
     steps: Annotated[StrictInt, Field(ge=1, le=MAX_STEPS)] = 30
-    guidance_scale: Annotated[StrictFloat | StrictInt, Field(ge=0, le=50)] = 5.0
-    width: Side = DEFAULT_SIZE
-    height: Side = DEFAULT_SIZE
+    guidance_scale: Annotated[Number, Field(ge=0, le=50)] = 5.0
+    width: Side | None = None
+    height: Side | None = None
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = Field(
         default_factory=lambda: secrets.randbelow(2**32)
     )
     num_images: Annotated[StrictInt, Field(ge=1, le=MAX_IMAGES)] = 1
+    scheduler: Scheduler | None = None
+    image: Picture | None = None
+    mask_image: Picture | None = None
+    strength: Annotated[Number, Field(gt=0, le=1)] = 0.8
+    refine: Annotated[Number, Field(ge=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        problems = []
+        if self.mask_image is not None and self.image is None:
+            problems.append("mask_image: needs image, the picture that it masks")
+        if "strength" in self.model_fields_set and self.image is None:
+            problems.append("strength: needs image, the picture to start from")
+        if self.refine is not None and self.image is not None:
+            problems.append("refine: refines what a prompt alone makes; leave it or image out")
+        if self.image is not None and int(self.steps * self.strength) < 1:
+            problems.append(
+                f"strength = {self.strength}: leaves none of {self.steps} steps; raise either"
+            )
+        width, height = self.size((SMALLEST_SIDE, SMALLEST_SIDE))
+        if width * height > MAX_PIXELS:
+            problems.append(f"width x height = {width * height}: at most {MAX_PIXELS} pixels")
+        if problems:
+            raise RefusedError(400, *problems)
+        return self
+
+    def size(self, default: tuple[int, int]) -> tuple[int, int]:
+        """Width and height to make: as asked, as `image` has them, or the default."""
+        if self.image is not None:
+            default = (_side(self.image.width), _side(self.image.height))
+        return self.width or default[0], self.height or default[1]
 
 
 def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
@@ -79,26 +175,29 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
     if not isinstance(fields, dict):
         raise RefusedError(400, 'the body must be a JSON object like {"prompt": "a lighthouse"}')
     try:
-        request = ImageRequest.model_validate(fields)
+        return ImageRequest.model_validate(fields)
     except ValidationError as error:
-        raise RefusedError(400, *map(_sentence, error.errors(include_url=False))) from None
-    if request.width * request.height > MAX_PIXELS:
-        raise RefusedError(
-            400, f"width x height = {request.width * request.height}: at most {MAX_PIXELS} pixels"
-        )
-    return request
+        problems = error.errors(include_url=False, include_context=False)
+        raise RefusedError(400, *map(_sentence, problems)) from None
+
+
+def _side(pixels: int) -> int:
+    return max(SMALLEST_SIDE, pixels // PIXEL_STEP * PIXEL_STEP)
 
 
 def _sentence(problem) -> str:
-    field = ".".join(
-        str(part) for part in problem["loc"] if not str(part).startswith("constrained")
-    )
-    field = field.split(".")[0]
+    field = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         known = ", ".join(ImageRequest.model_fields)
-        return f"{field}: no such field; there are {known}"
+        return f"{_shown(field, 60)}: no such field; there are {known}"
     if problem["type"] == "missing":
         return f"{field}: is required"
-    shown = repr(problem["input"])
-    shown = shown if len(shown) <= 60 else shown[:59] + "…"
-    return f"{field} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    rule = problem["msg"].removeprefix("Value error, ")
+    shown = problem["input"]
+    # Cut before it is quoted: a picture has millions of characters.
+    shown = repr(shown[:60] if isinstance(shown, str) else shown)
+    return f"{field} = {_shown(shown, 60)}: {rule[0].lower()}{rule[1:]}"
+
+
+def _shown(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,8 +1,13 @@
 """A request is read or refused with a sentence for each field; no torch is needed for that."""
 
+import base64
 import importlib
+import io
 import json
+import struct
 import sys
+import tracemalloc
+import zlib
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +16,15 @@ from hypothesis import strategies as st
 
 
 class Context:
-    """What a model server lets a handler set."""
+    """What a model server lets a handler see and set."""
 
-    status = 200
+    def __init__(self, accept: str = "image/png") -> None:
+        self.status = 200
+        self.headers = {"Accept": accept}
+        self.request_processor = [self]
+
+    def get_request_properties(self) -> dict[str, str]:
+        return self.headers
 
     def set_response_status(self, code: int, phrase: str) -> None:
         self.status = code
@@ -27,7 +38,7 @@ def handler():
 def refusal(handler, body, content_type="application/json"):
     """(status, problems) of a refused request, through all functions of the contract."""
     context = Context()
-    request = handler.input_fn(body, content_type)
+    request = handler.input_fn(body, content_type, context)
     answer, media_type = handler.output_fn(handler.predict_fn(request, None), "image/png", context)
     assert media_type == "application/json"
     assert "torch" not in sys.modules or context.status >= 400
@@ -35,14 +46,14 @@ def refusal(handler, body, content_type="application/json"):
 
 
 def test_a_prompt_alone_is_enough(handler):
-    request = handler.input_fn('{"prompt": "a lighthouse"}', "application/json")
+    request = handler.input_fn('{"prompt": "a lighthouse"}', "application/json", Context())
 
     assert (request.prompt, request.num_images) == ("a lighthouse", 1)
-    assert request.width % 8 == 0
+    assert request.size((1024, 1024)) == (1024, 1024), "the model's own size"
 
 
 def test_a_bare_text_is_a_prompt(handler):
-    assert handler.input_fn(b"a lighthouse\n", "text/plain").prompt == "a lighthouse"
+    assert handler.input_fn(b"a lighthouse\n", "text/plain", Context()).prompt == "a lighthouse"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +99,7 @@ def test_every_wrong_field_is_in_one_answer(handler):
         (b"[]", "application/json", 400, "the body must be a JSON object"),
         (b"\xff\xfe", "application/json", 400, "the body is not UTF-8"),
         (b"[" * 100_000, "application/json", 400, "the body is no JSON"),
-        (b"x" * 1_000_001, "text/plain", 413, "at most 1000000"),
+        (b"x" * 64_000_001, "text/plain", 413, "at most 64000000"),
         (b"<prompt/>", "application/xml", 415, "send application/json or text/plain"),
     ],
 )
@@ -100,13 +111,13 @@ def test_a_body_that_cannot_be_read_says_why(handler, body, content_type, status
 
 
 def test_an_unexpected_error_is_a_sentence_without_a_traceback(handler, monkeypatch, capsys):
-    def broken(pipeline, request):
+    def broken(model, request):
         raise RuntimeError("the GPU fell off the bus")
 
     monkeypatch.setitem(sys.modules, "pipeline", SimpleNamespace(generate=broken))
     context = Context()
 
-    request = handler.input_fn('{"prompt": "x"}', "application/json")
+    request = handler.input_fn('{"prompt": "x"}', "application/json", Context())
     answer, _ = handler.output_fn(handler.predict_fn(request, None), "image/png", context)
 
     assert context.status == 500
@@ -117,13 +128,13 @@ def test_an_unexpected_error_is_a_sentence_without_a_traceback(handler, monkeypa
 
 
 def test_out_of_memory_says_what_to_ask_for_instead(handler, monkeypatch, capsys):
-    def hungry(pipeline, request):
+    def hungry(model, request):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setitem(sys.modules, "pipeline", SimpleNamespace(generate=hungry))
     context = Context()
 
-    request = handler.input_fn('{"prompt": "x"}', "application/json")
+    request = handler.input_fn('{"prompt": "x"}', "application/json", Context())
     answer, _ = handler.output_fn(handler.predict_fn(request, None), "image/png", context)
 
     assert context.status == 507
@@ -150,6 +161,176 @@ json_values = st.recursive(
 def test_no_body_whatever_escapes_as_an_exception(body):
     handler = importlib.import_module("inference")
 
-    request = handler.input_fn(body, "application/json")
+    request = handler.input_fn(body, "application/json", Context())
 
     assert type(request).__name__ in ("ImageRequest", "Refusal")
+
+
+def picture(width: int = 64, height: int = 64, form: str = "PNG") -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, form)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def bomb(width: int = 60_000, height: int = 60_000) -> str:
+    """A PNG of some hundred bytes that says it has 3.6 billion pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(100_000), 9)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data)
+    return base64.b64encode(png + chunk(b"IEND", b"")).decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"image": "no base64!"}, "image = 'no base64!': is no base64"),
+        ({"image": 7}, "image = 7: must be a PNG, JPEG, WEBP picture in base64"),
+        ({"image": "aGVsbG8="}, "is no picture in a format of PNG, JPEG, WEBP"),
+        ({"image": picture(form="GIF")}, "is no picture in a format of PNG, JPEG, WEBP"),
+        ({"image": picture()[:64]}, "cannot be decoded: "),
+        ({"image": bomb()}, "has too many pixels; at most 16777216 are read"),
+        ({"image": bomb(9_000, 9_000)}, "has too many pixels; at most 16777216 are read"),
+        ({"image": picture(), "mask_image": bomb()}, "mask_image = "),
+        ({"mask_image": picture()}, "mask_image: needs image"),
+        ({"strength": 0.5}, "strength: needs image"),
+        ({"image": picture(), "strength": 0}, "strength = 0: input should be greater than 0"),
+        ({"image": picture(), "strength": 0.01}, "leaves none of 30 steps"),
+        ({"image": picture(), "refine": 0.2}, "refine: refines what a prompt alone makes"),
+        ({"scheduler": "ancestral"}, "scheduler = 'ancestral': input should be 'ddim'"),
+    ],
+)
+def test_a_picture_is_refused_by_what_is_wrong_with_it(handler, fields, sentence):
+    status, problems = refusal(handler, json.dumps({"prompt": "x", **fields}))
+
+    assert status == 400
+    assert any(sentence in problem for problem in problems), problems
+    assert max(map(len, problems)) < 300, "a message holds no picture"
+
+
+def test_a_picture_gives_its_size_and_a_data_url_is_one(handler):
+    fields = {"prompt": "x", "image": f"data:image/jpeg;base64,{picture(203, 99, 'JPEG')}"}
+
+    request = handler.input_fn(json.dumps(fields), "application/json", Context())
+
+    assert request.size((1024, 1024)) == (200, 96), "multiples of 8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "images", "media_type"),
+    [
+        ("image/png", 1, "image/png"),
+        ("image/*", 1, "image/png"),
+        ("image/jpeg;q=0.5, image/webp", 1, "image/webp"),
+        ("application/json;q=0.2, image/jpeg;q=0.9", 1, "image/jpeg"),
+        ("text/html, application/json;q=0.1", 1, "application/json"),
+        ("application/zip", 1, "application/zip"),
+        ("*/*", 3, "application/zip"),
+        ("image/png, application/json;q=0.5", 3, "application/json"),
+        ("application/octet-stream", 3, "application/zip"),
+    ],
+)
+def test_the_most_wanted_type_that_can_be_made_is_made(handler, accept, images, media_type):
+    assert importlib.import_module("answer").negotiated(accept, images) == media_type
+
+
+@pytest.mark.parametrize(
+    ("accept", "images", "sentence"),
+    [
+        ("text/html", 1, "1 image comes as image/png, image/jpeg"),
+        ("image/png;q=0", 1, "1 image comes as"),
+        ("image/png", 2, "2 images come as application/zip, application/json"),
+        ("image/png;q=high", 1, "1 image comes as"),
+        ("," * 1_000_000, 1, "1 image comes as"),
+    ],
+)
+def test_what_cannot_be_accepted_is_refused_before_the_work(handler, accept, images, sentence):
+    body = json.dumps({"prompt": "x", "num_images": images})
+
+    refused = handler.input_fn(body, "application/json", Context(accept))
+
+    assert refused.status == 406
+    assert sentence in refused.problems[0]
+    assert len(refused.problems[0]) < 300
+
+
+def test_limits_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MAX_STEPS", "4")
+    handler = importlib.import_module("inference")
+
+    _, problems = refusal(handler, '{"prompt": "x", "steps": 5}')
+
+    assert problems == ["steps = 5: input should be less than or equal to 4"]
+
+
+def test_a_limit_that_is_no_number_names_its_variable(monkeypatch):
+    monkeypatch.setenv("MAX_STEPS", "many")
+
+    with pytest.raises(ValueError, match="variable MAX_STEPS = 'many': must be a whole number"):
+        importlib.import_module("request")
+
+
+def malformed() -> list[tuple[bytes, str]]:
+    """Two hundred and more requests with something wrong: (body, content type)."""
+    wrong_types = [None, True, [], {}, [1], "7", 1.5, -1, 0, 10**30, 1e308, "x" * 100_000]
+    numbers = ("steps", "width", "height", "seed", "num_images")
+    fields: list[dict] = [
+        {name: value}
+        for name in (*numbers, "guidance_scale", "strength", "refine", "scheduler", "image")
+        for value in wrong_types
+        if not (value is None and name in ("width", "height", "refine", "scheduler", "image"))
+        and not (value == 0 and name in ("seed", "guidance_scale", "refine"))
+        and not (value == 1.5 and name == "guidance_scale")
+    ]
+    fields += [{"width": width} for width in (1, 63, 65, 100, 4097, 4104, 2**31, 2**63)]
+    fields += [{"width": 4096, "height": height} for height in (1024, 2048, 4096)]
+    fields += [{"prompt": prompt} for prompt in ("", None, 7, [], {}, "x" * 4_001, "\ud800")]
+    fields += [{"prompt": "x" * 10**power} for power in (4, 5, 6, 7)]
+    fields += [{"negative_prompt": wrong} for wrong in (None, 7, [], "x" * 4_001)]
+    fields += [{name: 1} for name in ("Prompt", "colour", "__class__", "model_config", "")]
+    pictures = [bomb(), bomb(4_097, 4_096), bomb(1, 2**31 - 1), "data:,", "data:image/png;base64,"]
+    pictures += [picture()[:length] for length in range(4, 68, 8)]
+    pictures += [picture(form=form) for form in ("GIF", "BMP", "TIFF", "PPM")]
+    fields += [{"image": wrong} for wrong in pictures]
+    fields += [{"image": picture(), "mask_image": wrong} for wrong in pictures]
+    as_json = "application/json"
+    bodies = [(json.dumps({"prompt": "x"} | wrong).encode(), as_json) for wrong in fields]
+    whole = b'{"prompt": "x"}'
+    bodies += [(whole[:length], as_json) for length in range(len(whole))]
+    bodies += [
+        (text, as_json)
+        for text in (b"[]", b"7", b"null", b'"x"', b"NaN", b"\x00", b"[" * 100_000, b"1" * 10_000)
+    ]
+    bodies += [(whole, wrong) for wrong in ("image/png", "text/html", "x", "application/xml")]
+    bodies += [
+        ('{"prompt": "é"}'.encode(code), "application/json") for code in ("latin-1", "utf-16")
+    ]
+    return bodies
+
+
+def test_two_hundred_malformed_requests_get_a_message_each_and_leave_no_memory(handler):
+    requests = malformed()
+    assert len(requests) >= 200
+
+    for body, content_type in requests:
+        status, problems = refusal(handler, body, content_type)
+
+        assert 400 <= status < 500
+        assert problems
+        assert all(0 < len(problem) < 700 for problem in problems), problems[0][:900]
+    tracemalloc.start()
+    try:
+        for body, content_type in requests[::5]:
+            refusal(handler, body, content_type)
+        left_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert left_bytes < 2_000_000
+    assert peak_bytes < 200_000_000, "no picture was decoded"

@@ -1,0 +1,70 @@
+"""Where the weights are, and getting them off the disk while Python still imports."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_WEIGHTS = "stabilityai/stable-diffusion-xl-base-1.0"
+TINY = Path(__file__).resolve().parent / "tiny"
+READ_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A base, and optionally a refiner and a LoRA; each a folder or a Hugging Face id."""
+
+    name: str
+    base: str
+    refiner: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+
+    @classmethod
+    def from_environment(cls, model_dir: str, environment: Mapping[str, str]) -> "Weights":
+        """What MODEL_WEIGHTS, MODEL_REFINER, MODEL_LORA and MODEL_LORA_SCALE say.
+
+        MODEL_WEIGHTS is a folder, a Hugging Face id or `tiny`; without it, the weights in the
+        model's own archive, if it holds any. The other two may be folders inside the weights.
+        """
+        packed = (Path(model_dir) / "model_index.json").exists()
+        name = environment.get("MODEL_WEIGHTS") or (model_dir if packed else DEFAULT_WEIGHTS)
+        base = str(TINY) if name == "tiny" else name
+
+        def inside(place: str | None) -> str | None:
+            within = Path(base) / (place or "")
+            return str(within) if place and within.exists() else place
+
+        return cls(
+            name=name,
+            base=base,
+            refiner=inside(environment.get("MODEL_REFINER") or None),
+            lora=inside(environment.get("MODEL_LORA") or None),
+            lora_scale=float(environment.get("MODEL_LORA_SCALE") or 1.0),
+        )
+
+    def read_ahead(self) -> None:
+        """Start reading local weights into the page cache; imports take seconds of CPU meanwhile.
+
+        safetensors maps the files, so what is in the page cache is not read or copied again.
+        """
+        folders = [Path(place) for place in (self.base, self.refiner) if place]
+        files = [file for folder in folders if folder.is_dir() for file in _loaded_files(folder)]
+        threading.Thread(target=_read, args=(files,), daemon=True).start()
+
+
+def half_precision(folder: Path) -> bool:
+    """Whether a folder holds weights of the variant fp16."""
+    return any(folder.rglob("*.fp16.safetensors"))
+
+
+def _loaded_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*/*.safetensors"))
+    return [file for file in files if ".fp16." in file.name] or files
+
+
+def _read(files: list[Path]) -> None:
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(READ_BYTES):
+                pass

@@ -1,0 +1,138 @@
+"""Handlers as endpoints of the embedded AWS: the tiny SDXL, and another model from its own folder.
+
+The tiny SDXL writes digits, and the other one reads them.
+"""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from components.model_source import package
+from tests.inference_code.conftest import InProcess, forget_handler
+from tests.local_aws.conftest import ROLE, eventually, start  # noqa: F401 a fixture
+
+pytestmark = [
+    pytest.mark.serving,
+    pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+SDXL, DIGITS = ROOT / "inference_code", ROOT / "handlers" / "digits"
+ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
+
+
+def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
+    """An endpoint named after its handler's folder, as the program deploys it."""
+    name = handler.name.replace("_", "-")
+    archive = package(handler, folder)
+    account.s3.put_object(Bucket="images", Key=f"{name}.tar.gz", Body=archive.read_bytes())
+    account.sagemaker.create_model(
+        ModelName=name,
+        ExecutionRoleArn=ROLE,
+        PrimaryContainer={
+            "Image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1",
+            "ModelDataUrl": f"s3://images/{name}.tar.gz",
+            "Environment": {"SAGEMAKER_PROGRAM": "inference.py", **variables},
+        },
+    )
+    account.sagemaker.create_endpoint_config(
+        EndpointConfigName=name,
+        ProductionVariants=[
+            {
+                "VariantName": "AllTraffic",
+                "ModelName": name,
+                "InstanceType": "ml.g5.xlarge",
+                "InitialInstanceCount": 1,
+            }
+        ],
+        AsyncInferenceConfig={
+            "OutputConfig": {"S3OutputPath": "s3://images/out", "S3FailurePath": "s3://images/bad"}
+        },
+    )
+    account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    eventually(lambda: account.status(name) == "InService", name, 300)
+
+
+@pytest.fixture
+def account(start, tmp_path):  # noqa: F811
+    account = start(minute_s=60)
+    account.s3.create_bucket(Bucket="images")
+    deploy(account, SDXL, tmp_path / "build", MODEL_WEIGHTS="tiny")
+    deploy(account, DIGITS, tmp_path / "build")
+    return account
+
+
+def ask(account, fields: dict, accept: str = "image/png") -> dict:
+    return account.runtime.invoke_endpoint_async(
+        EndpointName="inference-code",
+        Body=json.dumps(fields).encode(),
+        ContentType="application/json",
+        Accept=accept,
+    )
+
+
+def test_an_endpoint_answers_a_prompt_refuses_a_bad_one_and_repeats_itself_by_seed(
+    account, monkeypatch, tmp_path
+):
+    from PIL import Image
+
+    first = account.read(ask(account, ASKED)["OutputLocation"], 60)
+    again = account.read(ask(account, ASKED)["OutputLocation"], 60)
+    other = account.read(ask(account, {**ASKED, "seed": 8})["OutputLocation"], 60)
+    image = Image.open(io.BytesIO(first))
+
+    assert (image.format, image.info["prompt"], image.info["seed"]) == ("PNG", "a seven", "7")
+    assert first == again, "the same seed gives the same bytes"
+    assert first != other
+
+    for bad in (
+        b"{",
+        b'{"steps": 3}',
+        b'{"prompt": "x", "width": 65}',
+        b'{"prompt": "x", "steps": 10000}',
+        b'{"prompt": "\xff"}',
+    ):
+        refused = account.runtime.invoke_endpoint_async(
+            EndpointName="inference-code", Body=bad, ContentType="application/json"
+        )
+        failure = account.read(refused["FailureLocation"], 60).decode()
+        assert "Received client error (400) from primary" in failure
+        assert "Traceback" not in failure
+
+    both = ask(account, {**ASKED, "num_images": 2}, "application/json")
+    answer = json.loads(account.read(both["OutputLocation"], 60))
+    assert len(answer["images"]) == 2
+
+    refused = ask(account, {**ASKED, "num_images": 2}, "image/png")
+    assert b"(406)" in account.read(refused["FailureLocation"], 60)
+
+    read = account.runtime.invoke_endpoint_async(
+        EndpointName="digits", Body=first, ContentType="image/png", Accept="application/json"
+    )
+    assert json.loads(account.read(read["OutputLocation"], 60)) == {"digit": 7}
+    unread = account.runtime.invoke_endpoint_async(
+        EndpointName="digits", Body=b"no picture", ContentType="image/png"
+    )
+    assert b"(400)" in account.read(unread["FailureLocation"], 60)
+
+    monkeypatch.syspath_prepend(str(SDXL))
+    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    forget_handler()
+    import torch
+
+    torch.set_num_threads(1)
+    assert InProcess(tmp_path).ask(ASKED).body == first, "in-process the same bytes"
+    forget_handler()
+
+
+def test_the_packaged_handler_holds_its_requirements_and_no_leftovers(tmp_path):
+    with tarfile.open(package(SDXL, tmp_path)) as tar:
+        names = set(tar.getnames())
+
+    assert {"code/inference.py", "code/requirements.txt", "code/tiny/model_index.json"} <= names
+    assert not [name for name in names if "__pycache__" in name]

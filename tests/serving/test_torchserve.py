@@ -1,0 +1,181 @@
+"""The handler in the true serving path: TorchServe with SageMaker's container toolkit, over HTTP.
+
+What it can not prove: that AWS's image does the same with its own versions of both.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from components.async_endpoint import model_server_environment
+from components.model_source import package
+from tests.inference_code.conftest import InProcess, forget_handler
+from tests.local_aws.conftest import eventually
+
+pytestmark = [
+    pytest.mark.serving,
+    pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
+]
+
+HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+# The toolkit writes its configuration to /etc, where a test has no business.
+START = """
+import sys
+from sagemaker_pytorch_serving_container import serving, torchserve
+torchserve.TS_CONFIG_FILE = sys.argv[1]
+serving.main()
+"""
+ECHO = """
+import json, time
+def model_fn(model_dir): return None
+def input_fn(body, content_type): return json.loads(body)
+def predict_fn(asked, model):
+    time.sleep(asked.get("sleep_s", 0))
+    return b"x" * asked.get("answer_bytes", 2)
+def output_fn(answer, accept): return answer, "application/octet-stream"
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def torchserve(folder: Path, code: Path, **variables: str) -> Generator[httpx.Client]:
+    """TorchServe with an unpacked model folder, until it has loaded; loopback only."""
+    inference, management, metrics, grpc, grpc_management = free_ports(5)
+    for part in ("base/model", "temp", "logs"):
+        (folder / part).mkdir(parents=True)
+    with tarfile.open(code) as tar:
+        tar.extractall(folder / "base/model", filter="data")
+    (folder / "base/model/code/requirements.txt").unlink(missing_ok=True)
+    environment = {
+        **{key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ},
+        "OMP_NUM_THREADS": "1",
+        "SAGEMAKER_BASE_DIR": str(folder / "base"),
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
+        "TS_INFERENCE_ADDRESS": f"http://127.0.0.1:{inference}",
+        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{management}",
+        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{metrics}",
+        "TS_GRPC_INFERENCE_PORT": str(grpc),
+        "TS_GRPC_MANAGEMENT_PORT": str(grpc_management),
+        "TEMP": str(folder / "temp"),
+        "TMPDIR": str(folder / "temp"),
+        "LOG_LOCATION": str(folder / "logs"),
+        "METRICS_LOCATION": str(folder / "logs"),
+        **variables,
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, str(folder / "ts.properties")],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    client = httpx.Client(base_url=f"http://127.0.0.1:{inference}", timeout=300)
+    try:
+        # /ping is 200 before the model has loaded (aws-facts.md section 9): only an answer proves.
+        eventually(lambda: answers(client, process), f"TorchServe, see {folder / 'log'}", 300)
+        yield client
+    finally:
+        client.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(client: httpx.Client, process: subprocess.Popen) -> bool:
+    assert process.poll() is None, "TorchServe ended"
+    try:
+        return client.post("/invocations", content=b"{}").status_code < 500
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    code = package(HANDLER, tmp_path / "build")
+    with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
+        yield client
+
+
+def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png", **headers: str):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return client.post(
+        "/invocations",
+        content=content,
+        headers={"Content-Type": "application/json", "Accept": accept, **headers},
+    )
+
+
+def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
+    tiny, monkeypatch, tmp_path
+):
+    asked = {"prompt": "a seven", "seed": 7, "steps": 3}
+    monkeypatch.syspath_prepend(str(HANDLER))
+    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    forget_handler()
+    in_process = InProcess(tmp_path)
+
+    served = ask(tiny, asked)
+    refusals = [
+        (b"{", 400, "the body is no JSON"),
+        (b'{"prompt": "\xff"}', 400, "the body is not UTF-8"),
+        (b'{"prompt": "x", "width": 65}', 400, "width = 65: input should be a multiple of 8"),
+        (b'{"prompt": "x", "num_images": 2}', 406, "2 images come as application/zip"),
+    ]
+
+    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
+    assert served.content == in_process.ask(asked).body
+    for body, status, sentence in refusals:
+        refused = ask(tiny, body)
+        assert refused.status_code == status
+        assert sentence in refused.json()["error"]
+        assert "Traceback" not in refused.text
+    assert ask(tiny, asked).content == served.content, "the worker goes on"
+    forget_handler()
+
+
+def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
+    """TS_DEFAULT_RESPONSE_TIMEOUT, TS_MAX_REQUEST_SIZE and TS_MAX_RESPONSE_SIZE (DG
+    async-inference-create-endpoint): without them a response over 6.5 MB gives 500."""
+    handler = tmp_path / "echo"
+    handler.mkdir()
+    (handler / "inference.py").write_text(ECHO)
+    limits = model_server_environment(
+        timeout_s=4, max_payload_bytes=20_000_000, startup_timeout_s=120
+    )
+    code = package(handler, tmp_path / "build")
+
+    with torchserve(tmp_path / "torchserve", code, **limits) as client:
+        large_answer = ask(client, {"answer_bytes": 15_000_000})
+        too_large_answer = ask(client, {"answer_bytes": 25_000_000})
+        large_request = ask(client, {"padding": "x" * 15_000_000})
+        too_large_request = ask(client, {"padding": "x" * 25_000_000})
+        slow = ask(client, {"sleep_s": 60})
+        eventually(lambda: ask(client, {}).status_code == 200, "the worker's restart", 60)
+
+    assert (large_answer.status_code, len(large_answer.content)) == (200, 15_000_000)
+    assert too_large_answer.status_code >= 500
+    assert large_request.status_code == 200
+    assert too_large_request.status_code == 413
+    assert slow.status_code >= 500, "ended after four seconds, not after sixty"
+    assert slow.elapsed.total_seconds() < 60
