@@ -1,0 +1,6 @@
+"""The policy pack; its rules are in `rules`, since the pack's constructor starts a server."""
+
+from pulumi_policy import EnforcementLevel, PolicyPack
+from rules import RULES
+
+PolicyPack("async-inference", policies=RULES, enforcement_level=EnforcementLevel.MANDATORY)

@@ -1,0 +1,408 @@
+"""What every stack must keep to, as rules over the resources that Pulumi is about to register.
+
+Needs nothing of this project, so that the pack can guard any program with asynchronous endpoints.
+At preview some values are not known yet. A rule over one resource then says so (pulumi_policy does)
+and is asked again by the update; rules over a whole stack go by who depends on whom instead.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pulumi_policy import (
+    Policy,
+    PolicyConfigSchema,
+    PolicyResource,
+    ReportViolation,
+    ResourceValidationArgs,
+    ResourceValidationPolicy,
+    StackValidationArgs,
+    StackValidationPolicy,
+)
+from pulumi_policy.proxy import UnknownValueError
+
+CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+TARGET = "aws:appautoscaling/target:Target"
+SCALING_POLICY = "aws:appautoscaling/policy:Policy"
+SCHEDULE = "aws:appautoscaling/scheduledAction:ScheduledAction"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+BUCKET = "aws:s3/bucket:Bucket"
+ENCRYPTION = (
+    "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration"
+)
+PUBLIC_ACCESS = "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock"
+TOPIC = "aws:sns/topic:Topic"
+IDENTITY_POLICIES = frozenset(
+    {
+        "aws:iam/policy:Policy",
+        "aws:iam/rolePolicy:RolePolicy",
+        "aws:iam/userPolicy:UserPolicy",
+        "aws:iam/groupPolicy:GroupPolicy",
+    }
+)
+TAGGED = frozenset(
+    {
+        "aws:sagemaker/model:Model",
+        CONFIGURATION,
+        "aws:sagemaker/endpoint:Endpoint",
+        TARGET,
+        ALARM,
+        BUCKET,
+        TOPIC,
+        "aws:iam/role:Role",
+        "aws:kms/key:Key",
+    }
+)
+PUBLISHED = frozenset(
+    {
+        "ApproximateBacklogSize",
+        "ApproximateBacklogSizePerInstance",
+        "ApproximateAgeOfOldestRequest",
+        "HasBacklogWithoutCapacity",
+    }
+)
+"""What SageMaker publishes of an asynchronous endpoint's queue, under the one dimension
+EndpointName (SageMaker developer guide, async-inference-monitor). InvocationsPerInstance and the
+predefined metric are for real-time endpoints; a policy on them never fires."""
+WAKE = "HasBacklogWithoutCapacity"
+SAGEMAKER = "AWS/SageMaker"
+DEFAULT_MOST_INSTANCES = 10
+DEFAULT_FAMILIES = ["g4dn", "g5", "g6", "g6e"]
+DEFAULT_TAGS = ["project", "stack"]
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str | Mapping) else list(value)
+
+
+# Waking from zero
+
+
+def _known(props: Mapping[str, Any], key: str) -> Any:
+    """A property, None while it is not known or where there is none."""
+    try:
+        return props.get(key)
+    except UnknownValueError:
+        return None
+
+
+def _concerns(one: PolicyResource, target: PolicyResource) -> bool:
+    """Whether a policy or schedule is the target's: by their resource id, else by dependency."""
+    mine, its = _known(one.props, "resourceId"), _known(target.props, "resourceId")
+    if mine is not None and its is not None:
+        return mine == its
+    return target in one.property_dependencies.get("resourceId", [])
+
+
+def _runs(alarm: PolicyResource, policy: PolicyResource) -> bool:
+    """Whether an alarm's action is the policy: by its ARN, else by dependency."""
+    try:
+        actions, arn = _listed(alarm.props.get("alarmActions")), policy.props.get("arn")
+        if actions and arn is not None:
+            return arn in actions
+    except UnknownValueError:
+        pass
+    return policy in alarm.property_dependencies.get("alarmActions", [])
+
+
+def _adds(policy: PolicyResource) -> bool:
+    steps = _known(policy.props, "stepScalingPolicyConfiguration") or {}
+    return any(step["scalingAdjustment"] > 0 for step in _listed(steps.get("stepAdjustments")))
+
+
+def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
+    """A variant that may have 0 instances needs a step policy that adds one, run by an alarm on
+    HasBacklogWithoutCapacity with the one dimension EndpointName."""
+    of_type = _by_type(args.resources)
+    for target in of_type(TARGET):
+        if _known(target.props, "serviceNamespace") not in (None, "sagemaker"):
+            continue
+        if _known(target.props, "minCapacity") != 0:
+            continue
+        adding = [p for p in of_type(SCALING_POLICY) if _concerns(p, target) and _adds(p)]
+        waking = [
+            alarm
+            for alarm in of_type(ALARM)
+            if _known(alarm.props, "metricName") == WAKE
+            and any(_runs(alarm, policy) for policy in adding)
+        ]
+        if not waking:
+            report(
+                f"{target.name} allows 0 instances, and no alarm on {WAKE} runs a step policy that "
+                "adds one: requests would wait until they expire. Add both, or let minCapacity be "
+                "1.",
+                target.urn,
+            )
+        for alarm in waking:
+            # The keys are known even while the endpoint's name is not.
+            dimensions = set(_known(alarm.props, "dimensions") or {})
+            if dimensions != {"EndpointName"}:
+                report(
+                    f"{alarm.name} watches {WAKE} by the dimensions {sorted(dimensions)}; it is "
+                    "published by EndpointName alone, so the alarm would never fire.",
+                    alarm.urn,
+                )
+
+
+def _by_type(resources: Iterable[PolicyResource]) -> Any:
+    resources = list(resources)
+    return lambda kind: [each for each in resources if each.resource_type == kind]
+
+
+# Scaling
+
+
+def scales_on_published_metrics(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """Target tracking of an endpoint goes by a metric that asynchronous endpoints publish."""
+    tracking = args.props.get("targetTrackingScalingPolicyConfiguration")
+    if args.resource_type != SCALING_POLICY or tracking is None:
+        return
+    if args.props.get("serviceNamespace") != "sagemaker":
+        return
+    predefined = tracking.get("predefinedMetricSpecification")
+    if predefined is not None:
+        report(
+            f"{args.name} tracks the predefined {predefined.get('predefinedMetricType')}, which "
+            f"asynchronous endpoints never publish; track one of {', '.join(sorted(PUBLISHED))}.",
+            args.urn,
+        )
+        return
+    metric = tracking["customizedMetricSpecification"]
+    if metric["namespace"] == SAGEMAKER and metric["metricName"] not in PUBLISHED:
+        report(
+            f"{args.name} tracks {metric['metricName']}, which asynchronous endpoints never "
+            f"publish by endpoint; track one of {', '.join(sorted(PUBLISHED))}.",
+            args.urn,
+        )
+
+
+def alarms_run_policies_on_published_metrics(
+    args: StackValidationArgs, report: ReportViolation
+) -> None:
+    """An alarm that runs a scaling policy watches a metric that asynchronous endpoints publish."""
+    of_type = _by_type(args.resources)
+    for alarm in of_type(ALARM):
+        if not any(_runs(alarm, policy) for policy in of_type(SCALING_POLICY)):
+            continue
+        metric, namespace = _known(alarm.props, "metricName"), _known(alarm.props, "namespace")
+        if namespace == SAGEMAKER and metric not in PUBLISHED:
+            report(
+                f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
+                f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
+                alarm.urn,
+            )
+
+
+def stays_below_the_ceiling(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """No more instances than the configured ceiling, neither at first, ever, nor by schedule."""
+    ceiling = args.get_config().get("maxCapacity", DEFAULT_MOST_INSTANCES)
+    for where, count in _capacities(args):
+        if count is not None and count > ceiling:
+            report(
+                f"{args.name}: {where} {count:g} exceeds the ceiling of {ceiling:g} instances.",
+                args.urn,
+            )
+
+
+def _capacities(args: ResourceValidationArgs) -> Iterator[tuple[str, Any]]:
+    if args.resource_type == TARGET:
+        yield "maxCapacity", args.props.get("maxCapacity")
+    elif args.resource_type == SCHEDULE:
+        action = args.props.get("scalableTargetAction") or {}
+        # The provider takes schedules' bounds as numbers or text.
+        yield "maxCapacity", _number(action.get("maxCapacity"))
+    elif args.resource_type == CONFIGURATION:
+        for variant in args.props.get("productionVariants", []):
+            yield "initialInstanceCount", variant.get("initialInstanceCount")
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def uses_allowed_families(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """Instances are of families that this stack may pay for."""
+    if args.resource_type != CONFIGURATION:
+        return
+    allowed = args.get_config().get("families", DEFAULT_FAMILIES)
+    for variant in args.props["productionVariants"]:
+        kind = variant["instanceType"]
+        if kind.split(".")[1] not in allowed:
+            report(
+                f"{args.name}: {kind} is of none of the families {', '.join(allowed)}.", args.urn
+            )
+
+
+# What must not be lost or seen
+
+
+def tells_failures(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """Failures reach S3 only if a failure path is set (SageMaker developer guide)."""
+    if args.resource_type != CONFIGURATION:
+        return
+    asynchronous = args.props.get("asyncInferenceConfig")
+    if asynchronous is None:
+        return
+    try:
+        path = asynchronous["outputConfig"].get("s3FailurePath")
+    except UnknownValueError:
+        return  # it will be one
+    if not path:
+        report(f"{args.name} has no s3FailurePath: failed requests would leave no trace.", args.urn)
+
+
+def buckets_are_closed(args: StackValidationArgs, report: ReportViolation) -> None:
+    """Every bucket is encrypted and has all four parts of the public-access block."""
+    of_type = _by_type(args.resources)
+    for bucket in of_type(BUCKET):
+        if not any(_of_bucket(each, bucket) for each in of_type(ENCRYPTION)):
+            report(f"{bucket.name} has no encryption configuration.", bucket.urn)
+        blocks = [each for each in of_type(PUBLIC_ACCESS) if _of_bucket(each, bucket)]
+        parts = (
+            "blockPublicAcls",
+            "blockPublicPolicy",
+            "ignorePublicAcls",
+            "restrictPublicBuckets",
+        )
+        open_parts = [p for p in parts if not any(_known(each.props, p) for each in blocks)]
+        if open_parts:
+            said = ", ".join(open_parts)
+            report(f"{bucket.name} is not blocked from the public: set {said}.", bucket.urn)
+
+
+def _of_bucket(one: PolicyResource, bucket: PolicyResource) -> bool:
+    mine, its = _known(one.props, "bucket"), _known(bucket.props, "bucket")
+    if mine is not None and its is not None:
+        return mine == its
+    return bucket in one.property_dependencies.get("bucket", [])
+
+
+def topics_are_encrypted(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """Notifications hold inference ids and places; topics encrypt them."""
+    if args.resource_type != TOPIC:
+        return
+    try:
+        key = args.props.get("kmsMasterKeyId")
+    except UnknownValueError:
+        return  # a key that is only being made
+    if not key:
+        report(
+            f"{args.name} is not encrypted: set kmsMasterKeyId, alias/aws/sns at least.", args.urn
+        )
+
+
+def grants_no_wildcard_actions(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """No identity policy allows `*` or `service:*`. A KMS key's own policy may: without kms:* for
+    the account nobody could administer the key."""
+    if args.resource_type not in IDENTITY_POLICIES:
+        return
+    document = args.props["policy"]
+    policy = json.loads(document) if isinstance(document, str) else document
+    for statement in _listed(policy.get("Statement")):
+        if statement.get("Effect") != "Allow":
+            continue
+        if "NotAction" in statement:
+            report(
+                f"{args.name} allows all but some actions (NotAction); name those it needs.",
+                args.urn,
+            )
+        for action in _listed(statement.get("Action")):
+            if action == "*" or action.endswith(":*"):
+                report(f"{args.name} allows {action}; name the actions that it needs.", args.urn)
+
+
+def carries_tags(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    """What costs money or holds data says whose it is."""
+    if args.resource_type not in TAGGED:
+        return
+    required = args.get_config().get("required", DEFAULT_TAGS)
+    keys = set(args.props.get("tags") or ())  # their values may not be known yet
+    missing = [key for key in required if key not in keys]
+    if missing:
+        report(
+            f"{args.name} lacks the tags {', '.join(missing)}; set them in the stack's tags.",
+            args.urn,
+        )
+
+
+RULES: list[Policy] = [
+    StackValidationPolicy(
+        name="wakes-from-zero",
+        description="An endpoint that may have no instances is woken by its queue.",
+        validate=wakes_from_zero,
+    ),
+    ResourceValidationPolicy(
+        name="scales-on-published-metrics",
+        description="Target tracking goes by a metric that asynchronous endpoints publish.",
+        validate=scales_on_published_metrics,
+    ),
+    StackValidationPolicy(
+        name="alarms-run-policies-on-published-metrics",
+        description="Alarms that scale watch a metric that asynchronous endpoints publish.",
+        validate=alarms_run_policies_on_published_metrics,
+    ),
+    ResourceValidationPolicy(
+        name="stays-below-the-ceiling",
+        description="No more instances than the ceiling.",
+        validate=stays_below_the_ceiling,
+        config_schema=PolicyConfigSchema(
+            properties={
+                "maxCapacity": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "default": DEFAULT_MOST_INSTANCES,
+                }
+            }
+        ),
+    ),
+    ResourceValidationPolicy(
+        name="uses-allowed-families",
+        description="Instances are of allowed families.",
+        validate=uses_allowed_families,
+        config_schema=PolicyConfigSchema(
+            properties={
+                "families": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "default": DEFAULT_FAMILIES,
+                }
+            }
+        ),
+    ),
+    ResourceValidationPolicy(
+        name="tells-failures",
+        description="Failed requests leave a trace.",
+        validate=tells_failures,
+    ),
+    StackValidationPolicy(
+        name="buckets-are-closed",
+        description="Buckets are encrypted and blocked from the public.",
+        validate=buckets_are_closed,
+    ),
+    ResourceValidationPolicy(
+        name="topics-are-encrypted",
+        description="Topics are encrypted.",
+        validate=topics_are_encrypted,
+    ),
+    ResourceValidationPolicy(
+        name="grants-no-wildcard-actions",
+        description="Identity policies name the actions that they allow.",
+        validate=grants_no_wildcard_actions,
+    ),
+    ResourceValidationPolicy(
+        name="carries-tags",
+        description="Resources say whose they are.",
+        validate=carries_tags,
+        config_schema=PolicyConfigSchema(
+            properties={
+                "required": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "default": DEFAULT_TAGS,
+                }
+            }
+        ),
+    ),
+]
