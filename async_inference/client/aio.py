@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from async_inference.client.aws import Connected
+from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
 from async_inference.client.rules import (
     Accepted,
@@ -95,6 +96,17 @@ class AsyncClient(Connected):
     async def state(self) -> EndpointState:
         """The endpoint now."""
         return await self.run(self.rules.state(time.monotonic()))
+
+    @asynccontextmanager
+    async def subscribed(self) -> AsyncGenerator[str]:
+        """A queue that hears of every request's end; removed on leaving."""
+        until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
+        subscription = await self.run(self.rules.subscribe(queue_name(), until_s))
+        try:
+            yield subscription.queue_url
+        finally:
+            until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
+            await self.run(self.rules.unsubscribe(subscription, until_s))
 
     async def run(self, rule: Rule[T]) -> T:
         """Perform a rule: its calls in a thread, its pauses here."""

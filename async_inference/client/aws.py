@@ -31,6 +31,7 @@ from async_inference.client.rules import (
 DEFAULT_PACE = Pace()
 PATIENCE_S = 30.0
 """For what is better waited for; longer than an SQS receive is silent."""
+SUBSCRIBED_WITHIN_S = 60.0
 CHUNK_BYTES = 1 << 20
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", ".png"),
@@ -139,6 +140,11 @@ class Connected:
 
     def _id(self, key: str | None, request: Request) -> str:
         return uuid.uuid4().hex if key is None else derived_id(key, request)
+
+
+def queue_name() -> str:
+    """A name that no other queue has."""
+    return f"async-inference-{uuid.uuid4().hex}"
 
 
 def _saved(stream: Any, into: Path, content_type: str) -> Result:

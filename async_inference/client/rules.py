@@ -13,6 +13,7 @@ import os.path
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from async_inference.client.errors import (
     EndpointGoneError,
     InferenceError,
     NoFailurePathError,
+    RejectedError,
     StorageError,
     ThrottledError,
 )
@@ -154,11 +156,38 @@ class Result:
 
 @dataclass(frozen=True)
 class Ended:
-    """A request that has ended; `reason` is a failure's text where a notification told it."""
+    """A request that has ended.
+
+    Args:
+        accepted: which one.
+        failed: whether it has ended without an output.
+        reason: a failure's text, where a notification told it.
+        took_s: seconds from acceptance to its end by SageMaker's own clock, where a notification
+            told them.
+    """
 
     accepted: Accepted
     failed: bool
     reason: str | None = None
+    took_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What a notification says of one request; see `Ended`."""
+
+    inference_id: str
+    failed: bool
+    reason: str | None
+    took_s: float
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A queue of this caller alone that hears how the endpoint's requests end."""
+
+    queue_url: str
+    subscription_arns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -422,6 +451,70 @@ class Rules:
             topics=tuple(dict.fromkeys(told)),
         )
 
+    def subscribe(self, queue_name: str, until_s: float) -> Rule[Subscription]:
+        """Make a queue that hears of every request's end; `unsubscribe` removes it.
+
+        Takes sagemaker:DescribeEndpoint, sqs:CreateQueue, sqs:GetQueueAttributes,
+        sqs:SetQueueAttributes and sns:Subscribe.
+
+        Raises:
+            RejectedError: the endpoint has no topics.
+        """
+        state = yield from self.state(until_s)
+        if not state.topics:
+            raise RejectedError(
+                f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or wait without"
+            )
+
+        def ask(service: str, operation: str, **parameters: Any) -> Rule[Any]:
+            return self._call(
+                Call(service, operation, parameters),
+                f"subscribing to {self.endpoint}",
+                "sqs:CreateQueue, sqs:GetQueueAttributes, sqs:SetQueueAttributes and sns:Subscribe",
+                until_s,
+            )
+
+        queue = yield from ask("sqs", "create_queue", QueueName=queue_name)
+        url = queue["QueueUrl"]
+        found = yield from ask(
+            "sqs", "get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"]
+        )
+        arn = found["Attributes"]["QueueArn"]
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": "sns.amazonaws.com"},
+                    "Action": "sqs:SendMessage",
+                    "Resource": arn,
+                    "Condition": {"ArnEquals": {"aws:SourceArn": list(state.topics)}},
+                }
+            ],
+        }
+        yield from ask(
+            "sqs", "set_queue_attributes", QueueUrl=url, Attributes={"Policy": json.dumps(policy)}
+        )
+        subscribed = []
+        for topic in state.topics:
+            answer = yield from ask(
+                "sns", "subscribe", TopicArn=topic, Protocol="sqs", Endpoint=arn
+            )
+            subscribed.append(answer["SubscriptionArn"])
+        return Subscription(url, tuple(subscribed))
+
+    def unsubscribe(self, subscription: Subscription, until_s: float) -> Rule[None]:
+        """Remove the queue and what fills it."""
+        removals = [
+            Call("sns", "unsubscribe", {"SubscriptionArn": arn})
+            for arn in subscription.subscription_arns
+        ]
+        removals.append(Call("sqs", "delete_queue", {"QueueUrl": subscription.queue_url}))
+        for call in removals:
+            yield from self._call(
+                call, "unsubscribing", "sns:Unsubscribe and sqs:DeleteQueue", until_s
+            )
+
     # What they share
 
     def _collect(self, accepted: Accepted, failed: bool, into: Path | None) -> Rule[Result]:
@@ -531,7 +624,7 @@ class Watch:
     rules: Rules
     queue_url: str | None = None
     _pending: dict[str, Accepted] = field(default_factory=dict)
-    _told: dict[str, tuple[bool, str | None]] = field(default_factory=dict)
+    _told: dict[str, Notice] = field(default_factory=dict)
     _expected: set[str] = field(default_factory=set)
     _pause_s: float = 0.0
     _swept_s: float = -math.inf
@@ -618,8 +711,8 @@ class Watch:
             messages = answer.get("Messages", [])
             for message in messages:
                 told = notification(message["Body"])
-                if told is not None and (told[0] in self._expected or told[0] in self._pending):
-                    self._told[told[0]] = told[1:]
+                if told and (told.inference_id in {*self._expected, *self._pending}):
+                    self._told[told.inference_id] = told
             if messages:
                 entries = [
                     {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
@@ -638,15 +731,15 @@ class Watch:
             yield Sleep(min(left_s, self.rules.pace.longest_s))
 
     def _notified(self) -> list[Ended]:
-        known = [inference_id for inference_id in self._told if inference_id in self._pending]
+        known = [self._told.pop(each) for each in list(self._told) if each in self._pending]
         return [
-            Ended(self._pending[inference_id], *self._told.pop(inference_id))
-            for inference_id in known
+            Ended(self._pending[told.inference_id], told.failed, told.reason, told.took_s)
+            for told in known
         ]
 
 
-def notification(body: str) -> tuple[str, bool, str | None] | None:
-    """InferenceId, whether it failed, and why, of an SQS message; None if it is something else.
+def notification(body: str) -> Notice | None:
+    """What an SQS message tells of a request; None if it is something else.
 
     Takes SNS's envelope as well as raw delivery (DG async-inference-check-predictions).
     """
@@ -655,7 +748,15 @@ def notification(body: str) -> tuple[str, bool, str | None] | None:
         if "invocationStatus" not in message:
             message = json.loads(message["Message"])
         failed = message["invocationStatus"] != "Completed"
-        return message["inferenceId"], failed, message.get("failureReason") if failed else None
+        received, ended = (
+            datetime.fromisoformat(message[key]) for key in ("receivedTime", "eventTime")
+        )
+        return Notice(
+            message["inferenceId"],
+            failed,
+            message.get("failureReason") if failed else None,
+            (ended - received).total_seconds(),
+        )
     except (ValueError, KeyError, TypeError):
         return None
 

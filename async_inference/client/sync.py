@@ -1,12 +1,13 @@
 """The client for ordinary code: each method returns when it is done."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from async_inference.client.aws import Connected
+from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
 from async_inference.client.rules import (
     Accepted,
@@ -108,6 +109,17 @@ class Client(Connected):
     def state(self) -> EndpointState:
         """The endpoint now: whether it serves, and with how many instances."""
         return self.run(self.rules.state(time.monotonic()))
+
+    @contextmanager
+    def subscribed(self) -> Generator[str]:
+        """A queue that hears of every request's end, for `wait_each`; removed on leaving."""
+        until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
+        subscription = self.run(self.rules.subscribe(queue_name(), until_s))
+        try:
+            yield subscription.queue_url
+        finally:
+            until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
+            self.run(self.rules.unsubscribe(subscription, until_s))
 
     def run(self, rule: Rule[T]) -> T:
         """Perform a rule."""

@@ -13,6 +13,7 @@ from async_inference.client import (
     OutputTooLargeError,
     RejectedError,
     Request,
+    Result,
 )
 from tests.client.conftest import QUICK, session
 
@@ -111,3 +112,24 @@ def test_asyncio_gets_the_same_answers(account):
     assert one.body == b"hello"
     assert [result.body for result in many] == [b"number %d" % n for n in range(20)]
     assert isinstance(refusal, RejectedError)
+
+
+def test_one_queue_hears_how_all_requests_end_and_is_removed_afterwards(account):
+    topic = account.sns.create_topic(Name="ends")["TopicArn"]
+    account.deploy(
+        "told", output={"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}}
+    )
+    account.in_service("told")
+
+    with (
+        Client("told", session=session(), url=account.aws.url, pace=QUICK) as client,
+        client.subscribed() as queue_url,
+    ):
+        accepted = [client.submit(text(prompt)) for prompt in ("one", "two", "poison")]
+        found = dict(client.wait_each(accepted, deadline_s=30, queue_url=queue_url))
+
+    outputs = [found[each] for each in accepted[:2]]
+    assert [each.body for each in outputs if isinstance(each, Result)] == [b"one", b"two"]
+    assert isinstance(found[accepted[2]], RejectedError)
+    assert account.sqs.list_queues().get("QueueUrls", []) == []
+    assert account.sns.list_subscriptions()["Subscriptions"] == []

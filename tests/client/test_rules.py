@@ -26,6 +26,7 @@ from async_inference.client.errors import (
 from async_inference.client.rules import (
     Accepted,
     Ended,
+    Notice,
     Pace,
     Request,
     Watch,
@@ -397,9 +398,9 @@ def _message(inference_id: str, *, raw: bool = False, **more) -> str:
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_a_notification_says_how_its_request_ended(raw):
-    assert notification(_message("one", raw=raw)) == ("one", False, None)
+    assert notification(_message("one", raw=raw)) == Notice("one", False, None, 0.153)
     failed = _message("two", raw=raw, invocationStatus="Failed", failureReason="ClientError: no")
-    assert notification(failed) == ("two", True, "ClientError: no")
+    assert notification(failed) == Notice("two", True, "ClientError: no", 0.153)
 
 
 @pytest.mark.parametrize("body", ["", "no JSON", "[]", "{}", '{"Message": "hello"}', "7"])
@@ -456,7 +457,7 @@ def test_a_notification_that_comes_before_the_answer_to_the_submission_is_kept()
     assert world.run(watch.round(60.0)) == []
     watch.add(ONE)
 
-    assert world.run(watch.round(60.0)) == [Ended(ONE, failed=False)]
+    assert world.run(watch.round(60.0)) == [Ended(ONE, failed=False, took_s=0.153)]
 
 
 def test_a_notification_that_never_comes_is_made_up_for_by_a_look():
@@ -475,6 +476,14 @@ def test_a_failure_without_a_failure_path_is_told_by_its_notification():
 
     with pytest.raises(FailedError, match="ModelError: broken"):
         world.run(world.rules().collect(ended, None, 60))
+
+
+def test_listening_to_an_endpoint_without_topics_is_refused():
+    world = World()
+    world.answers["describe_endpoint"] = lambda asked: {"EndpointStatus": "InService"}
+
+    with pytest.raises(RejectedError, match="has no topics"):
+        world.run(world.rules().subscribe("queue", 60))
 
 
 def test_errors_are_told_apart_by_awss_codes():
