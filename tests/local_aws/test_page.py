@@ -8,6 +8,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from async_inference.local_aws.server import LocalAws, Options
 from tests.local_aws.browser import DESK, PHONE, chromium, emulate
@@ -41,11 +42,13 @@ class Page:
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
 
-    def open(self, url: str, theme: str = "light", size: tuple[int, int] = DESK) -> None:
+    def open(
+        self, url: str, theme: str = "light", size: tuple[int, int] = DESK, choice: str = ""
+    ) -> None:
         emulate(self.browser, theme, size)
         self.browser.get("about:blank")
         self.complaints()
-        self.browser.get(f"{url}/_local/")
+        self.browser.get(f"{url}/_local/{choice}")
         eventually(lambda: self.state() == "live", "a live page")
 
     def state(self) -> str | None:
@@ -122,6 +125,20 @@ def test_all_charts_have_one_time_axis_and_one_cursor(page, account):
     assert len(positions) == page.count("#charts svg")
     assert len(set(positions)) == 1
     assert "UTC: backlog" in page.text("#at")
+
+
+def test_an_address_may_name_the_endpoint_and_the_hours_to_show(page, account):
+    account.configure("other-1", "echo")
+    account.sagemaker.create_endpoint(EndpointName="other", EndpointConfigName="other-1")
+
+    page.open(account.aws.url, choice="#endpoint=other&minutes=720")
+    assert "runs other-1" in page.text("#tiles")
+    assert page.text("#charts").count("Requests in 2 minutes") == 1, "thinned out"
+
+    Select(page.browser.find_element(By.ID, "which")).select_by_visible_text("echo")
+
+    eventually(lambda: "runs echo-1" in page.text("#tiles"), "the other endpoint")
+    assert page.browser.current_url.endswith("#endpoint=echo&minutes=720")
 
 
 def test_it_shows_what_the_instances_do(page, account):

@@ -198,8 +198,9 @@ function band(alarm) {
     if (axis.x(to_s) > LEFT) svg.append(shape("rect", { class: state, x, y, width, height }));
   }
   const name = make("span", { title: alarm.name }, shortened(alarm.name));
+  const condition = make("span", { class: "condition" }, alarm.condition);
   const readout = `${alarm.state} since ${at(alarm.since_s, axis.nowS)}`;
-  return figure(svg, name, [make("output", {}, `  ${alarm.condition}`)], readout);
+  return figure(svg, name, [condition], readout);
 }
 
 /** Target tracking names its alarms by resource and UUID; the table of alarms has them in full. */
@@ -211,7 +212,7 @@ const askedFor = (activity) => Number(/(\d+)\.$/.exec(activity.Description)?.[1]
 function marks(activities) {
   const svg = plot(30, `${activities.length} scaling activities`);
   let before = null;
-  const labels = []; // of marks so close that their labels would overlap, one for all
+  const labels = []; // the last of marks so close that their labels would overlap
   for (const activity of activities.toReversed()) {
     const to = askedFor(activity);
     const x = axis.x(activity.StartTime);
@@ -221,11 +222,13 @@ function marks(activities) {
     const d = grew ? `M${x - 5} 13L${x} 3L${x + 5} 13Z` : `M${x - 5} 3L${x} 13L${x + 5} 3Z`;
     svg.append(shape("path", { class: `mark ${grew ? "out" : "in"}`, d }));
     const last = labels.at(-1);
-    if (last && x < last.fromPx + 24 * last.text.length) last.text.push(`\u2192${to}`);
-    else labels.push({ fromPx: x - 9, text: [`\u2192${to}`] });
+    if (last && x < last.x + 24) last.to = to;
+    else labels.push({ x, to });
   }
-  for (const { fromPx, text } of labels)
-    svg.append(shape("text", { class: "mark-label", x: fromPx, y: 27 }, text.join("")));
+  for (const { x, to } of labels) {
+    const place = { class: "mark-label", x, y: 27, "text-anchor": "middle" };
+    svg.append(shape("text", place, `\u2192${to}`));
+  }
   return figure(svg, "Scaling", [], "\u25b2 out  \u25bc in  \u2192 instances asked for");
 }
 

@@ -1,6 +1,7 @@
 """Programs that nobody here wrote, as their users run them: an endpoint URL and any credentials."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def run(tmp_path) -> Callable[..., str]:
     """Run a program against an account; returns what it printed."""
 
     def run(account: Account, *command: str | Path, **more: str) -> str:
+        if shutil.which(command[0]) is None:
+            pytest.fail(f"{command[0]} is missing; run: python tools/install.py clients")
         environment = {
             # Nothing of the user's own: no profile, no credentials, no proxy.
             "HOME": str(tmp_path),

@@ -39,7 +39,11 @@ try:
 except ObjectNotExistedError as error:
     unfinished = type(error).__name__
 
+# The next major version's resources, which have no predictor.
 endpoint = Endpoint.get(ENDPOINT, session=boto3.Session())
+resource = endpoint.invoke_async(
+    input_location=f"s3://{ENDPOINT}-bucket/in/request", inference_id="by-resource"
+)
 print(
     json.dumps(
         {
@@ -48,6 +52,7 @@ print(
             "output_path": pending.output_path,
             "failure": failure,
             "unfinished": unfinished,
+            "resource": [resource.inference_id, resource.output_location],
             "status": endpoint.endpoint_status,
             "all": [each.endpoint_name for each in Endpoint.get_all()],
         }

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.clients
 
 
 def test_a_client_in_javascript_sends_waits_reads_and_tells_failures_apart(account, run):
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node.js; install it with npm to run this test")
+    node, packages = shutil.which("node"), INSTALLED / "javascript" / "node_modules"
+    if node is None or not packages.exists():
+        pytest.skip("no Node.js with npm, which installs the SDK: python tools/install.py clients")
     account.s3.put_object(Bucket="echo-bucket", Key="in/request", Body=b"hello")
     account.s3.put_object(Bucket="echo-bucket", Key="in/poison", Body=b"poison")
 
@@ -23,7 +23,7 @@ def test_a_client_in_javascript_sends_waits_reads_and_tells_failures_apart(accou
         node,
         Path(__file__).parent / "javascript" / "invoke.cjs",
         "echo",
-        NODE_PATH=str(INSTALLED / "javascript" / "node_modules"),
+        NODE_PATH=str(packages),
     )
 
     found = json.loads(printed)

@@ -11,6 +11,8 @@ pytestmark = pytest.mark.clients
 
 
 def test_the_asynchronous_predictor_predicts_waits_and_raises_what_failed(account, run):
+    account.s3.put_object(Bucket="echo-bucket", Key="in/request", Body=b"hello")
+
     printed = run(
         account,
         INSTALLED / "python" / "bin" / "python",
@@ -26,5 +28,8 @@ def test_the_asynchronous_predictor_predicts_waits_and_raises_what_failed(accoun
     assert found["output_path"].startswith("s3://echo-bucket/out/")
     assert "poisoned" in found["failure"]
     assert found["unfinished"] == "ObjectNotExistedError"
+    inference_id, location = found["resource"]
+    assert inference_id == "by-resource"
+    assert location.startswith("s3://echo-bucket/out/")
     assert found["status"] == "InService"
     assert found["all"] == ["echo"]
