@@ -66,3 +66,5 @@ lock: .venv/.base
 		--custom-compile-command "make lock" -o requirements-serving.lock
 	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
 		--custom-compile-command "make lock" -o requirements-clients.lock
+	uv pip compile --group audit --universal --generate-hashes --no-emit-index-url -q \
+		--custom-compile-command "make lock" -o requirements-audit.lock

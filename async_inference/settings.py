@@ -72,6 +72,12 @@ def _whole(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
 def _decoded(value: object) -> object:
     # Pulumi hands object values to a program as JSON text.
     if isinstance(value, str):
@@ -88,6 +94,7 @@ def _absent(value: object) -> object:
 
 
 Count = Annotated[int, BeforeValidator(_whole)]
+Dollars = Annotated[float, BeforeValidator(_number)]
 OptionalS3Uri = Annotated[
     Annotated[str, Field(max_length=512, pattern=S3_URI)] | None, BeforeValidator(_absent)
 ]
@@ -174,9 +181,9 @@ class Observability(_Group):
     """Hours with an empty queue and instances above the floor that alarm"""
     failures: Annotated[Count, Field(ge=1, le=1_000_000)] = 5
     """Failed requests within 15 minutes that alarm"""
-    usd_per_instance_hour: Annotated[float, Field(gt=0, le=1000)] | None = None
+    usd_per_instance_hour: Annotated[Dollars, Field(ge=0.01, le=1000)] | None = None
     """Price of an instance, for the dashboard's estimate; none draws none"""
-    monthly_budget_usd: Annotated[float, Field(ge=1, le=1e9)] | None = None
+    monthly_budget_usd: Annotated[Dollars, Field(ge=1, le=1e9)] | None = None
     """A budget that alarms at 80 % and when its forecast exceeds it; none is no budget"""
 
     @model_validator(mode="after")

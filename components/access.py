@@ -86,7 +86,8 @@ def deployer_policy(
         arn("cloudwatch", f"alarm:{endpoint_name}-rollback"),
         arn("cloudwatch", f"alarm:TargetTracking-endpoint/{endpoint_name}/*"),
     ]
-    tagged = {"StringEquals": {f"aws:ResourceTag/{ENDPOINT_TAG}": endpoint_name}}
+    keys = arn("kms", "key/*")
+    asked = {"StringEquals": {f"aws:RequestTag/{ENDPOINT_TAG}": endpoint_name}}
     use = "CreateGrant Decrypt DescribeKey GenerateDataKey"
     given = [_allow("GivenKey", _actions("kms", use), given_key_arn)] if given_key_arn else []
     scaled = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
@@ -126,7 +127,7 @@ def deployer_policy(
             ),
             # These know no narrower resource, as their services' authorization references say.
             _allow(
-                "Look",
+                "Everywhere",
                 [
                     *_actions(
                         "application-autoscaling",
@@ -134,6 +135,7 @@ def deployer_policy(
                     ),
                     "kms:ListAliases",
                     "logs:DescribeLogGroups",
+                    *_actions("sns", "GetSubscriptionAttributes Unsubscribe"),
                     "sts:GetCallerIdentity",
                 ],
                 "*",
@@ -165,9 +167,8 @@ def deployer_policy(
                 "Topics",
                 _actions(
                     "sns",
-                    "CreateTopic DeleteTopic GetSubscriptionAttributes GetTopicAttributes "
-                    "ListTagsForResource SetTopicAttributes Subscribe TagResource UntagResource "
-                    "Unsubscribe",
+                    "CreateTopic DeleteTopic GetTopicAttributes ListTagsForResource "
+                    "SetTopicAttributes Subscribe TagResource UntagResource",
                 ),
                 arn("sns", f"{name}-*-topic-*"),
             ),
@@ -218,27 +219,24 @@ def deployer_policy(
                 f"arn:{partition}:iam::{account_id}:role/aws-service-role/"
                 "sagemaker.application-autoscaling.amazonaws.com/*",
             ),
-            _allow(
-                "NewKey",
-                _actions("kms", "CreateKey TagResource"),
-                "*",
-                {"StringEquals": {f"aws:RequestTag/{ENDPOINT_TAG}": endpoint_name}},
-            ),
+            # Before it has the tag, a key is told by the one that it is to get.
+            _allow("NewKey", "kms:CreateKey", "*", asked),
+            _allow("TagNewKey", "kms:TagResource", keys, asked),
             _allow(
                 "Key",
                 _actions(
                     "kms",
-                    f"{use} CreateAlias DeleteAlias EnableKeyRotation GetKeyPolicy "
-                    "GetKeyRotationStatus ListResourceTags PutKeyPolicy ScheduleKeyDeletion "
-                    "TagResource UntagResource UpdateAlias UpdateKeyDescription",
+                    f"{use} EnableKeyRotation GetKeyPolicy GetKeyRotationStatus ListResourceTags "
+                    "PutKeyPolicy ScheduleKeyDeletion TagResource UntagResource "
+                    "UpdateKeyDescription",
                 ),
-                arn("kms", "key/*"),
-                tagged,
+                keys,
+                {"StringEquals": {f"aws:ResourceTag/{ENDPOINT_TAG}": endpoint_name}},
             ),
             _allow(
                 "KeyAlias",
                 _actions("kms", "CreateAlias DeleteAlias UpdateAlias"),
-                arn("kms", f"alias/{endpoint_name}"),
+                [arn("kms", f"alias/{endpoint_name}"), keys],
             ),
             _allow(
                 "Budget",

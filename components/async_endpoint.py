@@ -19,6 +19,7 @@ from components.observability import (
     EndpointWatchArgs,
     Observability,
 )
+from components.preview import Fleet, PreviewWords
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.rollback_guard import RollbackGuard
@@ -159,6 +160,14 @@ def model_server_environment(
     }
 
 
+def initial_instances(plan: ScalingPlan) -> int:
+    """InitialInstanceCount is at least 1 (BC): every deployment starts a GPU, even at a floor of 0.
+
+    An update goes back to it, whatever runs (TF #48990).
+    """
+    return max(1, plan.min_capacity)
+
+
 def log_group_name(endpoint_name: str) -> str:
     """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
     return f"/aws/sagemaker/Endpoints/{endpoint_name}"
@@ -212,6 +221,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
         self._account_id = aws.get_caller_identity_output(opts=lookup).account_id
         self._partition = aws.get_partition_output(opts=lookup).partition
         guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, args.region)
+        words = PreviewWords(
+            name, Fleet(args.endpoint_name, args.instance_type, initial_instances(args.plan))
+        )
 
         self.kms_key_arn = self._key(name, args)
         bucket = PrivateBucket(
@@ -267,8 +279,20 @@ class AsyncEndpoint(pulumi.ComponentResource):
             opts=self._child,
         )
         model = self._model(name, args, source, role, image_uri, guard)
-        configuration = self._configuration(name, args, model, role, guard)
-        endpoint = self._endpoint(name, args, configuration, [role.policy, logs], guard)
+        configuration = self._configuration(
+            name,
+            args,
+            model,
+            role,
+            pulumi.ResourceHookBinding.merge(guard.keeps_live, words.configuration),
+        )
+        endpoint = self._endpoint(
+            name,
+            args,
+            configuration,
+            [role.policy, logs],
+            pulumi.ResourceHookBinding.merge(guard.releases_target, words.endpoint),
+        )
         QueueScaling(
             name,
             QueueScalingArgs(
@@ -439,7 +463,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         args: AsyncEndpointArgs,
         model: aws.sagemaker.Model,
         role: ExecutionRole,
-        guard: RollbackGuard,
+        hooks: pulumi.ResourceHookBinding,
     ) -> aws.sagemaker.EndpointConfiguration:
         return aws.sagemaker.EndpointConfiguration(
             f"{name}-config",
@@ -449,8 +473,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     "variant_name": VARIANT_NAME,
                     "model_name": model.name,
                     "instance_type": args.instance_type,
-                    # At least 1 (BC): every deployment starts a GPU, even at a floor of 0.
-                    "initial_instance_count": max(1, args.plan.min_capacity),
+                    "initial_instance_count": initial_instances(args.plan),
                     "model_data_download_timeout_in_seconds": args.model_download_timeout_s,
                     "container_startup_health_check_timeout_in_seconds": (
                         args.startup_health_check_timeout_s
@@ -476,7 +499,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             tags=args.tags,
             opts=pulumi.ResourceOptions.merge(
                 self._child,
-                pulumi.ResourceOptions(depends_on=[role.policy], hooks=guard.keeps_live),
+                pulumi.ResourceOptions(depends_on=[role.policy], hooks=hooks),
             ),
         )
 
@@ -486,7 +509,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         args: AsyncEndpointArgs,
         configuration: aws.sagemaker.EndpointConfiguration,
         before: Sequence[pulumi.Resource],
-        guard: RollbackGuard,
+        hooks: pulumi.ResourceHookBinding,
     ) -> aws.sagemaker.Endpoint:
         alarm_name = rollback_alarm_name(args)
         alarms: list[pulumi.Resource] = []
@@ -510,7 +533,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             tags=args.tags,
             opts=pulumi.ResourceOptions.merge(
                 self._child,
-                pulumi.ResourceOptions(depends_on=[*before, *alarms], hooks=guard.releases_target),
+                pulumi.ResourceOptions(depends_on=[*before, *alarms], hooks=hooks),
             ),
         )
 

@@ -9,6 +9,9 @@ With the argument `clients`, what the test tier of that name needs instead:
 - the AWS SDK for JavaScript (tests/local_aws/clients/javascript), where npm is
 - a browser, where this is Debian's root user
 
+With the argument `audit`, the linters and scanners of that tier (requirements-audit.lock), into a
+virtual environment of their own.
+
 Without npm or a browser, the tests that need it are skipped, and say so.
 
 Does nothing when both are there already; on failure nothing half done is left behind as done.
@@ -33,6 +36,9 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 ROOT = Path(__file__).resolve().parents[1]
 SERVING_LOCK = ROOT / "requirements-serving.lock"
 SERVING_STAMP = ROOT / ".venv" / ".serving"
+AUDIT = ROOT / ".local" / "audit"
+AUDIT_LOCK = ROOT / "requirements-audit.lock"
+AUDIT_STAMP = AUDIT / ".installed"
 CLIENTS = ROOT / ".local" / "clients"
 CLIENTS_LOCK = ROOT / "requirements-clients.lock"
 CLIENTS_STAMP = CLIENTS / ".python"
@@ -127,14 +133,24 @@ def install_pulumi_cli(log: Path) -> None:
     logged([sys.executable, ROOT / "tools" / "pulumi_cli.py"], log)
 
 
+def install_apart(folder: Path, lock: Path, log: Path) -> None:
+    """Install a lock's packages into a virtual environment of their own."""
+    uv = [sys.executable, "-m", "uv"]
+    logged([*uv, "venv", "--clear", "--python", sys.executable, folder], log)
+    pip = [*uv, "pip", "install", "--python", folder / "bin" / "python"]
+    logged([*pip, "--require-hashes", "--no-deps", "-r", lock], log)
+
+
 def install_clients(log: Path) -> None:
     """Install the AWS CLI and the SageMaker SDK apart from this project's own packages."""
-    uv = [sys.executable, "-m", "uv"]
-    python = CLIENTS / "python"
-    logged([*uv, "venv", "--clear", "--python", sys.executable, python], log)
-    pip = [*uv, "pip", "install", "--python", python / "bin" / "python"]
-    logged([*pip, "--require-hashes", "--no-deps", "-r", CLIENTS_LOCK], log)
+    install_apart(CLIENTS / "python", CLIENTS_LOCK, log)
     CLIENTS_STAMP.write_text(digest(CLIENTS_LOCK))
+
+
+def install_audit(log: Path) -> None:
+    """Install cfn-lint, checkov and parliament, whose pins fight with this project's."""
+    install_apart(AUDIT, AUDIT_LOCK, log)
+    AUDIT_STAMP.write_text(digest(AUDIT_LOCK))
 
 
 def install_javascript(log: Path) -> None:
@@ -171,6 +187,13 @@ def missing_for_clients() -> list[Step]:
     return steps
 
 
+def missing_for_audit() -> list[Step]:
+    """The step for the test tier `audit`, unless it is done."""
+    if installed(AUDIT_STAMP, AUDIT_LOCK):
+        return []
+    return [Step("linters", "cfn-lint, checkov, parliament: 0.3 GB on disk", install_audit)]
+
+
 def missing() -> list[Step]:
     """The steps for the local stack that are not done yet."""
     steps = []
@@ -185,7 +208,8 @@ def missing() -> list[Step]:
 
 
 def main() -> int:
-    steps = missing_for_clients() if sys.argv[1:] == ["clients"] else missing()
+    asked = {"clients": missing_for_clients, "audit": missing_for_audit}
+    steps = asked.get(sys.argv[1] if sys.argv[1:] else "", missing)()
     if not steps:
         return 0
     LOGS.mkdir(parents=True, exist_ok=True)

@@ -65,10 +65,17 @@ class _Answers(mocks.Mocks):
         physical = state.get("name", f"{args.name}-1a2b3c4")
         state.setdefault("name", physical)
         service, _, kind = args.typ.removeprefix("aws:").partition("/")
-        state["arn"] = f"arn:aws:{service}:us-east-1:{ACCOUNT_ID}:{kind.split(':')[0]}/{physical}"
-        if kind == "bucket:Bucket":
-            state["bucket"] = physical
-            state["arn"] = f"arn:aws:s3:::{physical}"
+        here = f"us-east-1:{ACCOUNT_ID}"
+        match kind.split(":")[0]:
+            case "bucket":
+                state["bucket"] = physical
+                state["arn"] = f"arn:aws:s3:::{physical}"
+            case "topic":
+                state["arn"] = f"arn:aws:sns:{here}:{physical}"
+            case "role":
+                state["arn"] = f"arn:aws:iam::{ACCOUNT_ID}:role/{physical}"
+            case other if "arn" not in args.inputs:
+                state["arn"] = f"arn:aws:{service}:{here}:{other}/{physical}"
         return physical, state
 
     def call(self, args: mocks.MockCallArgs) -> Any:

@@ -24,7 +24,7 @@ OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
 ROLE = "aws:iam/role:Role"
 ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
 TARGET = "aws:appautoscaling/target:Target"
-TOPICS = "arn:aws:sns:us-east-1:123456789012:topic"
+TOPICS = "arn:aws:sns:us-east-1:123456789012"
 BUCKET = "demo-bucket-1a2b3c4"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-gpu"
 
@@ -97,8 +97,8 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
                 "s3OutputPath": f"s3://{BUCKET}/async_sdxl/output",
                 "s3FailurePath": f"s3://{BUCKET}/async_sdxl/failure",
                 "notificationConfig": {
-                    "successTopic": f"{TOPICS}/demo-success-topic-1a2b3c4",
-                    "errorTopic": f"{TOPICS}/demo-error-topic-1a2b3c4",
+                    "successTopic": f"{TOPICS}:demo-success-topic-1a2b3c4",
+                    "errorTopic": f"{TOPICS}:demo-error-topic-1a2b3c4",
                 },
             },
             "clientConfig": {"maxConcurrentInvocationsPerInstance": 1},
@@ -148,9 +148,9 @@ def test_nothing_that_the_live_endpoint_runs_is_deleted_unasked(register, endpoi
     record = register(endpoint)
 
     for key in [(MODEL, "demo-model"), (CONFIGURATION, "demo-config")]:
-        assert record[key].before_delete == ("demo-keep-live",)
+        assert record[key].before_delete[0] == "demo-keep-live"
     assert record[OBJECT, "demo-code"].retain_on_delete
-    assert record[ENDPOINT, "demo-endpoint"].before_update == ("demo-release-target",)
+    assert record[ENDPOINT, "demo-endpoint"].before_update[0] == "demo-release-target"
 
 
 def test_every_resource_has_the_component_above_it(register, endpoint):
@@ -251,8 +251,8 @@ def test_the_role_reaches_its_own_prefixes_image_and_logs_only(register, endpoin
         "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/async-demo"
     )
     assert statements["Notify"]["Resource"] == [
-        f"{TOPICS}/demo-success-topic-1a2b3c4",
-        f"{TOPICS}/demo-error-topic-1a2b3c4",
+        f"{TOPICS}:demo-success-topic-1a2b3c4",
+        f"{TOPICS}:demo-error-topic-1a2b3c4",
     ]
     everywhere = {sid for sid, statement in statements.items() if statement["Resource"] == "*"}
     assert everywhere == {"LogInToEcr", "PublishMetrics"}, "actions without narrower resources"

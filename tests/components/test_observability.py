@@ -20,7 +20,7 @@ __all__ = ["endpoint", "handler"]
 
 ROOT = Path(__file__).resolve().parents[2]
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
-TOPIC = "arn:aws:sns:us-east-1:123456789012:topic/demo-operations-topic-1a2b3c4"
+TOPIC = "arn:aws:sns:us-east-1:123456789012:demo-operations-topic-1a2b3c4"
 OF_ENDPOINT = {"EndpointName": "async-demo"}
 OF_VARIANT = {"EndpointName": "async-demo", "VariantName": "AllTraffic"}
 SIMPLE = {

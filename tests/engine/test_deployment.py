@@ -69,6 +69,8 @@ def ask(program, text: str) -> str:
 
 
 def test_a_preview_lists_every_resource_and_creates_none(program):
+    said = program.pulumi("preview", "-s", program.stack)
+    assert "is created: it starts InitialInstanceCount = 1 x ml.g4dn.2xlarge" in said
     assert program.preview() == {name: ["create"] for name in REGISTERED}
     assert not program.client("s3").list_buckets()["Buckets"]
 
@@ -105,6 +107,9 @@ def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoi
     before = program.endpoint()
     program.configure(instanceType="ml.g5.2xlarge")
 
+    said = program.pulumi("preview", "-s", program.stack)
+    assert "updated in place: it starts InitialInstanceCount = 1 x ml.g5.2xlarge" in said
+    assert "The instance type changes from ml.g4dn.2xlarge to ml.g5.2xlarge: the" in said
     steps = changes(program.preview())
     assert steps["EndpointConfiguration sdxl-config"] == ["replace"]
     assert steps["Endpoint sdxl-endpoint"] == ["update"]
@@ -130,6 +135,18 @@ def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoi
     )["ScalingPolicies"]
     assert alarm["AlarmActions"][0] in {policy["PolicyARN"] for policy in known}
     assert changes(program.preview()) == {}
+
+
+def test_turning_the_rollback_on_later_says_that_it_replaces_the_endpoint(program):
+    """auto_rollback_configuration is ForceNew (aws-facts.md section 3)."""
+    program.configure(updates={"terminationWaitS": 60})
+    program.up()
+    program.configure(updates={"terminationWaitS": 60, "rollback": True})
+
+    said = program.pulumi("preview", "-s", program.stack)
+
+    assert "is deleted, and with it every request in its queue" in said
+    assert changes(program.preview())["Endpoint sdxl-endpoint"] == ["replace"]
 
 
 def test_a_changed_line_of_code_reaches_the_endpoint(program):
