@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import program, runtime, simulator
+from bench import client, program, runtime, simulator
 
 RUNS = 5
 
@@ -48,6 +48,11 @@ def main() -> None:
         "overhead of one request, median", f"{found.median_overhead_s * 1000:.1f} ms", "<= 15 ms"
     )
     table.add_row("idle CPU of the embedded AWS", f"{found.idle_cpu_percent:.1f} %", "")
+    with console.status("a batch of the client"), tempfile.TemporaryDirectory() as folder:
+        client_s = client.overhead_s(Path(folder))
+    table.add_row(
+        "client: a request of a batch beyond plain boto3", f"{client_s * 1000:.1f} ms", "<= 10 ms"
+    )
     month = simulator.uniform(1_000_000, 30, 8.0)
     weeks = simulator.uniform(27_000, 23, 25.0)
     with console.status("the simulator"):

@@ -108,13 +108,21 @@ def batch(
     """
     from async_inference.client import inputs
 
+    problems: list[str] = []
     if kind not in (None, "text", "csv", "jsonl"):
-        raise InvalidInputError([f"--format {kind}: must be text, csv or jsonl"])
-    common = _fields(fields)
+        problems.append(f"--format {kind}: must be text, csv or jsonl")
+    common: dict[str, Any] = {}
+    content = b""
+    try:
+        common = _fields(fields)
+    except InvalidInputError as error:
+        problems += error.problems
     try:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        raise InvalidInputError([f"{file}: cannot be read ({error.strerror})"]) from error
+        problems.append(f"{file}: cannot be read ({error.strerror})")
+    if problems:
+        raise InvalidInputError(problems)
     name = "standard input" if str(file) == "-" else str(file)
     try:
         items = inputs.items(

@@ -1,0 +1,81 @@
+"""The commands' words and exit codes, where no endpoint is needed; and what the wheel holds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from typer.testing import CliRunner
+
+from async_inference.cli import app, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
+    """The lines that a command with bad input ends with; exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["async-inference", *arguments])
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ("batch", "prompts.csv", "--output", "out", "--format", "xml", "--set", "steps"),
+            [
+                "error: --format xml: must be text, csv or jsonl",
+                "error: --set steps: must be name=value, such as steps=20",
+                "error: prompts.csv: cannot be read (No such file or directory)",
+            ],
+        ),
+        (("resume", "out"), ["error: out/ledger.jsonl: there is no such ledger"]),
+        (
+            ("generate", "a seven"),
+            [
+                "error: which endpoint? Name --stack or --endpoint, or start the local stack "
+                "with make up"
+            ],
+        ),
+        (
+            ("generate", "a seven", "--stack", "local"),
+            ["error: the embedded AWS does not run; start it with make up"],
+        ),
+        (
+            ("load", "--traffic", "bursts", "--payload", "cats"),
+            ["error: --payload cats: must be steps or sleep"],
+        ),
+    ],
+)
+def test_bad_input_is_sentences_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, lines):
+    monkeypatch.chdir(tmp_path)
+
+    assert refused(monkeypatch, capsys, *arguments) == lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_batch_file_is_told_line_by_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("x.jsonl").write_text('{"prompt": "fine"}\n[]\n{\n')
+
+    lines = refused(monkeypatch, capsys, "batch", "x.jsonl", "--output", "out")
+
+    assert lines[0] == 'error: x.jsonl:2: must be an object like {"prompt": "a seven"}'
+    assert lines[1].startswith("error: x.jsonl:3: is no JSON")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["generate", "batch", "resume", "load"])
+def test_each_command_shows_an_example(name):
+    assert "For example: async-inference" in CliRunner().invoke(app, [name, "--help"]).output
+
+
+def test_the_wheel_says_that_it_is_typed():
+    files = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+
+    assert "async_inference/py.typed" in files
+    assert "async_inference/client/rules.py" in files
