@@ -1,0 +1,259 @@
+"""The one comment of a pull request: what it would change in AWS, the policies, waits and cost.
+
+    python tools/pull_request_comment.py FOLDER [--repository OWNER/NAME --number N]
+
+FOLDER has a folder for each stack with what the workflow left there: `events.jsonl` and `diff.txt`
+of `pulumi preview --event-log --diff`, `rehearsal.json` and `rehearsal.txt` (standard error) of
+`async-inference rehearse --against <base> --json`. Without a number the comment is printed; with
+one it is written to GitHub with GITHUB_TOKEN: over the one that is there, else as a new one. Needs
+nothing but Python, so that the job that may write comments installs nothing.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+MARKER = "<!-- async-inference: pull request -->"
+"""By this the comment is found again."""
+MOST_CHARACTERS = 65_536
+"""Of a comment (GitHub REST API)."""
+DIFF_CHARACTERS = 20_000
+"""Of each stack's diff; the rest is in the workflow's log."""
+PAGE = 100
+TOLD = {"create", "update", "replace", "delete", "import"}
+"""Operations that are told; a replacement's own create and delete are parts of it."""
+_COLOUR = re.compile(r"<\{%.*?%\}>")
+
+
+@dataclass(frozen=True)
+class StackReport:
+    """What the workflow left of one stack; None or empty where a step left nothing."""
+
+    name: str
+    events: Sequence[dict[str, Any]]
+    diff: str
+    rehearsal: dict[str, Any] | None
+    rehearsal_said: str
+
+
+def read(folder: Path) -> list[StackReport]:
+    """Every stack's report."""
+    return [_read(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+
+
+def _read(folder: Path) -> StackReport:
+    def text(name: str) -> str:
+        path = folder / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    rehearsal = text("rehearsal.json").strip()
+    return StackReport(
+        name=folder.name,
+        events=[json.loads(line) for line in text("events.jsonl").splitlines() if line.strip()],
+        diff=_COLOUR.sub("", text("diff.txt")),
+        rehearsal=json.loads(rehearsal) if rehearsal else None,
+        rehearsal_said=text("rehearsal.txt"),
+    )
+
+
+def body(reports: Sequence[StackReport]) -> str:
+    """The comment, within GitHub's limit: without diffs, then cut, where it is too long."""
+    whole = _text(reports)
+    if len(whole) > MOST_CHARACTERS:
+        whole = _text([replace(report, diff="") for report in reports])
+    return whole[:MOST_CHARACTERS]
+
+
+def _text(reports: Sequence[StackReport]) -> str:
+    parts = [MARKER, "## What this changes"]
+    if not reports:
+        parts.append("No preview left a report; see the workflow's log.")
+    for report in reports:
+        parts += [f"### Stack `{report.name}`", *_preview(report), *_policies(report)]
+        parts += _rehearsal(report)
+    return "\n\n".join(parts) + "\n"
+
+
+def _preview(report: StackReport) -> Iterator[str]:
+    changes = list(_changes(report.events))
+    errors = [
+        _COLOUR.sub("", event["diagnosticEvent"]["message"]).strip()
+        for event in report.events
+        if event.get("diagnosticEvent", {}).get("severity") == "error"
+    ]
+    finished = any("summaryEvent" in event for event in report.events)
+    if errors or not finished:
+        yield "**The preview failed.**"
+        yield fenced("\n".join(errors) or report.diff[-2000:] or "It left no events.")
+    if finished and not changes:
+        yield "No changes."
+    if changes:
+        counts = Counter(verb for verb, _, _ in changes)
+        yield ", ".join(f"{count} to {verb}" for verb, count in counts.items()) + ":"
+        rows = [f"| {verb} | {cell(name)} | {cell(keys)} |" for verb, name, keys in changes]
+        yield "\n".join(["| | resource | changes |", "|---|---|---|", *rows])
+    if report.diff and changes:
+        cut = report.diff[:DIFF_CHARACTERS]
+        more = "" if cut == report.diff else "\n... the rest is in the workflow's log"
+        yield f"<details><summary>Diff</summary>\n\n{fenced(cut + more, 'diff')}\n\n</details>"
+
+
+def _changes(events: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    for event in events:
+        step = event.get("resourcePreEvent", {}).get("metadata", {})
+        verb = step.get("op")
+        if verb not in TOLD or step["type"] == "pulumi:pulumi:Stack":
+            continue
+        kind, name = step["type"].rpartition(":")[2], step["urn"].rpartition("::")[2]
+        keys = ", ".join((step.get("keys") or []) or (step.get("diffs") or []))
+        yield verb, f"{kind} {name}", keys if verb in ("update", "replace") else ""
+
+
+def _policies(report: StackReport) -> Iterator[str]:
+    told = [event["policyEvent"] for event in report.events if "policyEvent" in event]
+    loaded = any("policyLoadEvent" in event for event in report.events) or told
+    if not loaded:
+        yield "Policies: none ran."
+        return
+    if not told:
+        yield "Policies: all kept."
+        return
+    rows = [
+        f"| {cell(each['enforcementLevel'])} | {cell(each['policyName'])} | "
+        f"{cell(_COLOUR.sub('', each['message']))} |"
+        for each in told
+    ]
+    yield "\n".join(["| policies | rule | says |", "|---|---|---|", *rows])
+
+
+FIGURES: tuple[tuple[str, str, Any], ...] = (
+    ("mean wait", "{:.0f} s", lambda run: run["wait_s"]["mean"]),
+    ("p95 wait", "{:.0f} s", lambda run: run["wait_s"]["p95"]),
+    ("instance hours", "{:.1f}", lambda run: run["instance_hours"]),
+    ("cost", "${:.2f}", lambda run: run["cost_usd"]),
+    ("starts", "{:.0f}", lambda run: run["starts"]),
+    ("most instances", "{:.0f}", lambda run: run["peak_instances"]),
+    ("expired requests", "{:.0f}", lambda run: run["expired"]),
+)
+
+
+def _rehearsal(report: StackReport) -> Iterator[str]:
+    if report.rehearsal is None:
+        yield "Not rehearsed:"
+        yield fenced(report.rehearsal_said.strip()[-2000:] or "the rehearsal left nothing.")
+        return
+    now, before = report.rehearsal["runs"][:2]
+    rows = []
+    for name, form, figure in FIGURES:
+        was, is_now = figure(before), figure(now)
+        rows.append(
+            f"| {name} | {shown(form, was)} | {shown(form, is_now)} | {change(was, is_now)} |"
+        )
+    traffic = report.rehearsal["traffic"]
+    header = [f"| rehearsal | {cell(before['policy'])} | this | change |", "|---|--:|--:|--:|"]
+    yield "\n".join([*header, *rows])
+    yield (
+        f"An estimate by simulation: {traffic['requests']} requests over "
+        f"{traffic['span_s'] / 86_400:.1f} days."
+    )
+
+
+def shown(form: str, value: float | None) -> str:
+    """A figure, a dash where there is none (no request was served)."""
+    return "-" if value is None else form.format(value)
+
+
+def change(was: float | None, is_now: float | None) -> str:
+    """How a figure changed, in percent of what it was."""
+    if was is None or is_now is None or was == is_now:
+        return "" if was == is_now else "-"
+    return "new" if was == 0 else f"{(is_now - was) / was:+.0%}"
+
+
+def cell(text: str) -> str:
+    """Text as a table's cell takes it: one line, no column of its own, no markup."""
+    words = " ".join(text.split())
+    for special in "\\`*_|<>[]@":
+        words = words.replace(
+            special, f"\\{special}" if special not in "<>@" else _ENTITIES[special]
+        )
+    return words
+
+
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "@": "&#64;"}  # no markup, and nobody is notified
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Text as a code block that it cannot end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+class GitHub:
+    """Comments of one repository.
+
+    Args:
+        api: the API's URL.
+        repository: `owner/name`.
+        token: may write pull requests' comments.
+    """
+
+    def __init__(self, api: str, repository: str, token: str) -> None:
+        self._base = f"{api}/repos/{repository}"
+        self._token = token
+
+    def publish(self, number: int, text: str) -> None:
+        """Write the comment over the one that has the marker, else anew."""
+        page = 1
+        while True:
+            found = self._ask("GET", f"/issues/{number}/comments?per_page={PAGE}&page={page}")
+            for comment in found:
+                if comment["body"].startswith(MARKER):
+                    self._ask("PATCH", f"/issues/comments/{comment['id']}", {"body": text})
+                    return
+            if len(found) < PAGE:
+                break
+            page += 1
+        self._ask("POST", f"/issues/{number}/comments", {"body": text})
+
+    def _ask(self, method: str, path: str, payload: dict[str, str] | None = None) -> Any:
+        request = urllib.request.Request(  # noqa: S310 the URL is GitHub's, from its own runner
+            self._base + path,
+            method=method,
+            data=None if payload is None else json.dumps(payload).encode(),
+            headers={
+                "Authorization": f"Bearer {self._token}",
+                "Accept": "application/vnd.github+json",
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 as above
+            return json.load(answer)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repository")
+    parser.add_argument("--number", type=int)
+    asked = parser.parse_args()
+    text = body(read(asked.folder))
+    if asked.number is None:
+        sys.stdout.write(text)
+        return 0
+    api = os.environ.get("GITHUB_API_URL", "https://api.github.com")
+    GitHub(api, asked.repository, os.environ["GITHUB_TOKEN"]).publish(asked.number, text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
