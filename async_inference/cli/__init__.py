@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from async_inference.cli import client, local, operations, rehearsal
+from async_inference.cli import client, local, operations, rehearsal, weights
 from async_inference.validation import InvalidInputError
 
 EXIT_INVALID_INPUT = 2
@@ -41,6 +41,7 @@ app.command()(client.load)
 app.command()(operations.verify)
 app.command()(operations.preflight)
 app.add_typer(local.app, name="local")
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

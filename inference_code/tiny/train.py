@@ -3,8 +3,8 @@
     python inference_code/tiny/train.py
 
 It has every part of the real one (two text encoders, micro-conditioned UNet, VAE, Euler scheduler),
-so that a prompt takes the real way; only its numbers are small. The VAE learns first, then text
-encoders and UNet together. The same seed on the same machine gives the same weights.
+so that a prompt takes the real way; only its numbers are small. The VAE learns first, then the text
+encoders, then the UNet. The same seed on the same machine gives the same weights.
 """
 
 import argparse
@@ -51,6 +51,7 @@ CAPTIONS = (
     "a picture of a {word}",
     "a picture of the digit {digit}",
 )
+PEAK_RATE = 1.5e-3
 UNCONDITIONAL_SHARE = 0.1
 """Captions left out, as zeros: what classifier-free guidance subtracts."""
 NOISE = {
@@ -120,7 +121,7 @@ def trained_pipeline(
     steps: int,
     batch: int = 16,
 ) -> StableDiffusionXLPipeline:
-    """Text encoders and UNet, trained to remove noise from the digits' latents."""
+    """Text encoders that know the captions, and a UNet that removes noise from digits' latents."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(64)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
@@ -130,31 +131,32 @@ def trained_pipeline(
     tokenizer = byte_level_tokenizer()
     pipeline = untrained_pipeline(vae, tokenizer)
     captions, digit_of = all_captions(tokenizer)
+    train_text_encoders(pipeline, captions, digit_of)
+    with torch.no_grad():
+        embeddings, pooled = encoded(pipeline, captions)
     of_digit = [torch.nonzero(digit_of == digit)[:, 0] for digit in range(10)]
-    trained = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet)
-    parameters = [parameter for part in trained for parameter in part.train().parameters()]
+    parameters = list(pipeline.unet.train().parameters())
     average = EMAModel(parameters, decay=0.995)
-    optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1.5e-3, total_steps=steps, pct_start=0.1
+        optimizer, PEAK_RATE, total_steps=steps, pct_start=0.1
     )
     noising = DDPMScheduler(**NOISE)
     time_ids = torch.tensor([[IMAGE_PIXELS, IMAGE_PIXELS, 0, 0, IMAGE_PIXELS, IMAGE_PIXELS]])
-    progress = trange(steps, desc="text encoders and UNet")
+    progress = trange(steps, desc="UNet")
     for _ in progress:
         chosen = torch.randint(len(latents), (batch,))
         of_chosen = [of_digit[digit] for digit in labels[chosen].tolist()]
         caption = torch.stack([them[torch.randint(len(them), ())] for them in of_chosen])
         kept = (torch.rand(batch) >= UNCONDITIONAL_SHARE).float()
-        embeddings, pooled = encoded(pipeline, captions[caption])
         noise = torch.randn(batch, *latents.shape[1:])
         timesteps = torch.randint(1000, (batch,))
         predicted = pipeline.unet(
             noising.add_noise(latents[chosen], noise, timesteps),
             timesteps,
-            encoder_hidden_states=embeddings * kept[:, None, None],
+            encoder_hidden_states=embeddings[caption] * kept[:, None, None],
             added_cond_kwargs={
-                "text_embeds": pooled * kept[:, None],
+                "text_embeds": pooled[caption] * kept[:, None],
                 "time_ids": time_ids.expand(batch, -1),
             },
         ).sample
@@ -164,9 +166,36 @@ def trained_pipeline(
         average.step(parameters)
         progress.set_postfix(loss=f"{loss.item():.3f}")
     average.copy_to(parameters)
-    for part in trained:
-        part.eval()
+    pipeline.unet.eval()
     return pipeline
+
+
+def train_text_encoders(
+    pipeline: StableDiffusionXLPipeline,
+    captions: torch.Tensor,
+    digit_of: torch.Tensor,
+    steps: int = 100,
+) -> None:
+    """Teach the text encoders which captions mean the same, as CLIP's are before SDXL's UNet is.
+
+    They learn by telling the digit, from the pooled embedding and from what the UNet sees.
+    """
+    encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
+    tell_pooled, tell_layer = torch.nn.Linear(HIDDEN_SIZE, 10), torch.nn.Linear(2 * HIDDEN_SIZE, 10)
+    trained = (*encoders, tell_pooled, tell_layer)
+    parameters = [parameter for part in trained for parameter in part.train().parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    end = (captions == pipeline.tokenizer.eos_token_id).int().argmax(dim=1)
+    progress = trange(steps, desc="text encoders")
+    for _ in progress:
+        embeddings, pooled = encoded(pipeline, captions)
+        at_end = embeddings[torch.arange(len(captions)), end]
+        loss = functional.cross_entropy(tell_pooled(pooled), digit_of)
+        loss = loss + functional.cross_entropy(tell_layer(at_end), digit_of)
+        _descend(loss, optimizer, parameters)
+        progress.set_postfix(loss=f"{loss.item():.3f}")
+    for encoder in encoders:
+        encoder.eval().requires_grad_(False)
 
 
 def encoded(

@@ -1,0 +1,259 @@
+"""Put weights on S3 uncompressed: in parallel, checksummed, and going on where it was interrupted.
+
+SageMaker then mounts the prefix beside the code (ModelDataSource, S3Prefix, CompressionType None):
+there is no archive to make, to download in one stream, or to unpack.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from async_inference.validation import InvalidInputError
+
+INCLUDED = ("*.json", "*.txt", "*.safetensors")
+"""What diffusers and transformers load; a hub's repository holds other formats of the same."""
+PART_BYTES = 64 * 2**20
+"""One upload of a larger file; S3 takes 5 MiB to 5 GiB, at most 10,000 of them (S3 user guide)."""
+WORKERS = 8
+CHECKSUM = "sha256"
+"""The object's metadata key with the whole file's checksum: S3's own one is of its parts."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was done: files and bytes sent now, and found there already."""
+
+    sent_files: int
+    sent_bytes: int
+    kept_files: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder's files that are published, by their path inside it."""
+
+    folder: Path
+    files: tuple[str, ...]
+    total_bytes: int
+
+
+def local_source(folder: Path, include: Sequence[str] = INCLUDED) -> Source:
+    """The files of a folder that match one of the patterns.
+
+    Raises:
+        InvalidInputError: no folder, or nothing in it matches.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError([f"{folder}: is no folder; name one, or a Hugging Face id"])
+    files = [
+        file.relative_to(folder).as_posix()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in include)
+    ]
+    if not files:
+        raise InvalidInputError(
+            [f"{folder}: holds no file that matches {', '.join(include)}; see --include"]
+        )
+    total_bytes = sum((folder / file).stat().st_size for file in files)
+    return Source(folder, tuple(files), total_bytes)
+
+
+def hub_source(
+    hub_id: str, revision: str | None = None, include: Sequence[str] = INCLUDED
+) -> Source:
+    """The same of a Hugging Face repository, downloaded into the hub's cache where it is not yet.
+
+    Raises:
+        InvalidInputError: huggingface_hub is missing, or has no such repository or revision.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InvalidInputError(
+            [f"{hub_id}: a Hugging Face id needs huggingface_hub; pip install huggingface_hub"]
+        ) from None
+    try:
+        folder = snapshot_download(hub_id, revision=revision, allow_patterns=list(include))
+    except Exception as error:
+        sentence = str(error).strip().splitlines()[0]
+        raise InvalidInputError([f"{hub_id}: {sentence}"]) from error
+    return local_source(Path(folder), include)
+
+
+def publish(
+    source: Source,
+    bucket: str,
+    prefix: str,
+    s3: Any,
+    done: Callable[[int], None] = lambda _bytes: None,
+    part_bytes: int = PART_BYTES,
+) -> Published:
+    """Upload what is not there yet, file by file and part by part.
+
+    A file is there if its size and SHA-256 are; parts that an interrupted run has sent are kept.
+
+    Args:
+        source: what to publish.
+        bucket, prefix: where to.
+        s3: a boto3 client of S3; used by several threads.
+        done: called with the bytes that are on S3 in addition, sent or found.
+        part_bytes: size of the parts of larger files.
+
+    Raises:
+        InvalidInputError: S3 refuses; what was sent stays, and the next run goes on.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    prefix = prefix.strip("/")
+    with ThreadPoolExecutor(WORKERS) as files, ThreadPoolExecutor(WORKERS) as parts:
+
+        def one(name: str) -> tuple[int, bool]:
+            key = f"{prefix}/{name}" if prefix else name
+            upload = _Upload(source.folder / name, bucket, key, s3, part_bytes, done, parts)
+            return upload.size, upload.run()
+
+        running = [files.submit(one, name) for name in source.files]
+        try:
+            _wait(running)
+        except (BotoCoreError, ClientError) as error:
+            raise InvalidInputError(
+                [f"s3://{bucket}/{prefix}: {error}; what was sent stays, run it again"]
+            ) from error
+        except BaseException:
+            parts.shutdown(wait=False, cancel_futures=True)
+            files.shutdown(wait=False, cancel_futures=True)
+            raise
+    results = [future.result() for future in running]
+    sent = [size for size, was_sent in results if was_sent]
+    kept = [size for size, was_sent in results if not was_sent]
+    return Published(len(sent), sum(sent), len(kept), sum(kept))
+
+
+class _Upload:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        file: Path,
+        bucket: str,
+        key: str,
+        s3: Any,
+        part_bytes: int,
+        done: Callable[[int], None],
+        parts: ThreadPoolExecutor,
+    ) -> None:
+        self.size = file.stat().st_size
+        self._file, self._s3, self._done, self._parts = file, s3, done, parts
+        self._part_bytes = part_bytes
+        self._object = {"Bucket": bucket, "Key": key}
+
+    def run(self) -> bool:
+        """Upload the file; False if it was there."""
+        with self._file.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        if self._is_there(checksum):
+            self._done(self.size)
+            return False
+        metadata = {CHECKSUM: checksum}
+        if self.size <= self._part_bytes:
+            body = self._file.read_bytes()
+            self._s3.put_object(
+                **self._object, Body=body, Metadata=metadata, ChecksumSHA256=_sha256(body)
+            )
+            self._done(self.size)
+        else:
+            self._send_parts(metadata)
+        return True
+
+    def _is_there(self, checksum: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            found = self._s3.head_object(**self._object)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
+                return False
+            raise
+        return found["ContentLength"] == self.size and found["Metadata"].get(CHECKSUM) == checksum
+
+    def _send_parts(self, metadata: dict[str, str]) -> None:
+        upload_id, sent = self._interrupted()
+        if upload_id is None:
+            upload_id = self._s3.create_multipart_upload(
+                **self._object, Metadata=metadata, ChecksumAlgorithm="SHA256"
+            )["UploadId"]
+        offsets = range(0, self.size, self._part_bytes)
+        running = [
+            self._parts.submit(self._send_part, upload_id, number, offset, sent.get(number))
+            for number, offset in enumerate(offsets, start=1)
+        ]
+        _wait(running)
+        self._s3.complete_multipart_upload(
+            **self._object,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": [part.result() for part in running]},
+        )
+
+    def _interrupted(self) -> tuple[str | None, dict[int, dict[str, Any]]]:
+        """The upload that an earlier run began, and the parts that it sent."""
+        bucket, key = self._object["Bucket"], self._object["Key"]
+        pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+        begun = [upload for page in pages for upload in page.get("Uploads", [])]
+        ids = [upload["UploadId"] for upload in begun if upload["Key"] == key]
+        if not ids:
+            return None, {}
+        pages = self._s3.get_paginator("list_parts").paginate(**self._object, UploadId=ids[-1])
+        found = (part for page in pages for part in page.get("Parts", []))
+        return ids[-1], {part["PartNumber"]: part for part in found}
+
+    def _send_part(
+        self, upload_id: str, number: int, offset: int, sent: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        with self._file.open("rb") as stream:
+            stream.seek(offset)
+            body = stream.read(self._part_bytes)
+        checksum = _sha256(body)
+        if sent is None or not _same(sent, body, checksum):
+            sent = self._s3.upload_part(
+                **self._object,
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=body,
+                ChecksumSHA256=checksum,
+            )
+        self._done(len(body))
+        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": checksum}
+
+
+def _same(sent: dict[str, Any], body: bytes, checksum: str) -> bool:
+    if "ChecksumSHA256" in sent:
+        return sent["ChecksumSHA256"] == checksum
+    # Services like S3 that list no checksums still have the MD5 of each part.
+    return sent["ETag"].strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def _sha256(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+def _wait(futures: Sequence[Future]) -> None:
+    """Wait for all; the first failure cancels what has not begun, and is raised."""
+    _, pending = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in pending:
+        future.cancel()
+    for future in _failed(futures):
+        raise future.exception() or AssertionError
+
+
+def _failed(futures: Sequence[Future]) -> Iterator[Future]:
+    return (
+        future
+        for future in futures
+        if future.done() and not future.cancelled() and future.exception() is not None
+    )
