@@ -8,6 +8,7 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from moto.cloudwatch.models import Alarm
@@ -183,11 +184,18 @@ class Alarms:
         after = evaluate(rules, points, before)
         known = [point for point in points if point is not None]
         if after != before:
-            reason = _reason(rules, known)
+            old = {"stateValue": before.name, "stateReason": alarm.state_reason}
+            reason, data = _reason(rules, known), self._reason_data(rules, known, at_s)
+            new = {"stateValue": after.name, "stateReason": reason, "stateReasonData": data}
             with self._services.lock:
-                alarm.update_state(reason, json.dumps({"recentDatapoints": known}), after.name)
+                alarm.update_state(reason, json.dumps(data), after.name)
                 alarm.state_updated_timestamp = self._clock.now()
-            self._note(name, "StateUpdate", f"Alarm updated from {before.name} to {after.name}")
+            self._note(
+                name,
+                "StateUpdate",
+                f"Alarm updated from {before.name} to {after.name}",
+                {"version": "1.0", "oldState": old, "newState": new},
+            )
         if not alarm.actions_enabled:
             return
         actions = {
@@ -212,7 +220,20 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
-    def _note(self, name: str, kind: str, summary: str) -> None:
+    def _reason_data(self, rules: MetricAlarm, known: list[float], at_s: float) -> dict[str, Any]:
+        """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history)."""
+        end_s = (at_s - self._metric_delay_s) // MINUTE_S * MINUTE_S
+        return {
+            "version": "1.0",
+            "queryDate": _iso(at_s),
+            "startDate": _iso(end_s - rules.evaluation_periods * rules.period_s),
+            "statistic": rules.statistic,
+            "period": rules.period_s,
+            "recentDatapoints": known[-rules.evaluation_periods :],
+            "threshold": rules.threshold,
+        }
+
+    def _note(self, name: str, kind: str, summary: str, data: dict[str, Any] | None = None) -> None:
         with self._lock:
             self._cloudwatch.alarm_history.append(
                 {
@@ -221,8 +242,14 @@ class Alarms:
                     "Timestamp": self._clock.now(),
                     "HistoryItemType": kind,
                     "HistorySummary": summary,
+                    **({} if data is None else {"HistoryData": json.dumps(data)}),
                 }
             )
+
+
+def _iso(at_s: float) -> str:
+    at = datetime.fromtimestamp(at_s, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
 
 
 def _condition(alarm: Alarm) -> str:

@@ -74,6 +74,8 @@ def environment(url: str, folder: Path) -> dict[str, str]:
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "AWS_ENDPOINT_URL": url,
         "AWS_REGION": "us-east-1",
+        # All that boto3 and version 1 of the AWS CLI read.
+        "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
     }

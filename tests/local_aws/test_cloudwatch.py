@@ -1,5 +1,6 @@
 """The embedded CloudWatch answers with what the endpoint published and with what alarms did."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -122,6 +123,34 @@ def test_alarm_history_says_what_changed_and_what_was_done(account):
     page = account.cloudwatch.describe_alarm_history(AlarmName="starved", MaxRecords=1)
     assert len(page["AlarmHistoryItems"]) == 1
     assert page["NextToken"]
+
+
+def test_alarm_history_has_both_states_and_their_data_as_cloudwatch_writes_them(account):
+    """AWS CLI, examples of describe-alarm-history."""
+    wake(account)
+
+    (change, *_) = eventually(
+        lambda: account.cloudwatch.describe_alarm_history(
+            AlarmName="starved", HistoryItemType="StateUpdate", ScanBy="TimestampAscending"
+        )["AlarmHistoryItems"],
+        "a change of state",
+    )
+
+    data = json.loads(change["HistoryData"])
+    assert data["version"] == "1.0"
+    assert data["oldState"] == {
+        "stateValue": "INSUFFICIENT_DATA",
+        "stateReason": "Unchecked: Initial alarm creation",
+    }
+    assert data["newState"]["stateValue"] == "OK"
+    assert data["newState"]["stateReason"].startswith("Threshold Crossed")
+    seen = data["newState"]["stateReasonData"]
+    assert (seen["statistic"], seen["period"], seen["threshold"]) == ("Average", 60, 0.5)
+    assert seen["recentDatapoints"] == [0.0]
+    started, queried = (datetime.fromisoformat(seen[key]) for key in ("startDate", "queryDate"))
+    assert started < queried
+    (alarm,) = account.cloudwatch.describe_alarms(AlarmNames=["starved"])["MetricAlarms"]
+    assert json.loads(alarm["StateReasonData"])["version"] == "1.0"
 
 
 SLOW = """

@@ -1,6 +1,5 @@
 """Programs that nobody here wrote, as their users run them: an endpoint URL and any credentials."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_aws.conftest import REGION, Account
+from async_inference.local_aws import journey
+from tests.local_aws.conftest import Account
 
 INSTALLED = Path(__file__).resolve().parents[3] / ".local" / "clients"
 """Where tools/install.py puts what fights with this project's own packages."""
@@ -30,21 +30,11 @@ def run(tmp_path) -> Callable[..., str]:
     def run(account: Account, *command: str | Path, **more: str) -> str:
         if shutil.which(command[0]) is None:
             pytest.fail(f"{command[0]} is missing; run: python tools/install.py clients")
-        environment = {
-            # Nothing of the user's own: no profile, no credentials, no proxy.
-            "HOME": str(tmp_path),
-            "PATH": os.environ["PATH"],
-            "AWS_ENDPOINT_URL": account.aws.url,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            **more,
-        }
+        # What .local/env exports, and nothing of the user's own: no profile, no proxy.
+        environment = {**journey.environment(account.aws.url, tmp_path), "HOME": str(tmp_path)}
         done = subprocess.run(
             command,
-            env=environment,
+            env=environment | more,
             cwd=tmp_path,
             capture_output=True,
             text=True,
