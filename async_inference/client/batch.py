@@ -163,8 +163,8 @@ class Batch:
                 endpoint or bucket, a full disk.
         """
         self.progress.started_s = time.monotonic()
+        certain = [entry for entry in self._open if entry.accepted or not entry.sending]
         doubtful = [entry for entry in self._open if entry.sending and not entry.accepted]
-        certain = [entry for entry in self._open if entry not in doubtful]
         try:
             async with asyncio.TaskGroup() as group:
                 observer = group.create_task(self._observe())
@@ -231,10 +231,8 @@ class Batch:
         return ended
 
     async def _collect(self, entries: Sequence[Entry]) -> None:
-        while not all(entry.ended for entry in entries):
+        while self._in_time() and not all(entry.ended for entry in entries):
             if not self._watch.pending:
-                if not self._in_time():
-                    return
                 self._changed.clear()
                 await self._changed.wait()
                 continue
@@ -242,8 +240,7 @@ class Batch:
             await asyncio.gather(*(self._fetch(each) for each in ended))
             if ended:
                 await asyncio.to_thread(self._ledger.sync)
-            if not self._in_time():
-                return
+        self._changed.set()  # Whoever waits for room looks at the time.
 
     async def _fetch(self, ended: Ended) -> None:
         entry = self._ledger.entries[ended.accepted.inference_id]

@@ -173,11 +173,13 @@ class Ledger:
         """
         ids, lines = [], []
         known = {self._identity(entry.item): entry for entry in self.entries.values()}
+        last = max((entry.number for entry in self.entries.values()), default=0)
         for item in items:
             entry = known.get(self._identity(item))
             again = failed_too and entry is not None and entry.failure is not None
             if entry is None or again:
-                line = self._asked(item, entry)
+                last += entry is None
+                line = self._asked(item, entry, entry.number if entry else last)
                 lines.append(line)
                 self._apply(line)
                 entry = known[self._identity(item)] = self.entries[line["id"]]
@@ -293,15 +295,14 @@ class Ledger:
         else:
             raise ValueError(line["event"])
 
-    def _asked(self, item: Item, before: Entry | None) -> dict[str, Any]:
+    def _asked(self, item: Item, before: Entry | None, number: int) -> dict[str, Any]:
         # A repetition needs a place of its own: the first one's holds its failure.
         seed = f"{item.key} after {before.inference_id}" if before else item.key
-        numbers = (entry.number for entry in self.entries.values())
         line = {
             "event": "asked",
             "id": derived_id(seed, item.request, self.batch),
             "at": self._now_s(),
-            "number": before.number if before else max(numbers, default=0) + 1,
+            "number": number,
             "label": item.label,
             "key": item.key,
             "request": _document(item.request),

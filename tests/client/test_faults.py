@@ -18,6 +18,7 @@ import pytest
 from async_inference.client import Client, DeadlineError, Pace, Request
 from async_inference.client.ledger import FILE
 from async_inference.local_aws import daemon
+from async_inference.local_aws.faults import Faults
 from tests.client.conftest import session
 from tests.local_aws.conftest import Account, eventually
 
@@ -27,6 +28,7 @@ PROMPTS = 1000
 CLIENT_KILLED_AT = (150, 400, 700)
 """Results after which the client is killed."""
 INSTANCES = 3
+WRITES_REFUSED = 0.02
 HANDLER = """
 import json
 from sagemaker_inference.errors import BaseInferenceToolkitError
@@ -55,13 +57,19 @@ def aws(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = daemon.start(folder / ".local" / "aws", port=port, minute_s=60, setup_s=0)
+    running = start(folder, port)
     account = Account(SimpleNamespace(url=running.url))  # ty: ignore[invalid-argument-type]
     account.deploy("draw", HANDLER)
     account.in_service("draw")
     scale(account, INSTANCES)
     yield SimpleNamespace(folder=folder, port=port, url=running.url, account=account)
     daemon.stop(folder / ".local" / "aws")
+
+
+def start(folder: Path, port: int) -> daemon.Daemon:
+    """An AWS that refuses some writes of S3 objects, by endpoints and clients alike."""
+    faults = Faults(s3_write_failure_rate=WRITES_REFUSED)
+    return daemon.start(folder / ".local" / "aws", port=port, minute_s=60, setup_s=0, faults=faults)
 
 
 def scale(account: Account, instances: int) -> None:
@@ -99,19 +107,22 @@ def restart(aws: SimpleNamespace) -> None:
     process = psutil.Process(running.pid)
     process.kill()
     process.wait(10)
-    daemon.start(aws.folder / ".local" / "aws", port=aws.port, minute_s=60, setup_s=0)
+    start(aws.folder, aws.port)
 
 
 def kill_a_worker(aws: SimpleNamespace, dice: random.Random) -> None:
     running = daemon.running(aws.folder / ".local" / "aws")
     assert running is not None
-    workers = psutil.Process(running.pid).children()
+    # Instances are forks of one template, which is a child of the server.
+    templates = psutil.Process(running.pid).children()
+    workers = [worker for template in templates for worker in template.children()]
     if workers:
         dice.choice(workers).kill()
 
 
 def test_a_batch_that_is_killed_three_times_gets_each_result_once(aws, capsys):
-    """While it runs, workers are killed at each of the client's kills, and AWS itself once."""
+    """While it runs, workers are killed at each of the client's kills, AWS itself once, and S3
+    refuses some of what the endpoint writes."""
     prompts = [f"number {number}" for number in range(PROMPTS)]
     (aws.folder / "prompts.txt").write_text("\n".join(prompts))
     ledger = aws.folder / "out" / FILE
@@ -131,7 +142,8 @@ def test_a_batch_that_is_killed_three_times_gets_each_result_once(aws, capsys):
         if kill == 1:
             restart(aws)
 
-    client = command(aws.folder, *first)
+    # An output that S3 refused three times in a row is a failure, as on AWS: asked for once more.
+    client = command(aws.folder, *first, "--retry-failed")
     told, complaints = client.communicate(timeout=180)
 
     assert client.returncode == 0, complaints

@@ -81,7 +81,7 @@ def test_measured_and_predicted_stand_side_by_side():
 @pytest.mark.local_aws
 @pytest.mark.parametrize("topics", [True, False])
 def test_times_at_a_fast_clock_are_told_in_the_endpoints_seconds(tmp_path, topics):
-    """Six minutes of service take six real seconds; both ways of measuring say minutes."""
+    """Four minutes of service take four real seconds; both ways of measuring say minutes."""
     aws = LocalAws(Options(folder=tmp_path, minute_s=REAL_MINUTE_S))
     aws.start()
     try:
@@ -92,7 +92,7 @@ def test_times_at_a_fast_clock_are_told_in_the_endpoints_seconds(tmp_path, topic
             output = {"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}}
         account.deploy("sleeper", SLEEPS, output=output)
         account.in_service("sleeper")
-        traffic = burst(6, 60.0)
+        traffic = burst(4, 60.0)
 
         async def replay() -> Replay:
             async with AsyncClient(
@@ -106,5 +106,5 @@ def test_times_at_a_fast_clock_are_told_in_the_endpoints_seconds(tmp_path, topic
 
     assert (found.failed, found.unanswered, found.exact) == (0, 0, topics)
     in_order_s = np.sort(found.took_s)
-    assert (in_order_s >= 60.0 * np.arange(1, 7) - SPEED * 0.1).all()
-    assert in_order_s[-1] < 3 * 360.0, "sixty times too long would be hours"
+    assert (in_order_s >= 60.0 * np.arange(1, 5) - SPEED * 0.1).all()
+    assert in_order_s[-1] < 3 * 240.0, "sixty times too long would be hours"
