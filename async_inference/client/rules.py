@@ -368,9 +368,10 @@ class Rules:
                 except InferenceError:
                     raise
                 except Exception as error:
-                    # S3 is consistent, but a notification may come before the failure object.
-                    if errors.is_missing(error) and ended.reason is not None:
-                        raise errors.of_failure(ended.reason) from None
+                    if errors.is_missing(error):
+                        # Its failure was only told; or somebody removed what was there.
+                        reason = ended.reason or "its output was removed before it was fetched"
+                        raise errors.of_failure(reason) from error
                     if self.now_s() >= until_s:
                         raise self.too_late(ended.accepted, error) from error
                     yield Sleep(min(pause_s, max(0.0, until_s - self.now_s())))

@@ -478,6 +478,14 @@ def test_a_failure_without_a_failure_path_is_told_by_its_notification():
         world.run(world.rules().collect(ended, None, 60))
 
 
+def test_an_output_that_is_removed_before_it_is_fetched_is_a_failure_and_no_endless_wait():
+    world = World()
+
+    with pytest.raises(FailedError, match="removed before it was fetched"):
+        world.run(world.rules().collect(Ended(ONE, failed=False), None, 60))
+    assert world.now_s == 0
+
+
 def test_listening_to_an_endpoint_without_topics_is_refused():
     world = World()
     world.answers["describe_endpoint"] = lambda asked: {"EndpointStatus": "InService"}
