@@ -149,6 +149,9 @@ def _model(entry: Registration, record: Record) -> Properties:
     container = dict(entry.inputs["primaryContainer"])
     container.pop("additionalModelDataSources", None)
     environment = container.pop("environment")
+    source = container.pop("modelDataSource", None)
+    if source is not None:
+        container["modelDataSource"] = {"s3DataSource": source["s3DataSources"][0]}
     return {
         "ExecutionRoleArn": entry.inputs["executionRoleArn"],
         "EnableNetworkIsolation": entry.inputs.get("enableNetworkIsolation"),

@@ -155,3 +155,16 @@ def register() -> Iterator[Callable[[Callable[[], Any]], Record]]:
     yield run
     set_all_config({})
     loop.close()
+
+
+@pytest.fixture(scope="module")
+def once() -> Callable[[Callable[[], Record]], Record]:
+    """What the first test of a module built, for all of them: a record is a value."""
+    built: list[Record] = []
+
+    def build(first: Callable[[], Record]) -> Record:
+        if not built:
+            built.append(first())
+        return built[0]
+
+    return build

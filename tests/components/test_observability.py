@@ -14,6 +14,7 @@ from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan, ScheduledAction
 from components.notifications import Listener
 from components.observability import Observability
+from tests.components.conftest import Record
 from tests.components.test_async_endpoint import endpoint, handler
 
 __all__ = ["endpoint", "handler"]
@@ -35,6 +36,12 @@ SIMPLE = {
 """Metric, dimensions (aws-facts.md section 4), statistic, threshold, period in seconds, periods."""
 
 
+@pytest.fixture
+def watched(once, register, endpoint) -> Record:
+    """An endpoint with the defaults."""
+    return once(lambda: register(endpoint))
+
+
 def alarm_of(record: Any, name: str) -> dict[str, Any]:
     return record[ALARM, f"demo-{name}-alarm"].inputs
 
@@ -49,11 +56,9 @@ def operational(record: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_an_alarm_looks_at_its_metric_with_the_dimensions_that_sagemaker_publishes(
-    register, endpoint, name
-):
+def test_an_alarm_looks_at_its_metric_with_the_dimensions_that_sagemaker_publishes(watched, name):
     """Any other dimension and it never fires (aws-facts.md section 4)."""
-    inputs = alarm_of(register(endpoint), name)
+    inputs = alarm_of(watched, name)
 
     metric, dimensions, statistic, threshold, period_s, periods = SIMPLE[name]
     assert (inputs["namespace"], inputs["metricName"]) == ("AWS/SageMaker", metric)
@@ -65,24 +70,24 @@ def test_an_alarm_looks_at_its_metric_with_the_dimensions_that_sagemaker_publish
     assert (inputs["evaluationPeriods"], inputs["datapointsToAlarm"]) == (periods, periods)
 
 
-def test_an_idle_endpoint_that_publishes_nothing_alarms_nobody(register, endpoint):
+def test_an_idle_endpoint_that_publishes_nothing_alarms_nobody(watched):
     """Most metrics are absent while idle (aws-facts.md section 4)."""
-    found = operational(register(endpoint))
+    found = operational(watched)
 
     assert len(found) == 9
     assert {inputs["treatMissingData"] for inputs in found} == {"notBreaching"}
 
 
-def test_every_alarm_tells_operations_that_it_fired_and_that_it_is_over(register, endpoint):
-    for inputs in operational(register(endpoint)):
+def test_every_alarm_tells_operations_that_it_fired_and_that_it_is_over(watched):
+    for inputs in operational(watched):
         assert inputs["alarmActions"] == inputs["okActions"] == [TOPIC]
 
 
-def test_every_alarm_names_a_section_of_the_runbook_that_exists(register, endpoint):
+def test_every_alarm_names_a_section_of_the_runbook_that_exists(watched):
     headings = re.findall(r"^### (.+)$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
 
     named = []
-    for inputs in operational(register(endpoint)):
+    for inputs in operational(watched):
         said = re.search(r"What to do: docs/operations\.md, (.+)\.$", inputs["alarmDescription"])
         assert said, inputs["alarmDescription"]
         named.append(said[1])
@@ -94,10 +99,10 @@ def queries(inputs: dict[str, Any]) -> dict[str, Any]:
     return {query["id"]: query for query in inputs["metricQueries"]}
 
 
-def test_instances_are_counted_by_the_samples_of_their_cpu(register, endpoint):
+def test_instances_are_counted_by_the_samples_of_their_cpu(watched):
     """SampleCount at 60 s is the number of instances (aws-facts.md section 4)."""
     for name in ("idle", "ceiling"):
-        samples = queries(alarm_of(register(endpoint), name))["samples"]["metric"]
+        samples = queries(alarm_of(watched, name))["samples"]["metric"]
         assert samples["namespace"] == "/aws/sagemaker/Endpoints"
         assert (samples["metricName"], samples["stat"]) == ("CPUUtilization", "SampleCount")
         assert samples["dimensions"] == OF_VARIANT
@@ -118,8 +123,8 @@ def value(expression: str, **series: float) -> float:
 @pytest.mark.parametrize(
     ("backlog", "instances", "leaks"), [(0, 1, True), (0, 3, True), (2, 1, False), (0, 0, False)]
 )
-def test_instances_with_an_empty_queue_are_a_leak(register, endpoint, backlog, instances, leaks):
-    inputs = alarm_of(register(endpoint), "idle")
+def test_instances_with_an_empty_queue_are_a_leak(watched, backlog, instances, leaks):
+    inputs = alarm_of(watched, "idle")
 
     found = value(queries(inputs)["result"]["expression"], backlog=backlog, samples=5 * instances)
     assert (found > inputs["threshold"]) == leaks
@@ -143,9 +148,9 @@ def test_instances_that_a_floor_or_a_warm_window_keeps_are_no_leak(register, end
     [(5, 3, True), (5, 0, False), (5, -1, False), (4, 3, False)],
 )
 def test_at_the_maximum_with_a_growing_backlog_is_falling_behind(
-    register, endpoint, instances, change, behind
+    watched, instances, change, behind
 ):
-    inputs = alarm_of(register(endpoint), "ceiling")
+    inputs = alarm_of(watched, "ceiling")
 
     expression = queries(inputs)["result"]["expression"]
     found = value(expression, backlog=9, backlog_change=change, samples=5 * instances)
@@ -153,9 +158,9 @@ def test_at_the_maximum_with_a_growing_backlog_is_falling_behind(
 
 
 def test_thresholds_follow_the_settings(register, endpoint):
-    watched = Observability(starved_after_min=10, idle_after_h=24, failures=50)
+    settings = Observability(starved_after_min=10, idle_after_h=24, failures=50)
 
-    record = register(lambda: endpoint(observability=watched, request_ttl_s=1000))
+    record = register(lambda: endpoint(observability=settings, request_ttl_s=1000))
 
     assert alarm_of(record, "starved")["evaluationPeriods"] == 10
     assert alarm_of(record, "failed")["threshold"] == 50
@@ -164,10 +169,8 @@ def test_thresholds_follow_the_settings(register, endpoint):
     assert longest == 86_400, "the longest that CloudWatch evaluates"
 
 
-def test_alarms_and_budgets_of_this_account_only_may_publish(register, endpoint):
-    record = register(endpoint)
-
-    policy = record["aws:sns/topicPolicy:TopicPolicy", "demo-operations-topic-policy"]
+def test_alarms_and_budgets_of_this_account_only_may_publish(watched):
+    policy = watched["aws:sns/topicPolicy:TopicPolicy", "demo-operations-topic-policy"]
     (statement,) = json.loads(policy.inputs["policy"])["Statement"]
     assert statement["Principal"] == {
         "Service": ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"]
@@ -194,8 +197,8 @@ def graphs(record: Any) -> dict[str, Any]:
     }
 
 
-def test_the_dashboard_shows_costs_only_where_a_price_is_configured(register, endpoint):
-    without = graphs(register(endpoint))
+def test_the_dashboard_shows_costs_only_where_a_price_is_configured(register, endpoint, watched):
+    without = graphs(watched)
     priced = Observability(usd_per_instance_hour=1.515)
     with_price = graphs(register(lambda: endpoint(observability=priced)))
 
@@ -205,12 +208,10 @@ def test_the_dashboard_shows_costs_only_where_a_price_is_configured(register, en
     assert "1.515" in with_price[cost]["metrics"][0][0]["expression"]
 
 
-def test_the_dashboard_asks_for_metrics_that_sagemaker_publishes_and_for_no_other(
-    register, endpoint
-):
+def test_the_dashboard_asks_for_metrics_that_sagemaker_publishes_and_for_no_other(watched):
     asked = {
         (series[0], series[1]): dict(zip(series[2:-1:2], series[3:-1:2], strict=True))
-        for graph in graphs(register(endpoint)).values()
+        for graph in graphs(watched).values()
         for series in graph["metrics"]
         if isinstance(series[0], str)
     }
@@ -221,9 +222,9 @@ def test_the_dashboard_asks_for_metrics_that_sagemaker_publishes_and_for_no_othe
 
 
 def test_a_budget_counts_what_bears_the_endpoints_tag(register, endpoint):
-    watched = Observability(monthly_budget_usd=500)
+    settings = Observability(monthly_budget_usd=500)
 
-    record = register(lambda: endpoint(observability=watched))
+    record = register(lambda: endpoint(observability=settings))
 
     budget = record["aws:budgets/budget:Budget", "demo-budget"].inputs
     assert (budget["limitAmount"], budget["limitUnit"]) == ("500", "USD")

@@ -9,6 +9,7 @@ import pytest
 from components.access import deployer_policy
 from components.async_endpoint import Retention, Security
 from components.rollout import Updates
+from tests.components.conftest import Record
 from tests.components.test_async_endpoint import (
     BUCKET,
     COMPONENT,
@@ -156,8 +157,11 @@ def test_inputs_outputs_and_failures_expire_and_old_versions_go(register, endpoi
 
 
 @pytest.fixture
-def everything(register, endpoint):
-    return register(lambda: endpoint(security=GUARDED, updates=Updates(rollback=True)))
+def everything(once, register, endpoint) -> Record:
+    """An endpoint with all that adds a permission."""
+    return once(
+        lambda: register(lambda: endpoint(security=GUARDED, updates=Updates(rollback=True)))
+    )
 
 
 def test_each_permission_of_the_role_is_one_that_something_needs(everything):

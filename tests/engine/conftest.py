@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 from async_inference.local_aws.clients import client
 from async_inference.local_aws.journey import STATE, environment
+from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +29,31 @@ def output_fn(prediction, accept): return prediction
 """
 
 
+SIGNED_AS = {"monitoring": "cloudwatch"}
+NAMED_OTHERWISE = {
+    "budgets:CreateBudget": "budgets:ModifyBudget",
+    "budgets:DeleteBudget": "budgets:ModifyBudget",
+    "budgets:DescribeBudget": "budgets:ViewBudget",
+}
+"""Operations whose IAM action has another name."""
+
+
 class RecordingAws(LocalAws):
-    """Remembers the operations of our own services, in order."""
+    """Remembers the operations of our own services, in order, and the IAM actions of all that name
+    theirs (S3 names none)."""
 
     def __init__(self, options: Options) -> None:
         self.operations: list[str] = []
+        self.actions: set[str] = set()
         super().__init__(options)
+
+    def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+        scope = re.search(r"Credential=([^/]+/){3}([\w-]+)", environ.get("HTTP_AUTHORIZATION", ""))
+        operation = operation_name(environ, body)
+        if scope and operation:
+            action = f"{SIGNED_AS.get(scope[2], scope[2])}:{operation}"
+            self.actions.add(NAMED_OTHERWISE.get(action, action))
+        return super()._dispatch(environ, body)
 
     def _answer(self, service: str, api: Any, operation: str, body: bytes) -> Any:
         self.operations.append(operation)

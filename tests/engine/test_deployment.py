@@ -1,5 +1,6 @@
 """The real engine on the embedded AWS: what previews say, updates do, and destroys leave."""
 
+import json
 import os
 import signal
 import subprocess
@@ -222,7 +223,10 @@ def test_a_wrong_config_registers_nothing_and_names_every_problem(program):
     assert not program.client("s3").list_buckets()["Buckets"]
 
 
-def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program):
+@pytest.mark.parametrize("killed_at", ["CreateModel", "CreateEndpoint"])
+def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program, killed_at):
+    """What was being made when the CLI died is made again, or taken over where its name is fixed
+    (docs/operations.md, An interrupted update)."""
     arguments = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]
     killed = subprocess.Popen(
         arguments,
@@ -233,16 +237,24 @@ def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program):
         start_new_session=True,
     )
     eventually(
-        lambda: "CreateModel" in program.aws.operations or killed.poll() is not None,
-        "a model",
-        60,
+        lambda: killed_at in program.aws.operations or killed.poll() is not None, killed_at, 120
     )
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
 
     program.pulumi("cancel", "--yes", "local")
-    program.pulumi("refresh", "--yes", "--skip-preview", "--run-program", "--clear-pending-creates")
+    state = json.loads(program.pulumi("stack", "export", "-s", "local"))["deployment"]
+    endpoint = [
+        operation["resource"]["urn"]
+        for operation in state.get("pending_operations") or []
+        if operation["resource"]["type"] == "aws:sagemaker/endpoint:Endpoint"
+    ]
+    assert bool(endpoint) == (killed_at == "CreateEndpoint")
+    pending = ["--clear-pending-creates"]
+    if endpoint:
+        pending = [f"--import-pending-creates={part}" for part in (*endpoint, "async-sdxl-local")]
+    program.pulumi("refresh", "--yes", "--skip-preview", "--run-program", *pending)
     program.up()
 
     assert program.endpoint()["EndpointStatus"] == "InService"
-    assert changes(program.preview()) == {}
+    assert program.preview() == {name: ["same"] for name in REGISTERED}, "and nothing beside"

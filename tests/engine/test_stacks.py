@@ -3,9 +3,10 @@
 That AWS itself accepts them, only a deployment to AWS can show.
 """
 
+import json
+
 import pytest
 
-from tests.engine.conftest import Program
 from tests.engine.test_deployment import changes
 
 pytestmark = pytest.mark.engine
@@ -29,29 +30,39 @@ GUARDED = {
 """Everything that a stack can turn on, at once."""
 
 
-def deploy_and_destroy(program: Program) -> None:
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_a_stack_is_accepted_and_finds_no_drift(another, stack):
+    program = another(stack)
+
     program.up()
+
     assert program.endpoint()["EndpointStatus"] == "InService"
-    assert changes(program.preview("--refresh")) == {}, "a refresh finds no drift"
-    program.configure(forceDestroyBucket=True)
+    assert changes(program.preview("--refresh")) == {}
+
+
+def test_everything_turned_on_is_accepted_by_what_a_deployer_may_do_and_goes(another):
+    """The published provider reads more than ours, above all of buckets; the document allows for
+    what its source calls."""
+    program = another("prod")
+    program.configure(**GUARDED, forceDestroyBucket=True)
+    program.client("s3").create_bucket(Bucket="weights")
+    program.aws.actions.clear()
+
     program.up()
+    allowed = {
+        action
+        for statement in json.loads(program.outputs()["deployer_policy"])["Statement"]
+        for action in (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
+    }
+    assert changes(program.preview("--refresh")) == {}, "a refresh finds no drift"
     program.destroy()
+
+    assert program.aws.actions - allowed == set()
+    assert len(program.aws.actions) > 40, "they were recorded"
     assert not program.client("sagemaker").list_endpoints()["Endpoints"]
     assert not program.client("cloudwatch").describe_alarms()["MetricAlarms"]
-
-
-@pytest.mark.parametrize("stack", ["dev", "prod"])
-def test_a_stack_is_accepted_finds_no_drift_and_goes(another, stack):
-    deploy_and_destroy(another(stack))
-
-
-def test_everything_turned_on_is_accepted_and_goes(another):
-    program = another("prod")
-    program.configure(**GUARDED)
-    program.client("s3").create_bucket(Bucket="weights")
-
-    deploy_and_destroy(program)
-
     (key,) = program.client("kms").list_keys()["Keys"]
     state = program.client("kms").describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"]
     assert state == "PendingDeletion"
