@@ -14,6 +14,7 @@ from async_inference import settings
 from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS, TUNED
 from async_inference.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
 from async_inference.validation import InvalidInputError
+from tests.components.test_parity import EVERYTHING
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -215,6 +216,17 @@ def test_a_step_of_an_update_must_hold_an_instance(strategy, minimum, step_perce
         assert "all_at_once" in problem
     else:
         assert load(values, stack="test").updates.strategy == strategy
+
+
+def test_any_plan_can_be_said_in_a_stacks_config():
+    """Each field, by its YAML key; what is registered for it, test_parity reads back."""
+    values = EVERYTHING.model_dump(mode="json", by_alias=True)
+    rules = {key: values[key] for key in ("policies", "schedules")}
+    bounds = {key: values[key] for key in ("minCapacity", "maxCapacity")}
+
+    stack = load(config(scalingPreset="custom", scalingPlan=rules, **bounds), stack="test")
+
+    assert stack.plan == EVERYTHING
 
 
 def test_log_retention_takes_what_cloudwatch_logs_takes():

@@ -5,6 +5,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 
 from async_inference.scaling import plan as plans
@@ -105,6 +106,17 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
         },
         "tags": {"endpoint": "async-demo"},
     }
+
+
+def test_a_queue_belongs_to_the_endpoint_and_so_there_is_one_variant(register, endpoint):
+    """No request names a variant (BC), and queue metrics have none (aws-facts.md section 4)."""
+    runtime = botocore.session.get_session().get_service_model("sagemaker-runtime")
+    request = runtime.operation_model("InvokeEndpointAsync").input_shape
+    assert request is not None
+    assert "TargetVariant" not in request.members
+
+    variants = register(endpoint)[CONFIGURATION, "demo-config"].inputs["productionVariants"]
+    assert [variant["variantName"] for variant in variants] == ["AllTraffic"]
 
 
 @pytest.mark.parametrize(("minimum", "initial"), [(0, 1), (1, 1), (3, 3)])
