@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from rich.console import Group
@@ -27,6 +28,7 @@ from async_inference.rehearsal.simulator import Assumptions, InstanceHours, Run,
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
+    AdjustmentType,
     Comparison,
     Metric,
     MetricAlarm,
@@ -48,6 +50,8 @@ PENALTY = 4.0
 STRANGENESS = 0.004
 """Price of each number that differs from preset `tuned`: what the training traffic never needed,
 such as an answer to a spike, stays as it is."""
+SURGE_SLACK = 1.25
+"""How many times the documented p95 wait a plan may have in a surge that the training lacks."""
 HOTTEST = 0.03
 SHOWN = 12
 
@@ -56,27 +60,33 @@ Objective = Literal["hours", "wait"]
 
 @dataclass(frozen=True)
 class Shape:
-    """A plan in the few numbers that the search changes; 0 leaves a policy out."""
+    """A plan in the few numbers that the search changes; 0 leaves a policy out.
+
+    A percentage is the part of the instances that thinning or sleep removes at a time, at
+    least one; 0 removes one.
+    """
 
     wake_cooldown_s: int = 300
-    flood_at: int = 30
-    flood_adds: int = 2
-    deluge_above: int = 30
+    flood_at: int = 15
+    flood_adds: int = 1
+    deluge_above: int = 5
     deluge_adds: int = 3
     flood_minutes: int = 1
     flood_cooldown_s: int = 600
-    pressure_at: int = 5
+    pressure_at: int = 10
     pressure_minutes: int = 1
     pressure_cooldown_s: int = 600
     tracking_target: int = 0
     tracking_scales_in: bool = False
     thinning_below: float = 1.0
     thinning_minutes: int = 5
-    thinning_cooldown_s: int = 900
+    thinning_cooldown_s: int = 300
+    thinning_percent: int = 50
     sleep_below: float = 0.15
-    sleep_minutes: int = 30
-    sleep_share: float = 0.7
-    sleep_cooldown_s: int = 60
+    sleep_minutes: int = 90
+    sleep_share: float = 0.6
+    sleep_cooldown_s: int = 120
+    sleep_percent: int = 0
     warm_from_h: int = 0
     warm_hours: int = 0
 
@@ -96,13 +106,15 @@ CHOICES: dict[str, tuple] = {
     "pressure_cooldown_s": (60, 120, 300, 600),
     "tracking_target": (0, 0, 0, 3, 5, 8, 12, 20),
     "tracking_scales_in": (False, True),
-    "thinning_below": (0.0, 0.26, 0.34, 0.51, 0.67, 1.0),
+    "thinning_below": (0.0, 0.26, 0.34, 0.51, 0.67, 1.0, 1.25),
     "thinning_minutes": (1, 2, 3, 5, 8),
     "thinning_cooldown_s": (0, 60, 120, 300, 600, 900),
+    "thinning_percent": (0, 0, 25, 50, 75, 90),
     "sleep_below": (0.15, 0.21, 0.26, 0.34, 0.51, 0.67),
-    "sleep_minutes": (1, 2, 3, 5, 8, 10, 15, 20, 30),
+    "sleep_minutes": (1, 2, 3, 5, 8, 10, 15, 20, 30, 45, 60, 90, 120, 180),
     "sleep_share": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     "sleep_cooldown_s": (0, 60, 120, 300),
+    "sleep_percent": (0, 0, 50, 90, 100),
     "warm_from_h": tuple(range(24)),
     "warm_hours": (0, 0, 0, 0, 2, 4, 6, 8, 10, 12),
 }
@@ -113,7 +125,6 @@ def rules(shape: Shape) -> ScalingRules:
     """The policies and schedules that a shape stands for."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
-    one_less = (StepAdjustment(upper_bound=0, adjustment=-1),)
     wake = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, 1)
     policies: list[ScalingPolicy] = [_step("WakeUp", wake, one_more, shape.wake_cooldown_s)]
     above = shape.deluge_above
@@ -136,9 +147,9 @@ def rules(shape: Shape) -> ScalingRules:
         )
     if shape.thinning_below:
         alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
-        policies.append(_step("Thinning", alarm, one_less, shape.thinning_cooldown_s))
+        policies.append(_less("Thinning", alarm, shape.thinning_percent, shape.thinning_cooldown_s))
     alarm = _alarm(per_instance, -shape.sleep_below, shape.sleep_minutes, shape.sleep_share)
-    policies.append(_step("Sleep", alarm, one_less, shape.sleep_cooldown_s))
+    policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
     return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
 
 
@@ -159,6 +170,15 @@ def _step(
     return StepScalingPolicy(
         name=f"{name}-ScalingPolicy", alarm=alarm, steps=steps, cooldown_s=cooldown_s
     )
+
+
+def _less(name: str, alarm: MetricAlarm, percent: int, cooldown_s: int) -> StepScalingPolicy:
+    """Removes a percentage, which AWS rounds to one instance where it is less; 0 removes one."""
+    removed = StepAdjustment(upper_bound=0, adjustment=-(percent or 1))
+    kind = (
+        AdjustmentType.PERCENT_CHANGE_IN_CAPACITY if percent else AdjustmentType.CHANGE_IN_CAPACITY
+    )
+    return _step(name, alarm, (removed,), cooldown_s).model_copy(update={"adjustment_type": kind})
 
 
 def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
@@ -220,6 +240,20 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
     return first, second, float(middle_s)
 
 
+def surged(traffic: Traffic, capacity: int) -> Traffic:
+    """The traffic with a surge in its middle: an hour's work for so many requests at a time.
+
+    It arrives within half an hour. What the training never met must not ruin the plan: one that
+    never saw more than two instances at work may have lost what sends five home again.
+    """
+    middle_s = traffic.span_s / 2
+    requests = max(1, round(3600 * capacity / float(traffic.service_s.mean())))
+    arrivals_s = np.concatenate([traffic.arrivals_s, middle_s + np.linspace(0, 1800, requests)])
+    service_s = np.concatenate([traffic.service_s, np.resize(traffic.service_s, requests)])
+    order = np.argsort(arrivals_s, kind="stable")
+    return Traffic(arrivals_s[order], service_s[order])
+
+
 def tune(
     *,
     stack: str,
@@ -263,22 +297,35 @@ def tune(
     baseline = simulate(within(DOCUMENTED), training, assumptions, seed)
     documented = judged("documented", within(DOCUMENTED), baseline)
     limit_s = baseline.wait_s.p95 if max_p95_wait_s is None else max_p95_wait_s
+    surge = surged(training, own.max_capacity * assumptions.concurrency)
+    surge_before = simulate(within(DOCUMENTED), surge, assumptions, seed)
+
+    def runs(shape: Shape) -> tuple[Run, Run]:
+        plan = within(rules(shape))
+        return (
+            simulate(plan, training, assumptions, seed),
+            simulate(plan, surge, assumptions, seed),
+        )
 
     def score(shape: Shape) -> float:
-        run = tried[shape]
+        run, in_surge = tried[shape]
+        return own_score(shape, run) + PENALTY * (
+            _excess(in_surge.instance_hours, surge_before.instance_hours)
+            + _excess(in_surge.wait_s.p95, SURGE_SLACK * surge_before.wait_s.p95)
+        )
+
+    def own_score(shape: Shape, run: Run) -> float:
         if run.expired or not run.completed:
             return math.inf
         strange = sum(getattr(shape, name) != getattr(TUNED_SHAPE, name) for name in CHOICES)
         hours = math.log(run.instance_hours) + STRANGENESS * strange
         if objective == "hours":
-            over = math.log(max(run.wait_s.p95, 1.0) / max(MARGIN * limit_s, 1.0))
-            return hours + PENALTY * max(0.0, over)
-        over = math.log(run.instance_hours / (MARGIN * baseline.instance_hours))
+            return hours + PENALTY * _excess(run.wait_s.p95, MARGIN * limit_s)
         wait = math.log(max(run.wait_s.mean, 1.0)) + STRANGENESS * strange
-        return wait + PENALTY * max(0.0, over)
+        return wait + PENALTY * _excess(run.instance_hours, MARGIN * baseline.instance_hours)
 
     dice = random.Random(seed)
-    tried: dict[Shape, Run] = {}
+    tried: dict[Shape, tuple[Run, Run]] = {}
     current = best = TUNED_SHAPE
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while len(tried) < plans:
@@ -291,10 +338,7 @@ def tune(
                     batch.append(shape)
             if not batch:
                 break
-            runs = pool.map(
-                lambda shape: simulate(within(rules(shape)), training, assumptions, seed), batch
-            )
-            tried.update(zip(batch, runs, strict=True))
+            tried.update(zip(batch, pool.map(runs, batch), strict=True))
             heat = HOTTEST * (1 - len(tried) / plans)
             here = min(batch, key=score)
             worse = score(here) - score(current)
@@ -304,12 +348,12 @@ def tune(
             if math.isinf(score(current)):
                 current = best
             advance(len(batch))
-    front = _front(tried)
+    front = _front({shape: run for shape, (run, _) in tried.items()})
     names = {shape: f"plan {number}" for number, shape in enumerate(front, start=1)}
     return Found(
-        chosen=judged("chosen", within(rules(best)), tried[best]),
+        chosen=judged("chosen", within(rules(best)), tried[best][0]),
         documented=documented,
-        front=tuple(judged(names[s], within(rules(s)), tried[s]) for s in front),
+        front=tuple(judged(names[s], within(rules(s)), tried[s][0]) for s in front),
         unseen=unseen,
         tried=len(tried),
         max_p95_wait_s=limit_s,
@@ -322,6 +366,11 @@ def tune(
         ),
         assumptions=assumptions,
     )
+
+
+def _excess(value: float, limit: float) -> float:
+    """How far a value is above its limit, in logarithms; 0 below."""
+    return max(0.0, math.log(max(value, 1.0) / max(limit, 1.0)))
 
 
 def _neighbour(shape: Shape, dice: random.Random) -> Shape:
