@@ -38,6 +38,7 @@ bench: install
 
 docs: .venv/.base
 	@python tools/configuration_reference.py
+	@python -m tools.pictures
 	@sphinx-build -qnW --keep-going docs .local/site
 	@echo "The documentation: .local/site/index.html"
 

@@ -12,6 +12,7 @@ from async_inference.rehearsal import report
 from async_inference.rehearsal.rehearse import Rehearsal, rehearse
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+DPI = 110
 SHOWN_H = (0.5, 5.5)
 """The part of the traffic that the README's picture shows: a few bursts."""
 
@@ -59,4 +60,4 @@ def _zero_to_n(found: Rehearsal) -> Figure:
 
 if __name__ == "__main__":
     for name, figure in drawn().items():
-        figure.savefig(IMAGES / name, dpi=110)
+        figure.savefig(IMAGES / name, dpi=DPI)

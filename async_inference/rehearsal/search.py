@@ -54,6 +54,8 @@ SURGE_SLACK = 1.25
 """How many times the documented p95 wait a plan may have in a surge that the training lacks."""
 HOTTEST = 0.03
 SHOWN = 12
+EMPTY_BELOW = 0.5
+"""A backlog below this is an empty queue."""
 
 Objective = Literal["hours", "wait"]
 
@@ -67,26 +69,25 @@ class Shape:
     """
 
     wake_cooldown_s: int = 300
-    flood_at: int = 15
+    flood_at: int = 12
     flood_adds: int = 1
-    deluge_above: int = 5
+    deluge_above: int = 3
     deluge_adds: int = 3
     flood_minutes: int = 1
     flood_cooldown_s: int = 600
-    pressure_at: int = 10
+    pressure_at: int = 8
     pressure_minutes: int = 1
     pressure_cooldown_s: int = 600
     tracking_target: int = 0
     tracking_scales_in: bool = False
     thinning_below: float = 1.0
-    thinning_minutes: int = 5
+    thinning_minutes: int = 8
     thinning_cooldown_s: int = 300
-    thinning_percent: int = 50
-    sleep_below: float = 0.15
-    sleep_minutes: int = 90
-    sleep_share: float = 0.6
-    sleep_cooldown_s: int = 120
-    sleep_percent: int = 0
+    thinning_percent: int = 75
+    sleep_minutes: int = 120
+    sleep_share: float = 0.55
+    sleep_cooldown_s: int = 60
+    sleep_percent: int = 90
     warm_from_h: int = 0
     warm_hours: int = 0
 
@@ -110,7 +111,6 @@ CHOICES: dict[str, tuple] = {
     "thinning_minutes": (1, 2, 3, 5, 8),
     "thinning_cooldown_s": (0, 60, 120, 300, 600, 900),
     "thinning_percent": (0, 0, 25, 50, 75, 90),
-    "sleep_below": (0.15, 0.21, 0.26, 0.34, 0.51, 0.67),
     "sleep_minutes": (1, 2, 3, 5, 8, 10, 15, 20, 30, 45, 60, 90, 120, 180),
     "sleep_share": (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     "sleep_cooldown_s": (0, 60, 120, 300),
@@ -148,7 +148,8 @@ def rules(shape: Shape) -> ScalingRules:
     if shape.thinning_below:
         alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
         policies.append(_less("Thinning", alarm, shape.thinning_percent, shape.thinning_cooldown_s))
-    alarm = _alarm(per_instance, -shape.sleep_below, shape.sleep_minutes, shape.sleep_share)
+    # On the whole backlog, which has data at zero instances however AWS is read (unsettled.py).
+    alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
     policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
     return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
 

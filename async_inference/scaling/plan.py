@@ -395,16 +395,16 @@ TUNED = ScalingRules(
         ),
         StepScalingPolicy(
             name="Flood-ScalingPolicy",
-            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=30),
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=12),
             steps=(
-                StepAdjustment(lower_bound=0, upper_bound=30, adjustment=2),
-                StepAdjustment(lower_bound=30, adjustment=3),
+                StepAdjustment(lower_bound=0, upper_bound=3, adjustment=1),
+                StepAdjustment(lower_bound=3, adjustment=3),
             ),
             cooldown_s=600,
         ),
         StepScalingPolicy(
             name="Pressure-ScalingPolicy",
-            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE_PER_INSTANCE, threshold=5),
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE_PER_INSTANCE, threshold=8),
             steps=(StepAdjustment(lower_bound=0, adjustment=1),),
             cooldown_s=600,
         ),
@@ -414,30 +414,33 @@ TUNED = ScalingRules(
                 metric=Metric.BACKLOG_SIZE_PER_INSTANCE,
                 comparison=Comparison.LESS,
                 threshold=1,
-                evaluation_periods=5,
-                datapoints_to_alarm=5,
+                evaluation_periods=8,
+                datapoints_to_alarm=8,
             ),
-            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
-            cooldown_s=900,
+            adjustment_type=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY,
+            steps=(StepAdjustment(upper_bound=0, adjustment=-75),),
+            cooldown_s=300,
         ),
         StepScalingPolicy(
             name="Sleep-ScalingPolicy",
             alarm=MetricAlarm(
-                metric=Metric.BACKLOG_SIZE_PER_INSTANCE,
+                metric=Metric.BACKLOG_SIZE,
                 comparison=Comparison.LESS,
-                threshold=0.15,
-                evaluation_periods=30,
-                datapoints_to_alarm=21,
+                threshold=0.5,
+                evaluation_periods=120,
+                datapoints_to_alarm=66,
             ),
-            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
+            adjustment_type=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY,
+            steps=(StepAdjustment(upper_bound=0, adjustment=-90),),
             cooldown_s=60,
         ),
     )
 )
-"""Found by search over bursts, steady, daily and sparse traffic (docs/scaling.md).
+"""Found by search over steady, daily, bursty, sparse and launch traffic (docs/scaling.md).
 
-`Sleep` is the M-of-N alarm as a memory: after a quiet spell most of its minutes are quiet already,
-so that a lone request's instance goes right after it; in busy times it stays through short gaps.
+`Sleep` is the M-of-N alarm as a memory of two hours: after a quiet one it is in ALARM already, so
+that the first empty minute sends the instances home; in busy hours it is not, and they stay through
+gaps. A percentage takes any number of instances to one and one to none.
 """
 
 PRESETS = {"documented": DOCUMENTED, "aws": AWS, "tuned": TUNED}

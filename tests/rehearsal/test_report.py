@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from matplotlib.testing.compare import compare_images
 
 from async_inference.rehearsal import report
 from async_inference.rehearsal.rehearse import Rehearsal, rehearse
 from async_inference.validation import InvalidInputError
+from tools import pictures
 
 pytestmark = pytest.mark.rehearsal
 
@@ -65,3 +67,13 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
 
     with pytest.raises(InvalidInputError, match="name another folder"):
         report.write(rehearsed(), taken)
+
+
+def test_the_documentations_pictures_are_what_is_drawn_today(tmp_path, monkeypatch):
+    monkeypatch.chdir(pictures.IMAGES.parents[1])
+
+    for name, figure in pictures.drawn().items():
+        figure.savefig(tmp_path / name, dpi=pictures.DPI)
+        # Fonts are drawn a little differently from machine to machine.
+        difference = compare_images(str(pictures.IMAGES / name), str(tmp_path / name), tol=5)
+        assert difference is None, f"run `make docs` and commit {name}: {difference}"

@@ -10,7 +10,7 @@ from async_inference.scaling.unsettled import Unsettled
 
 pytestmark = pytest.mark.rehearsal
 UNSEEN_SEEDS = (40, 41, 42)
-"""The search that chose the preset saw seeds 0 and 1, its author 10 to 12 and 20 to 31."""
+"""The search that chose the preset saw seeds 0 to 2, its author 60 to 62 as well."""
 
 
 def runs(preset: str, assumptions: Assumptions) -> list:
@@ -27,7 +27,7 @@ def geometric_mean(ratios: list[float]) -> float:
 
 
 def test_over_all_generators_it_beats_the_documented_policy_on_traffic_it_never_saw():
-    """The issue's limits, but for hours: 0.50 was asked for, sparse traffic alone stays at 1."""
+    """Hours at most half, waits no longer, no single trace much worse: the limits asked for."""
     assumptions = Assumptions(setup_s=300)
     documented, tuned = runs("documented", assumptions), runs("tuned", assumptions)
     pairs = list(zip(documented, tuned, strict=True))
@@ -35,7 +35,7 @@ def test_over_all_generators_it_beats_the_documented_policy_on_traffic_it_never_
     means = [after.wait_s.mean / before.wait_s.mean for before, after in pairs]
     p95s = [after.wait_s.p95 / before.wait_s.p95 for before, after in pairs]
 
-    assert geometric_mean(hours) <= 0.58
+    assert geometric_mean(hours) <= 0.50
     assert geometric_mean(means) <= 0.95
     assert geometric_mean(p95s) <= 1.0
     assert max(hours) <= 1.05
@@ -56,7 +56,7 @@ def test_over_all_generators_it_beats_the_documented_policy_on_traffic_it_never_
         Unsettled(setup_is_billed=False),
     ],
 )
-def test_it_saves_a_third_of_the_hours_however_aws_is_read(reading):
+def test_it_saves_four_tenths_of_the_hours_however_aws_is_read(reading):
     assumptions = Assumptions(setup_s=300, unsettled=reading)
 
     ratios = [
@@ -66,4 +66,4 @@ def test_it_saves_a_third_of_the_hours_however_aws_is_read(reading):
         )
     ]
 
-    assert geometric_mean(ratios) <= 2 / 3
+    assert geometric_mean(ratios) <= 0.6
