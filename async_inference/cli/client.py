@@ -20,7 +20,7 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     import boto3
 
-    from async_inference.client.ledger import Ledger
+    from async_inference.client.ledger import Entry, Ledger
     from async_inference.load import Payload, Replay
     from async_inference.rehearsal.traffic import Traffic
     from async_inference.settings import Settings
@@ -152,14 +152,7 @@ def resume(
     with _opened(output, None, None) as ledger:
         if retry_failed:
             ledger.ask_again()
-        target = _target(ledger.endpoint, None)
-        if target.aws != ledger.aws:
-            raise InvalidInputError(
-                [
-                    f"{output}: this batch was begun at {ledger.aws}, and {ledger.endpoint} is "
-                    f"looked for at {target.aws}; start the local stack, or set AWS_REGION"
-                ]
-            )
+        target = _target(ledger.endpoint, None, ledger.aws)
         ids = list(ledger.entries)
         _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
 
@@ -284,16 +277,20 @@ class Target:
         return (TYPICAL_DETECTION_S + setup_s) * self.minute_s / 60
 
 
-def _target(endpoint: str | None, stack: str | None) -> Target:
+def _target(endpoint: str | None, stack: str | None, begun_at: str | None = None) -> Target:
+    """Where to send; `begun_at` is the `aws` of the target that a ledger was begun with."""
     import boto3
 
     from async_inference import settings
     from async_inference.local_aws import daemon
 
     aws = daemon.running(daemon.AWS_FOLDER)
-    local = stack == LOCAL_STACK or (
-        stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
-    )
+    if begun_at is not None:
+        local = begun_at == LOCAL_STACK
+    else:
+        local = stack == LOCAL_STACK or (
+            stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
+        )
     if local and aws is None:
         raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
     if local and endpoint is None:
@@ -311,7 +308,7 @@ def _target(endpoint: str | None, stack: str | None) -> Target:
             region_name="us-east-1",
         )
         return Target(name, LOCAL_STACK, session, aws.url, aws.minute_s, own)
-    session = boto3.Session(region_name=own.region if own else None)
+    session = boto3.Session(region_name=own.region if own else begun_at)
     if session.region_name is None:
         raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
     return Target(name, session.region_name, session, None, 60.0, own)
@@ -452,24 +449,24 @@ async def _repeat(show: Callable[[], None]) -> None:
         await asyncio.sleep(0.25)
 
 
-def _document(folder: Path, entry: Any) -> dict[str, Any]:
+def _document(folder: Path, entry: "Entry") -> dict[str, Any]:
     document: dict[str, Any] = {
         "number": entry.number,
         "inference_id": entry.inference_id,
         "label": entry.item.label,
         "status": "done" if entry.file else "failed" if entry.failure else "unfinished",
     }
-    if entry.file is not None:
+    if entry.file is not None and entry.result is not None:
         document |= {"file": str(folder / entry.file), "bytes": entry.result.size_bytes}
     if entry.failure is not None:
         document |= {"error": entry.failure[0], "message": entry.failure[1]}
     return document
 
 
-def _tell(console: Console, folder: Path, entries: list[Any], page: Path) -> None:
+def _tell(console: Console, folder: Path, entries: list["Entry"], page: Path) -> None:
     done = [entry for entry in entries if entry.file is not None]
     if len(entries) == 1 and done:
-        console.print(str(folder / done[0].file), markup=False)
+        console.print(str(folder / str(done[0].file)), markup=False)
         return
     console.print(f"{len(done)} of {len(entries)} results in {folder}", markup=False)
     console.print(f"The gallery: {page}", markup=False)

@@ -69,6 +69,16 @@ def test_a_wrong_batch_file_is_told_line_by_line(tmp_path, monkeypatch, capsys):
     assert not Path("out").exists()
 
 
+def test_a_batch_goes_on_where_it_was_begun(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    header = '{"ledger": 1, "batch": "abcdef01", "endpoint": "echo", "aws": "local"}\n'
+    (tmp_path / "ledger.jsonl").write_text(header)
+
+    assert refused(monkeypatch, capsys, "resume", ".") == [
+        "error: the embedded AWS does not run; start it with make up"
+    ]
+
+
 @pytest.mark.parametrize("name", ["generate", "batch", "resume", "load"])
 def test_each_command_shows_an_example(name):
     assert "For example: async-inference" in CliRunner().invoke(app, [name, "--help"]).output
