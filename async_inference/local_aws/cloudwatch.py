@@ -4,11 +4,13 @@ moto parses and writes the protocols. The metrics that SageMaker publishes live 
 which alarms and the API read alike; what users publish themselves stays with moto.
 """
 
+import json
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
 from moto.cloudwatch.models import (
     CloudWatchBackend,
@@ -18,8 +20,12 @@ from moto.cloudwatch.models import (
     cloudwatch_backends,
 )
 from moto.cloudwatch.responses import CloudWatchResponse
+from moto.core.request import Request
 from moto.core.responses import ActionResult
+from moto.core.utils import get_service_model
 
+from async_inference.local_aws.constraints import check_request
+from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore, Series
 
 PUBLISHED_NAMESPACES = ("AWS/SageMaker", "/aws/sagemaker/Endpoints")
@@ -135,8 +141,15 @@ class CloudWatch(CloudWatchBackend):
 
 
 def of_region(account: str, region: str) -> CloudWatch:
-    """A region's backend, made when it is first asked for."""
-    found = cloudwatch_backends[account][region]
+    """A region's backend, made when it is first asked for.
+
+    Raises:
+        AwsError: no such region.
+    """
+    try:
+        found = cloudwatch_backends[account][region]
+    except KeyError as error:
+        raise AwsError("InvalidClientTokenId", f"There is no region {region}", 403) from error
     assert isinstance(found, CloudWatch)
     return found
 
@@ -163,7 +176,34 @@ def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
     return ActionResult({"AlarmHistoryItems": items[start:end], **more})
 
 
+_moto_parses = CloudWatchResponse.parse_parameters
+
+
+def _parse_and_check(self: CloudWatchResponse, request: Request) -> None:
+    """Refuse what CloudWatch refuses: moto takes most of it, and stumbles over the rest."""
+    model = get_service_model("cloudwatch").operation_model(self._get_action())
+    try:
+        _moto_parses(self, request)
+        # What JSON says of types, moto's parsers bend.
+        is_json = "x-amz-json" in (request.content_type or "")
+        if model.input_shape is not None:
+            check_request(model.input_shape, json.loads(request.data) if is_json else self.params)
+        return
+    except AwsError as error:
+        refusal = error.message
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # moto's parsers expect well-formed input.
+        refusal = f"The request cannot be parsed: {error}"
+
+    def refuse() -> Any:
+        status, headers, body = self.serialized(ActionResult(InvalidParameterValue(refusal)))
+        return status, {**headers, "status": str(status)}, body
+
+    self.call_action = refuse  # of this request only
+
+
 cloudwatch_backends.backend = CloudWatch
+CloudWatchResponse.parse_parameters = _parse_and_check  # ty: ignore[invalid-assignment]
 # moto finds the operation's method on its class and has no seam for another class.
 CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
 

@@ -5,6 +5,7 @@ check the rest; here the service is this process.
 """
 
 import re
+from datetime import datetime
 from typing import Any
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
@@ -21,7 +22,21 @@ _KINDS = {
     "list": list,
     "map": dict,
     "structure": dict,
+    "timestamp": (int, float, datetime),
+    "blob": (bytes, str),
 }
+_WHOLE_NUMBERS = {"integer": 2**31 - 1, "long": 2**63 - 1}
+_JAVA_CLASSES = {
+    r"\p{ASCII}": r"[\x00-\x7F]",
+    r"[\p{Print}]": r"[\x20-\x7E]",
+    r"\p{Print}": r"[\x20-\x7E]",
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\w",
+    r"\p{Z}": r"\s",
+    r"\uD800\uDC00-\uDBFF\uDFFF": "\\U00010000-\\U0010FFFF",
+    r"\z": r"\Z",
+}
+"""AWS's patterns are Java's; what Python writes differently, letters and digits by its nearest."""
 
 
 def check_request(shape: Shape, request: dict[str, Any]) -> None:
@@ -53,6 +68,9 @@ def _check(shape: Shape, value: Any, path: str, problems: list[str]) -> None:
             if name in shape.members and member is not None:
                 _check(shape.members[name], member, _join(path, name), problems)
         return
+    largest = _WHOLE_NUMBERS.get(shape.type_name)
+    if largest is not None and abs(value) > largest:
+        problems.append(_violation(value, path, f"Member must be of type {shape.type_name}"))
     _check_limits(shape, value, path, problems)
     if isinstance(shape, ListShape):
         for index, item in enumerate(value):
@@ -84,11 +102,16 @@ def _check_limits(shape: Shape, value: Any, path: str, problems: list[str]) -> N
 
 
 def _matches(pattern: str, value: str) -> bool:
-    # AWS's patterns are Java's: those with Unicode classes, surrogate pairs or flags in the middle
-    # are left to AWS.
-    if "\\p{" in pattern or "\\uD800" in pattern or "(?i)" in pattern[1:]:
+    for java, python in _JAVA_CLASSES.items():
+        pattern = pattern.replace(java, python)
+    if "\\p{" in pattern:
+        # What is left names scripts and other properties: AWS may check those.
         return True
-    return re.fullmatch(pattern, value, re.DOTALL) is not None
+    try:
+        return re.fullmatch(pattern, value, re.DOTALL) is not None
+    except re.error:
+        # Two of AWS's patterns are none.
+        return True
 
 
 def _violation(value: Any, path: str, rule: str) -> str:

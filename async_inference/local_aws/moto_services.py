@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qs, quote
 
+from botocore.model import OperationNotFoundError
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
@@ -24,6 +25,7 @@ from moto.sns.models import sns_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from async_inference.local_aws.clients import ACCOUNT_ID
+from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Call, Journal
 
@@ -52,6 +54,13 @@ def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionRes
 FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment] moto has no seam for it
 
 
+def _backend_app(service: Any) -> Any:
+    """One service of moto, whose exceptions come through instead of becoming a page in HTML."""
+    application = create_backend_app(service)
+    application.config["PROPAGATE_EXCEPTIONS"] = True
+    return application
+
+
 class ObjectMissingError(Exception):
     """No such bucket or object."""
 
@@ -72,7 +81,7 @@ class MotoServices:
         self._journal = journal
         self._faults = faults
         self._dice = random.Random(faults.seed)  # noqa: S311 no secret
-        self._application = DomainDispatcherApplication(create_backend_app)
+        self._application = DomainDispatcherApplication(_backend_app)
         self.lock = threading.RLock()
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         moto_api_backend.reset()
@@ -84,15 +93,26 @@ class MotoServices:
 
         Returns:
             Status line, headers and body parts.
+
+        Raises:
+            AwsError: no service of moto has the operation.
         """
         call = _call(environ, body)
         if call.object_path is not None and self._write_fails():
             return _SLOW_DOWN
         operation = operation_name(environ, body)
+        if operation is None and "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
+            raise AwsError("MissingAction", "The request has no Action.")
         with self.lock:
             number = self._journal.next_call()
             mock_random.seed(number)
-            status, headers, parts = self._send(call)
+            try:
+                status, headers, parts = self._send(call)
+            except (NotImplementedError, OperationNotFoundError) as error:
+                raise AwsError(
+                    "UnknownOperationException",
+                    f"The embedded AWS does not serve {operation or call.path}: {error}",
+                ) from error
             if status.startswith("2") and _changes(call, operation, parts):
                 self._journal.record(call)
         return status, headers, parts

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape  # writes XML, reads none
 
 import botocore.session
 from botocore.model import OperationModel, ServiceModel
@@ -31,6 +33,7 @@ from async_inference.local_aws.endpoint import Endpoint, Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Journal
+from async_inference.local_aws.logs import EndpointLogs
 from async_inference.local_aws.metrics import MINUTE_S
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.local_aws.processes import ProcessTemplate
@@ -42,10 +45,12 @@ from async_inference.validation import problems_of
 SAMPLED_AT_S = 30
 """Within a minute: the middle reproduces the published detection times (aws-facts.md section 6)."""
 SERVER_THREADS = 16
+MAX_HEADER_BYTES = 64 * 1024
+"""No request of an AWS client comes near it."""
 CLOCK_SAVED_EVERY_S = 1.0
 """Real seconds between two records of the simulated time."""
 
-_INVOCATION = re.compile(r"/endpoints/([^/]+)/(async-invocations|invocations)")
+_INVOCATION = re.compile(r"/endpoints/([^/]+)/(async-invocations|invocations(?:-response-stream)?)")
 _THIS_MACHINE = re.compile(
     r"(https?://)?(([a-z0-9-]+\.)*localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE
 )
@@ -137,6 +142,7 @@ class LocalAws:
         self._services = MotoServices(self._journal, options.faults)
         self._processes = processes or ProcessTemplate()
         self._ends_processes = processes is None
+        self._logs = EndpointLogs(options.folder / "logs", self.clock)
         self._models: dict[str, ServiceModel] = {}
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()
@@ -147,6 +153,7 @@ class LocalAws:
         self._server = wsgi.Server(
             ("127.0.0.1", options.port), self._application, numthreads=SERVER_THREADS
         )
+        self._server.max_request_header_size = MAX_HEADER_BYTES
         self._server.prepare()
         self.url = f"http://127.0.0.1:{self._server.bind_addr[1]}"
 
@@ -210,15 +217,18 @@ class LocalAws:
     # HTTP
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read()
         request_id = str(uuid.uuid4())
         try:
-            status, headers, parts = self._dispatch(environ, body)
+            status, headers, parts = self._dispatch(environ, _body(environ))
         except AwsError as error:
-            status, headers, parts = _refusal(error)
+            status, headers, parts = _refusal(error, environ)
         except ValidationError as error:
             refused = AwsError("ValidationException", "; ".join(problems_of(error)))
-            status, headers, parts = _refusal(refused)
+            status, headers, parts = _refusal(refused, environ)
+        except Exception:
+            traceback.print_exc()
+            broken = AwsError("InternalFailure", "The embedded AWS failed; see its log.", 500)
+            status, headers, parts = _refusal(broken, environ)
         date = format_datetime(self.clock.now(), usegmt=True)
         headers = [header for header in headers if header[0].lower() != "date"]
         start_response(status, [*headers, ("Date", date), ("x-amzn-RequestId", request_id)])
@@ -245,6 +255,9 @@ class LocalAws:
             return self._answer("application-autoscaling", region.autoscaling, operation, body)
         if invocation and environ["REQUEST_METHOD"] == "POST":
             return self._invoke(environ, unquote(invocation[1]), invocation[2], body)
+        if service.startswith("Logs_"):
+            with self._services.lock:
+                self._logs.collect()
         answer = self._services.handle(environ, body)
         for region in list(self._regions.values()):
             region.alarms.adopt()
@@ -277,7 +290,11 @@ class LocalAws:
         if not asynchronous:
             request["Body"] = body
         assert operation.input_shape is not None
-        check_request(operation.input_shape, request)
+        try:
+            check_request(operation.input_shape, request)
+        except AwsError as error:
+            # The runtime's name for it (BC).
+            raise AwsError("ValidationError", error.message) from error
         if not asynchronous:
             return _json(region.sagemaker.invoke_endpoint(request))
         answer = region.sagemaker.invoke_endpoint_async(request, body or None)
@@ -298,6 +315,7 @@ class LocalAws:
     def _region(self, name: str) -> Region:
         with self._lock:
             if name not in self._regions:
+                cloudwatch.of_region(ACCOUNT_ID, name)  # or there is none
                 self._journal.save("region", name, {})
                 self._regions[name] = Region(
                     name,
@@ -320,10 +338,20 @@ def _refuse_other_sites(environ: dict[str, Any]) -> None:
             )
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def _body(environ: dict[str, Any]) -> bytes:
     try:
-        request = json.loads(body or b"{}")
-    except ValueError as error:
+        return environ["wsgi.input"].read()
+    except (ValueError, OSError) as error:
+        raise AwsError("IncompleteBody", f"The body cannot be read: {error}") from error
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is not a number")
+
+    try:
+        request = json.loads(body or b"{}", parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
         raise AwsError("SerializationException", f"The body is no JSON: {error}") from error
     if not isinstance(request, dict):
         raise AwsError("SerializationException", "The body must be a JSON object")
@@ -368,10 +396,18 @@ def _json(answer: Any, content_type: str = "application/json") -> tuple[str, lis
     return "200 OK", headers, [content]
 
 
-def _refusal(error: AwsError) -> tuple[str, list, list[bytes]]:
-    content = json.dumps({"__type": error.code, "message": error.message}).encode()
+def _refusal(error: AwsError, environ: dict[str, Any]) -> tuple[str, list, list[bytes]]:
+    if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
+        content_type = "text/xml"
+        content = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.code}</Code>"
+            f"<Message>{escape(error.message)}</Message></Error></ErrorResponse>"
+        ).encode()
+    else:
+        content_type = "application/x-amz-json-1.1"
+        content = json.dumps({"__type": error.code, "message": error.message}).encode()
     headers = [
-        ("Content-Type", "application/x-amz-json-1.1"),
+        ("Content-Type", content_type),
         ("Content-Length", str(len(content))),
         ("x-amzn-ErrorType", error.code),
     ]

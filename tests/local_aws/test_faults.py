@@ -1,24 +1,41 @@
-"""Nothing that was accepted is lost or answered twice, whatever is killed."""
+"""Nothing that was accepted is lost or answered twice, whatever is killed, refused or slow."""
 
 import json
 import random
 import signal
 import socket
+import threading
+import time
 from collections import Counter
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import boto3
 import httpx
 import psutil
 import pytest
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from async_inference.local_aws import daemon
-from tests.local_aws.conftest import Account, eventually
+from async_inference.local_aws.faults import Faults
+from tests.local_aws.conftest import ECHO, Account, eventually
 
 pytestmark = pytest.mark.faults
 
-REQUESTS = 600
-POISONED = 0.03
+REQUESTS = 1_000
+INSTANCES = 5
+POISONED, SLOW = 0.03, 0.01
+FAULTS = Faults(s3_write_failure_rate=0.02, seed=7)
+MINUTE_S = 2.0
+SLOW_TIMEOUT_S = 15
+"""Half a second of real time; the slow handler takes a minute of it."""
+INSTANCE_KILL_EVERY_S = 1.0
+WITHIN_S = 500.0
+RESTARTED_WITHIN_S = 90.0
+BATCH = 250
 
 
 class Killable:
@@ -30,12 +47,16 @@ class Killable:
         self.start()
 
     def start(self) -> None:
-        daemon.start(self.folder, port=self.port, minute_s=60, setup_s=0)
+        daemon.start(self.folder, port=self.port, minute_s=MINUTE_S, setup_s=0, faults=FAULTS)
 
     def process(self) -> psutil.Process:
         running = daemon.running(self.folder)
         assert running is not None
         return psutil.Process(running.pid)
+
+    def instances(self) -> list[psutil.Process]:
+        """The instances' processes: forks of one template, which is a child of the server."""
+        return [fork for template in self.process().children() for fork in template.children()]
 
     def kill(self) -> None:
         process = self.process()
@@ -44,7 +65,7 @@ class Killable:
 
 
 @pytest.fixture
-def aws(tmp_path):
+def aws(tmp_path) -> Iterator[Killable]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -53,73 +74,171 @@ def aws(tmp_path):
     daemon.stop(aws.folder)
 
 
+class Caller:
+    """Submits requests, and knows which of them were accepted."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._dice = random.Random(11)
+        self._lock = threading.Lock()
+        self._tries = 0
+        self.accepted: dict[str, dict] = {}
+
+    def submit(self, _: int) -> None:
+        """One request, with a new name at each try: a lost answer may belong to an accepted one."""
+        with self._lock:
+            chance, inline = self._dice.random(), self._dice.random() < 0.5
+        kind = "slow" if chance < SLOW else "poison" if chance < SLOW + POISONED else "fine"
+        asked: dict[str, Any] = {"InputLocation": f"s3://echo-bucket/in/{kind}"}
+        if inline:
+            asked = {"Body": kind.encode(), "ContentType": "text/plain"}
+        if kind == "slow":
+            asked["InvocationTimeoutSeconds"] = SLOW_TIMEOUT_S
+        end_s = time.monotonic() + RESTARTED_WITHIN_S
+        while True:
+            with self._lock:
+                self._tries += 1
+                name = f"request-{self._tries}"
+            try:
+                answer = self._runtime.invoke_endpoint_async(
+                    EndpointName="echo", InferenceId=name, **asked
+                )
+            except (BotoCoreError, ClientError):
+                # The server is dead just now.
+                assert time.monotonic() < end_s, "the server is dead for good"
+                time.sleep(0.2)
+                continue
+            with self._lock:
+                self.accepted[name] = answer
+            return
+
+
+@contextmanager
+def killed_instances(aws: Killable) -> Generator[list[int]]:
+    """Kill an instance at random every second; yields those killed so far."""
+    dice, done, killed = random.Random(13), threading.Event(), []
+
+    def kill() -> None:
+        while not done.wait(INSTANCE_KILL_EVERY_S):
+            # The server, or the instance, may be dead already.
+            with suppress(psutil.Error, AssertionError, IndexError):
+                process = dice.choice(aws.instances())
+                process.kill()
+                killed.append(process.pid)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        killer.join()
+
+
 def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, capsys):
     account = Account(aws)
-    account.client = lambda service: boto3.client(
-        service,
-        endpoint_url=aws.url,
-        region_name="us-east-1",
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-        config=Config(retries={"total_max_attempts": 10, "mode": "standard"}),
-    )
-    account.runtime = account.client("sagemaker-runtime")
-    account.s3 = account.client("s3")
     topic, _ = account.listen("ends")
     account.deploy(
         output={"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}},
     )
+    for kind in ("fine", "poison", "slow"):
+        account.s3.put_object(Bucket="echo-bucket", Key=f"in/{kind}", Body=kind.encode())
+    account.configure("echo-2", "echo", ECHO, instances=INSTANCES)
     account.in_service()
     account.sagemaker.update_endpoint_weights_and_capacities(
         EndpointName="echo",
-        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 3}],
+        DesiredWeightsAndCapacities=[
+            {"VariantName": "AllTraffic", "DesiredInstanceCount": INSTANCES}
+        ],
     )
-    dice = random.Random(7)
-    accepted: dict[str, dict] = {}
-    for number in range(REQUESTS):
-        body = b"poison" if dice.random() < POISONED else f"request {number}".encode()
-        answer = account.runtime.invoke_endpoint_async(
-            EndpointName="echo", Body=body, InferenceId=f"request-{number}"
+    account.in_service()
+    once = Config(retries={"total_max_attempts": 1}, max_pool_connections=4)
+    caller = Caller(
+        boto3.client(
+            "sagemaker-runtime",
+            endpoint_url=aws.url,
+            region_name="us-east-1",
+            aws_access_key_id="local",
+            aws_secret_access_key="local",
+            config=once,
         )
-        accepted[answer["InferenceId"]] = answer
-        if number % 120 == 60:
-            # Instances are forks of one template, which is a child of the server.
-            workers = [i for template in aws.process().children() for i in template.children()]
-            if workers:
-                dice.choice(workers).kill()
-        if number in (200, 400):
-            aws.kill()
-            aws.start()
+    )
+    server_kills = 0
+    with killed_instances(aws) as killed, ThreadPoolExecutor(4) as callers:
+        for first in range(0, REQUESTS, BATCH):
+            submitted = callers.map(caller.submit, range(BATCH))
+            if first in (250, 750):
+                aws.kill()
+                server_kills += 1
+                aws.start()
+            if first == 500:
+                account.in_service()
+                account.sagemaker.update_endpoint(
+                    EndpointName="echo",
+                    EndpointConfigName="echo-2",
+                    DeploymentConfig={
+                        "BlueGreenUpdatePolicy": {
+                            "TrafficRoutingConfiguration": {
+                                "Type": "CANARY",
+                                "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 2},
+                                "WaitIntervalInSeconds": 120,
+                            }
+                        }
+                    },
+                )
+            list(submitted)
 
-    def left() -> int:
-        status = httpx.get(f"{aws.url}/_local/status").json()
-        return status["regions"]["us-east-1"]["endpoints"]["echo"]["backlog"]
+        eventually(lambda: left(aws) == 0, "an empty queue", WITHIN_S)
+    account.in_service()
 
-    eventually(lambda: left() == 0, "an empty queue", 120)
-
-    objects = Counter(
+    described = account.sagemaker.describe_endpoint(EndpointName="echo")
+    assert described["EndpointConfigName"] == "echo-2", "the update came through"
+    written = Counter(
         entry["Key"]
         for page in account.s3.get_paginator("list_objects_v2").paginate(Bucket="echo-bucket")
         for entry in page.get("Contents", [])
     )
-    ends = Counter()
-    for answer in accepted.values():
+    ends: Counter[str] = Counter()
+    for answer in caller.accepted.values():
         places = [answer["OutputLocation"], answer["FailureLocation"]]
         keys = [place.removeprefix("s3://echo-bucket/") for place in places]
-        assert sum(key in objects for key in keys) == 1, answer
-        ends["output" if keys[0] in objects else "failure"] += 1
-    notified: Counter[str] = Counter()
+        assert sum(key in written for key in keys) == 1, answer
+        ends["output" if keys[0] in written else "failure"] += 1
+    notified = notifications(account)
+    with capsys.disabled():
+        print(
+            f"\n{len(caller.accepted):,} accepted: {ends['output']:,} outputs, "
+            f"{ends['failure']:,} failures, {len(notified):,} notifications; "
+            f"{server_kills} kills of the server, {len(killed)} of instances, 1 update"
+        )
+    assert server_kills == 2
+    assert killed
+    assert set(caller.accepted) <= set(notified)
+    assert set(notified.values()) == {1}
+
+
+def left(aws: Killable) -> int:
+    """Requests without an answer."""
+    status = httpx.get(f"{aws.url}/_local/status", timeout=60).json()
+    return status["regions"]["us-east-1"]["endpoints"]["echo"]["backlog"]
+
+
+def notifications(account: Account) -> Counter[str]:
+    """How often each InferenceId was published."""
+    found: Counter[str] = Counter()
     queue = account.sqs.get_queue_url(QueueName="ends-queue")["QueueUrl"]
     while messages := account.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get(
         "Messages"
     ):
-        for message in messages:
-            notified[json.loads(json.loads(message["Body"])["Message"])["inferenceId"]] += 1
-            account.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-    with capsys.disabled():
-        print(
-            f"\n{len(accepted)} accepted: {ends['output']} outputs, {ends['failure']} failures, "
-            f"{sum(notified.values())} notifications, 2 server kills, 5 worker kills"
+        found.update(
+            json.loads(json.loads(message["Body"])["Message"])["inferenceId"]
+            for message in messages
         )
-    assert set(notified) == set(accepted)
-    assert set(notified.values()) == {1}
+        account.sqs.delete_message_batch(
+            QueueUrl=queue,
+            Entries=[
+                {"Id": str(index), "ReceiptHandle": message["ReceiptHandle"]}
+                for index, message in enumerate(messages)
+            ],
+        )
+    return found
