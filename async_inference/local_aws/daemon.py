@@ -19,7 +19,7 @@ LOCAL = Path(".local")
 AWS_FOLDER = LOCAL / "aws"
 """Where the project's own embedded AWS keeps its state."""
 PORT = 4590
-START_WITHIN_S = 30.0
+START_WITHIN_S = 90.0
 
 
 @dataclass(frozen=True)

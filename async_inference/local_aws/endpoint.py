@@ -45,7 +45,7 @@ from async_inference.scaling.unsettled import Unsettled
 NAMESPACE = "AWS/SageMaker"
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 MAX_ATTEMPTS = 3
-"""Times a request is given to an instance whose process dies under it."""
+"""Times a request is given to an instance whose process dies under it, and an instance started."""
 UPLOAD_ATTEMPTS = 3
 """Times an output is written to S3 before the request counts as failed."""
 FAILURE_UPLOAD_ATTEMPTS = 50
@@ -480,6 +480,8 @@ class Endpoint:
                         return
                     instance.note(str(error))
                     attempt += 1
+                    if error.killed and attempt < MAX_ATTEMPTS:
+                        continue
                     with self._lock:
                         first = fleet is self._incoming or self.status == "Creating"
                         if first:

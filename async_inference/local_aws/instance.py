@@ -19,7 +19,16 @@ MOUNT = "/opt/ml"
 
 
 class StartError(Exception):
-    """An instance could not start; the text says why."""
+    """An instance could not start.
+
+    Args:
+        reason: why.
+        killed: its process was killed while it started, which the next one need not be.
+    """
+
+    def __init__(self, reason: str, killed: bool = False) -> None:
+        super().__init__(reason)
+        self.killed = killed
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,8 @@ def wait_until_loaded(instance: Instance, process: InstanceProcess) -> None:
         instance.wake.wait(PING_EVERY_S)
     raise StartError(
         f"The primary container for production variant {instance.fleet.plan.variant} did not pass "
-        f"the ping health check. See {instance.log.name}: {_last_line(instance.log)}"
+        f"the ping health check. See {instance.log.name}: {_last_line(instance.log)}",
+        killed=not process.alive and not process.load_failed,
     )
 
 

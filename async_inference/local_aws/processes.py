@@ -15,6 +15,8 @@ MESSAGE_LENGTH = struct.Struct("!I")
 """What goes before each message to the template: the bytes of the instance's variables as JSON."""
 MESSAGE_FDS = 3
 """What comes with it: what to read until this process ends, where to announce, where to log."""
+LOAD_FAILED = b"load failed\n"
+"""What an instance announces when its handler does not load."""
 ATTEMPTS = 3
 """Times a start is tried: the template may be killed under it, as any process may."""
 
@@ -33,6 +35,8 @@ class InstanceProcess:
         self._lifeline = lifeline
         self._announcement = announcement
         self._ended = threading.Event()
+        self.load_failed = False
+        """Once it ended: that its handler did not load, instead of that something killed it."""
 
     @property
     def alive(self) -> bool:
@@ -44,7 +48,7 @@ class InstanceProcess:
 
         def wait() -> None:
             with self._announcement:
-                self._announcement.read()
+                self.load_failed = LOAD_FAILED in self._announcement.read()
             self._ended.set()
             os.close(self._lifeline)
             ended()
@@ -71,6 +75,12 @@ class ProcessTemplate:
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The template's process, None while there is none."""
+        with self._lock:
+            return self._process.pid if self._process else None
 
     def fork(self, variables: Mapping[str, str], log: BinaryIO) -> InstanceProcess:
         """Start an instance's process.

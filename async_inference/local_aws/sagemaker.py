@@ -490,13 +490,16 @@ class SageMaker:
             self._environment.journal.delete(f"{self._region}/endpoint", name)
             return
         resumed = None if status == "Creating" else document["DesiredInstances"]
-        self._run(name, FleetPlan.restored(document["Serving"]), resumed)
-        update = document.get("Update")
-        if update is not None:
-            plan, instances = FleetPlan.restored(update["plan"]), update["instances"]
-            self._running[name].update(
-                plan, instances, _deployment(plan, instances, update["config"])
-            )
+        with self._lock:
+            # Until the update goes on, no news of an instance may end it.
+            self._run(name, FleetPlan.restored(document["Serving"]), resumed)
+            update = document.get("Update")
+            if update is not None:
+                plan, instances = FleetPlan.restored(update["plan"]), update["instances"]
+                self._running[name].update(
+                    plan, instances, _deployment(plan, instances, update["config"])
+                )
+            self._changed(name)
 
     def _changed(self, name: str) -> None:
         with self._lock:

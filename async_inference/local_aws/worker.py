@@ -25,7 +25,7 @@ import numpy
 from sagemaker_inference import environment
 from sagemaker_inference.transformer import Transformer
 
-from async_inference.local_aws.processes import MESSAGE_FDS, MESSAGE_LENGTH
+from async_inference.local_aws.processes import LOAD_FAILED, MESSAGE_FDS, MESSAGE_LENGTH
 
 
 class _Context(threading.local):
@@ -116,7 +116,6 @@ def main() -> None:
 
 def _instance(variables: dict[str, str], lifeline: int, announcement: int, log: int) -> None:
     """Become an instance; never returns."""
-    status = 1
     try:
         os.setsid()
         os.dup2(log, 1)
@@ -129,12 +128,12 @@ def _instance(variables: dict[str, str], lifeline: int, announcement: int, log: 
         numpy.random.seed()
         threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
         _serve(announcement)
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
         traceback.print_exc()
+        # Said, and not only done, so that it is told apart from a process that was killed.
+        os.write(announcement, LOAD_FAILED)
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 def _end_with_parent(lifeline: int) -> None:

@@ -122,9 +122,13 @@ class Account:
             ],
             AsyncInferenceConfig={
                 "OutputConfig": {
-                    "S3OutputPath": f"s3://{bucket}/out",
-                    "S3FailurePath": f"s3://{bucket}/fail",
-                    **(output or {}),
+                    key: value
+                    for key, value in {
+                        "S3OutputPath": f"s3://{bucket}/out",
+                        "S3FailurePath": f"s3://{bucket}/fail",
+                        **(output or {}),
+                    }.items()
+                    if value is not None
                 },
                 "ClientConfig": {"MaxConcurrentInvocationsPerInstance": concurrency},
             },

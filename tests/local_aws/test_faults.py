@@ -25,7 +25,7 @@ from tests.local_aws.conftest import ECHO, Account, eventually
 
 pytestmark = pytest.mark.faults
 
-REQUESTS = 1_000
+REQUESTS = 10_000
 INSTANCES = 5
 POISONED, SLOW = 0.03, 0.01
 FAULTS = Faults(s3_write_failure_rate=0.02, seed=7)
@@ -167,11 +167,11 @@ def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, cap
     with killed_instances(aws) as killed, ThreadPoolExecutor(4) as callers:
         for first in range(0, REQUESTS, BATCH):
             submitted = callers.map(caller.submit, range(BATCH))
-            if first in (250, 750):
+            if first in (2500, 7500):
                 aws.kill()
                 server_kills += 1
                 aws.start()
-            if first == 500:
+            if first == 5000:
                 account.in_service()
                 account.sagemaker.update_endpoint(
                     EndpointName="echo",

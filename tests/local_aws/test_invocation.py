@@ -68,11 +68,79 @@ def test_real_time_invocation_of_an_asynchronous_endpoint_is_refused(account):
         ({"Body": b"x", "RequestTTLSeconds": 59}, "greater than or equal to 60"),
         ({"Body": b"x", "InvocationTimeoutSeconds": 3601}, "less than or equal to 3600"),
         ({"Body": b"x", "InferenceId": "i" * 65}, "less than or equal to 64"),
+        ({"Body": b"x", "InferenceId": " i"}, "regular expression pattern"),
+        ({"Body": b"x", "CustomAttributes": "c" * 1025}, "less than or equal to 1024"),
+        ({"Body": b"x", "Filename": "f" * 33}, "less than or equal to 32"),
+        ({"Body": b"x", "Filename": "a.b.c"}, "regular expression pattern"),
+        ({"Body": b"x", "S3OutputPathExtension": "e" * 513}, "less than or equal to 512"),
+        ({"Body": b"x", "S3OutputPathExtension": "s3://b"}, "regular expression pattern"),
+        ({}, "Exactly one of InputLocation and Body"),
     ],
 )
 def test_a_request_outside_awss_limits_is_refused(account, arguments, sentence):
-    with pytest.raises(account.runtime.exceptions.ClientError, match=sentence):
+    """The runtime's error is ValidationError, the control plane's ValidationException (BC)."""
+    with pytest.raises(account.runtime.exceptions.ValidationError, match=sentence):
         account.runtime.invoke_endpoint_async(EndpointName="echo", **arguments)
+
+
+def test_a_request_may_name_its_output_and_a_folder_below_the_output_path(account):
+    accepted = account.runtime.invoke_endpoint_async(
+        EndpointName="echo", Body=b"x", S3OutputPathExtension="june/", Filename="first.json"
+    )
+
+    assert accepted["OutputLocation"] == "s3://echo-bucket/out/june/first.json"
+    assert account.read(accepted["OutputLocation"]) == b"x"
+
+
+def test_without_a_failure_path_a_failure_is_only_published(start):
+    """Failures reach S3 only if S3FailurePath is set (aws-facts.md section 2)."""
+    account = start()
+    bad, failures = account.listen("bad")
+    account.deploy(output={"S3FailurePath": None, "NotificationConfig": {"ErrorTopic": bad}})
+    account.in_service()
+
+    accepted = account.submit(b"poison", InferenceId="poisoned")
+
+    assert "FailureLocation" not in accepted
+    (complaint,) = eventually(failures, "a notification")
+    assert complaint["inferenceId"] == "poisoned"
+    listed = account.s3.list_objects_v2(Bucket="echo-bucket", Prefix="fail")
+    assert listed["KeyCount"] == 0
+
+
+def test_an_output_that_cannot_be_written_is_a_failure(start):
+    account = start()
+    bad, failures = account.listen("bad")
+    account.deploy(
+        output={"S3OutputPath": "s3://nobody/out", "NotificationConfig": {"ErrorTopic": bad}}
+    )
+    account.in_service()
+
+    accepted = account.submit(b"hello")
+
+    assert b"Failed to upload the response" in account.read(accepted["FailureLocation"])
+    (complaint,) = eventually(failures, "a notification")
+    assert complaint["invocationStatus"] == "Failed"
+
+
+def test_a_small_response_is_in_the_notification_when_asked_for(start):
+    """IncludeInferenceResponseIn, up to 128 KB (aws-facts.md section 2)."""
+    account = start()
+    good, successes = account.listen("good")
+    topics = {
+        "SuccessTopic": good,
+        "IncludeInferenceResponseIn": ["SUCCESS_NOTIFICATION_TOPIC"],
+    }
+    account.deploy(output={"NotificationConfig": topics})
+    account.in_service()
+
+    account.submit(b"hello")
+    (small,) = eventually(successes, "a notification")
+    account.submit(b"x" * (128 * 1024 + 1))
+    (large,) = eventually(successes, "a notification")
+
+    assert small["responseBody"] == {"content": "aGVsbG8=", "encoding": "BASE64"}
+    assert "responseBody" not in large
 
 
 def test_success_and_failure_are_published_in_awss_shape(start):

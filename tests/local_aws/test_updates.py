@@ -1,5 +1,6 @@
 """Updates of an endpoint: traffic shifts, alarms roll back, nothing is lost on the way."""
 
+import psutil
 import pytest
 
 from tests.local_aws.conftest import eventually
@@ -154,6 +155,20 @@ def test_a_handler_that_does_not_load_leaves_the_old_configuration_serving(accou
     assert "no such weights" in found["FailureReason"]
     assert found["EndpointConfigName"] == "echo-1"
     assert set(answers(account)) == {b"old"}
+
+
+def test_an_instance_that_is_killed_while_it_starts_starts_again(account, processes):
+    template = psutil.Process(processes.pid)
+    before = {fork.pid for fork in template.children()}
+    update(account, "import time; time.sleep(1)\n" + says("new"))
+
+    started = eventually(
+        lambda: [fork for fork in template.children() if fork.pid not in before], "a new instance"
+    )
+    started[0].kill()
+    account.in_service()
+
+    assert described(account)["EndpointConfigName"] == "echo-2"
 
 
 def test_an_update_that_takes_too_long_is_rolled_back(account):
