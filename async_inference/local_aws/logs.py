@@ -1,8 +1,8 @@
 """What instances write, in CloudWatch Logs: `/aws/sagemaker/Endpoints/<endpoint>`.
 
 Stream `<variant>/<instance>` is the container's output, `<variant>/<instance>/data-log` has lines
-that name the request (DG async-inference-monitor). Files under `logs/` survive a restart; events are
-made from them when somebody looks.
+that name the request (DG async-inference-monitor). Files under `logs/` survive a restart; events
+are made from them when somebody looks.
 """
 
 from pathlib import Path
