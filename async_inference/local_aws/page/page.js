@@ -242,7 +242,7 @@ function hours() {
   return make("figure", {}, svg);
 }
 
-function drawCharts(endpoint, alarms, activities) {
+function drawCharts({ endpoint, alarms, activities }) {
   const charts = byId("charts");
   const style = getComputedStyle(charts);
   const padding = parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
@@ -300,12 +300,12 @@ function drawCharts(endpoint, alarms, activities) {
       svg.append(shape("line", { class: "activity", x1: x, x2: x, y1: 0, y2: "100%" }));
   }
   charts.replaceChildren(byId("at"), ...figures);
-  drawCursor(endpoint, activities);
+  drawCursor({ endpoint, activities });
 }
 
 // The cursor reads every chart at one moment.
 
-function drawCursor(endpoint, activities) {
+function drawCursor({ endpoint, activities }) {
   for (const line of document.querySelectorAll(".cursor")) line.remove();
   if (cursorS === null || cursorS < axis.startS) {
     byId("at").textContent = "Point at the charts, or use the arrow keys, to read one moment.";
@@ -342,7 +342,18 @@ function chosen() {
     for (const [name, endpoint] of Object.entries(found.endpoints))
       all.set(several ? `${region}/${name}` : name, { region: found, name, endpoint });
   const which = all.has(choice.which) ? choice.which : (all.keys().next().value ?? null);
-  return { all, which, ...all.get(which) };
+  if (which === null) return { all, which };
+  const { region, name, endpoint } = all.get(which);
+  const mine = (activity) => activity.ResourceId.split("/")[1] === name;
+  return {
+    all,
+    which,
+    name,
+    endpoint,
+    alarms: region.alarms.filter((alarm) => alarm.endpoint === name),
+    activities: region.activities.filter(mine),
+    notScaled: region.not_scaled.filter(mine),
+  };
 }
 
 function option(value, text, selected) {
@@ -352,13 +363,15 @@ function option(value, text, selected) {
 }
 
 function render() {
-  const { all, which, region, name, endpoint } = chosen();
+  const found = chosen();
+  const { all, which, name, endpoint, alarms } = found;
   const speed =
     status.minute_s === 60 ? "in real time" : `one minute takes ${status.minute_s} s`;
   byId("clock").textContent = `${time(status.now_s, true)} UTC, ${speed}`;
   byId("empty").hidden = Boolean(endpoint);
   byId("endpoint").hidden = !endpoint;
   if (!endpoint) {
+    plots = [];
     byId("empty").textContent = "No endpoint yet. Deploy one: make up";
     return;
   }
@@ -370,21 +383,18 @@ function render() {
   show(byId("minutes"), choice.minutes, () =>
     [...WINDOWS].map(([minutes, text]) => option(minutes, text, minutes === choice.minutes)),
   );
-  const alarms = region.alarms.filter((alarm) => alarm.endpoint === name);
-  const mine = (activity) => activity.ResourceId.split("/")[1] === name;
-  const activities = region.activities.filter(mine);
   byId("summary").textContent = endpoint.summary;
   byId("problem").textContent = endpoint.failure_reason ?? "";
-  showTiles(endpoint);
+  showTiles(endpoint, alarms);
   showInstances(endpoint.instances);
-  drawCharts(endpoint, alarms, activities);
+  drawCharts(found);
   showAlarms(alarms);
-  showActivities([...activities, ...region.not_scaled.filter(mine)]);
+  showActivities([...found.activities, ...found.notScaled]);
 }
 
-function showTiles(endpoint) {
+function showTiles(endpoint, alarms) {
   const waiting = Math.max(0, endpoint.backlog - endpoint.busy);
-  const ringing = chosen().region.alarms.filter((alarm) => alarm.state === "ALARM").length;
+  const ringing = alarms.filter((alarm) => alarm.state === "ALARM").length;
   const tiles = [
     ["Status", endpoint.status, `runs ${endpoint.configuration}`],
     ["Instances in service", endpoint.in_service, `${endpoint.desired} asked for`],
@@ -502,7 +512,7 @@ function choose() {
 
 function point(atS) {
   cursorS = atS;
-  if (status && chosen().endpoint) render();
+  if (plots.length) drawCursor(chosen());
 }
 
 byId("choice").addEventListener("change", choose);
@@ -522,5 +532,5 @@ byId("charts").addEventListener("keydown", (event) => {
   const { step_s } = chosen().endpoint.history;
   point(Math.min(Math.max((cursorS ?? axis.nowS) + by * step_s, axis.startS), axis.nowS));
 });
-new ResizeObserver(() => point(cursorS)).observe(byId("charts"));
+new ResizeObserver(() => status && render()).observe(byId("charts"));
 look();
