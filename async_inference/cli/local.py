@@ -30,7 +30,7 @@ app = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_i
 
 @app.command("up")
 def up(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")] = "a lighthouse",
+    prompt: Annotated[str, typer.Argument(help="What the image shall show.")] = "a seven",
     port: Annotated[int, typer.Option(help="Loopback port of the embedded AWS.")] = 4590,
     minute_s: Annotated[
         float, typer.Option(help="Real seconds for each simulated minute.", min=0.05)
