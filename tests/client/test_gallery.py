@@ -71,7 +71,7 @@ def test_each_image_stands_with_its_prompt_its_request_and_what_it_says_of_itsel
         assert text in seen.text
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(text=st.text(max_size=40))
 def test_nothing_that_a_prompt_a_field_or_a_file_says_becomes_markup(tmp_path_factory, text):
     folder = tmp_path_factory.mktemp("gallery")

@@ -111,7 +111,7 @@ GOOD = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5),
 BAD = st.sampled_from(["[]", "{", "7", "nonsense", '{"a": Infinity}'])
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(lines=st.lists(st.tuples(st.booleans(), GOOD, BAD, st.booleans()), min_size=1, max_size=18))
 def test_exactly_the_wrong_lines_are_named(lines):
     content, wrong = [], []
@@ -125,6 +125,7 @@ def test_exactly_the_wrong_lines_are_named(lines):
     assert wrong or found == [json.loads(line) for line in content if line]
 
 
+@settings(max_examples=50)
 @given(content=st.binary(max_size=200), kind=st.sampled_from(["text", "csv", "jsonl"]))
 def test_no_file_whatsoever_is_a_traceback(content, kind):
     found, problems = refusable(content, kind)

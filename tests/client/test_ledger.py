@@ -56,7 +56,7 @@ FATES = st.lists(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(fates=FATES)
 def test_a_ledger_read_back_says_what_was_written(tmp_path_factory, fates):
     folder = tmp_path_factory.mktemp("ledger")
@@ -68,7 +68,7 @@ def test_a_ledger_read_back_says_what_was_written(tmp_path_factory, fates):
         assert (ledger.batch, ledger.endpoint, ledger.aws) == ("abcdef01", "echo", "local")
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(fates=FATES, data=st.data())
 def test_any_prefix_of_the_file_cut_anywhere_resumes_right(tmp_path_factory, fates, data):
     folder = tmp_path_factory.mktemp("ledger")
