@@ -50,7 +50,7 @@ PENALTY = 4.0
 STRANGENESS = 0.004
 """Price of each number that differs from preset `tuned`: what the training traffic never needed,
 such as an answer to a spike, stays as it is."""
-SURGE_SLACK = 1.25
+SURGE_SLACK = 1.5
 """How many times the documented p95 wait a plan may have in a surge that the training lacks."""
 PARENTS = 16
 """The best plans so far, which the next ones are bred from."""
