@@ -10,6 +10,7 @@ import typer
 
 from async_inference.cli import app
 from async_inference.rehearsal import traffic
+from async_inference.rehearsal.rehearse import rehearse
 from tools import configuration_reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,3 +85,26 @@ def test_every_documented_rehearsal_and_search_runs(words, project, monkeypatch,
     app([*words, "--plans", "8"] if words[0] == "tune" else words, standalone_mode=False)
 
     assert capsys.readouterr().out.strip()
+
+
+def cost_row(name: str) -> str:
+    """A line of the README's cost table, as the rehearsal has it today."""
+    found = rehearse(
+        stack="dev", traffic=name, policy="documented", against=["tuned"], changed=[], seed=0
+    )
+    days = found.traffic.span_s / 86_400
+    cells = [f"`{name}`, {found.traffic.requests / days:.0f} images a day"]
+    for _, run in found.runs:
+        cells.append(f"${run.cost_usd / days:.2f} a day, {run.wait_s.mean:.0f} s")
+    always_on = 24 * found.assumptions.usd_per_instance_hour
+    return f"| {' | '.join([*cells, f'${always_on:.2f} a day'])} |"
+
+
+@pytest.mark.rehearsal
+@pytest.mark.parametrize("name", ["sparse", "bursts", "diurnal", "steady"])
+def test_the_readmes_costs_are_what_the_rehearsal_says(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+    row = cost_row(name)
+
+    assert row in (ROOT / "README.md").read_text(encoding="utf-8"), f"the README needs: {row}"
