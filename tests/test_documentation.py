@@ -23,7 +23,7 @@ def commands(program: str) -> list[list[str]]:
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                for part in re.split(r"\s(?:&&|\|)\s", line):
+                for part in re.split(r"\s(?:&&|\||>)\s", line):
                     words = shlex.split(part, comments=True)
                     if words[:1] == [program]:
                         found.append(words[1:])
