@@ -1,0 +1,60 @@
+"""Two models in one program: images that sleep at zero, and transcripts that are awake by day.
+
+A Python program needs no plugin: it uses the classes themselves. Run it with this repository's root
+on PYTHONPATH and the packages of plugin/requirements.txt.
+"""
+
+from pathlib import Path
+
+import pulumi
+
+from async_inference.scaling.plan import PRESETS, ScalingPlan, ScheduledAction
+from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs, Security
+
+REGION = "us-east-1"
+HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+
+images = AsyncEndpoint(
+    "images",
+    AsyncEndpointArgs(
+        endpoint_name="images",
+        region=REGION,
+        instance_type="ml.g5.2xlarge",
+        plan=ScalingPlan(min_capacity=0, max_capacity=3, policies=PRESETS["tuned"].policies),
+        handler=HANDLER,
+        weights="stabilityai/stable-diffusion-xl-base-1.0",
+        security=Security(encryption="customer"),
+    ),
+)
+transcripts = AsyncEndpoint(
+    "transcripts",
+    AsyncEndpointArgs(
+        endpoint_name="transcripts",
+        region=REGION,
+        instance_type="ml.g4dn.xlarge",
+        plan=ScalingPlan(
+            min_capacity=0,
+            max_capacity=2,
+            policies=PRESETS["documented"].policies,
+            schedules=(
+                ScheduledAction(
+                    name="day",
+                    schedule="cron(0 8 ? * MON-FRI *)",
+                    timezone="Europe/Zurich",
+                    min_capacity=1,
+                ),
+                ScheduledAction(
+                    name="night",
+                    schedule="cron(0 18 ? * MON-FRI *)",
+                    timezone="Europe/Zurich",
+                    min_capacity=0,
+                ),
+            ),
+        ),
+        handler=HANDLER,
+        weights="tiny",
+    ),
+)
+
+pulumi.export("images", images.endpoint_name)
+pulumi.export("transcripts", transcripts.endpoint_name)

@@ -1,0 +1,122 @@
+"""The plugin as the engine runs it: a process of its own, spoken to over gRPC."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.empty_pb2 import Empty  # ty: ignore[missing-module-member]
+from pulumi.runtime import mocks
+from pulumi.runtime.proto import (
+    engine_pb2,
+    engine_pb2_grpc,
+    provider_pb2,
+    provider_pb2_grpc,
+    resource_pb2,
+    resource_pb2_grpc,
+)
+
+from tests.components import conftest as components
+from tests.components.conftest import register
+
+__all__ = ["register"]  # a fixture
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT, STACK = "images", "test"
+FEATURES = {"secrets", "resourceReferences", "outputValues", "resourceHooks"}
+"""What the program needs of an engine."""
+
+
+class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
+    """The engine's side of a construction, which records what is registered."""
+
+    def __init__(self, record: components.Record) -> None:
+        recording = components._Monitor(record)
+        for name in (
+            "Invoke",
+            "RegisterResource",
+            "RegisterResourceOutputs",
+        ):
+            method: Callable[[Any], Any] = getattr(recording, name)
+            setattr(self, name, lambda request, context, method=method: method(request))
+
+    def SupportsFeature(self, request: Any, context: Any) -> Any:  # noqa: N802 the gRPC name
+        return resource_pb2.SupportsFeatureResponse(hasSupport=request.id in FEATURES)
+
+    def RegisterResourceHook(self, request: Any, context: Any) -> Empty:  # noqa: N802
+        return Empty()
+
+
+class Engine(engine_pb2_grpc.EngineServicer):
+    """The engine's side of logging."""
+
+    def Log(self, request: Any, context: Any) -> Empty:  # noqa: N802
+        return Empty()
+
+    def GetRootResource(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return engine_pb2.GetRootResourceResponse()
+
+
+@pytest.fixture(scope="module")
+def everything() -> components.Record:
+    """What the plugin registered, of all tests."""
+    return components.Record()
+
+
+@pytest.fixture
+def record(everything) -> components.Record:
+    """What the plugin registers."""
+    everything.registrations.clear()
+    return everything
+
+
+@pytest.fixture(scope="module")
+def engine(everything) -> Iterator[str]:
+    """Where the engine and its resource monitor listen."""
+    mocks.set_mocks(components._Answers(), project=PROJECT, stack=STACK, preview=False)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+    resource_pb2_grpc.add_ResourceMonitorServicer_to_server(Monitor(everything), server)
+    engine_pb2_grpc.add_EngineServicer_to_server(Engine(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def plugin(engine, tmp_path_factory) -> Iterator[provider_pb2_grpc.ResourceProviderStub]:
+    """The running plugin."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(ROOT / "plugin"), engine],
+        cwd=tmp_path_factory.mktemp("plugin"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield provider_pb2_grpc.ResourceProviderStub(channel)
+        process.terminate()
+
+
+@pytest.fixture
+def construct(plugin, engine) -> Callable[..., dict[str, Any]]:
+    """Ask the plugin for a component; returns its outputs."""
+
+    def run(kind: str, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        request = provider_pb2.ConstructRequest(
+            project=PROJECT,
+            stack=STACK,
+            monitorEndpoint=engine,
+            type=f"async-inference:index:{kind}",
+            name=name,
+            parallel=8,
+        )
+        request.inputs.update(inputs)
+        answer = plugin.Construct(request, timeout=120)
+        return mocks.rpc.deserialize_properties(answer.state)
+
+    return run
