@@ -20,7 +20,8 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     from async_inference.local_aws.daemon import Daemon
 
-CHARTED_MINUTES = 60
+CHARTED_MINUTES = 45
+"""As many as fit beside their numbers into 80 columns."""
 SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
@@ -224,10 +225,12 @@ def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
     styles = {"ALARM": "bold red", "OK": "green"}
     for alarm in alarms:
         table.add_row(
-            Text(f"{_shortened(alarm['name'])}\n") + Text(alarm["condition"], style="dim"),
+            Text.assemble(
+                _shortened(alarm["name"]), "\n", (alarm["condition"], "dim"), overflow="fold"
+            ),
             Text(alarm["state"], style=styles.get(alarm["state"], "dim")),
             _time(alarm["since_s"]),
-            Text(alarm["reason"]),
+            Text(alarm["reason"], overflow="fold"),
         )
     return table
 

@@ -152,6 +152,30 @@ def _rest(terminal: int) -> bytes:
     return rest
 
 
+def test_the_newest_minutes_fit_into_a_terminal_of_80_columns():
+    busy = [float(minute) for minute in range(local.CHARTED_MINUTES)]
+    columns = ("in_service", "backlog", "oldest_age_s", "done", "failed")
+    endpoint = {
+        "status": "InService",
+        "configuration": "echo-1",
+        "desired": 10,
+        "in_service": 10,
+        "backlog": 10,
+        "busy": 10,
+        "oldest_age_s": 59.0,
+        "failure_reason": None,
+        "summary": "At work: 10 instances on 10 requests.",
+        "instances": [],
+        "history": dict.fromkeys(columns, busy),
+    }
+    printed = io.StringIO()
+
+    Console(width=80, file=printed).print(*local._endpoint_shown("echo", endpoint))
+
+    assert printed.getvalue().count(local.BARS[-1]) >= len(columns)
+    assert "…" not in printed.getvalue()
+
+
 def test_names_from_aws_are_not_taken_for_markup():
     hostile = "[link=file:///]name[/link][bold"
     alarm = {
