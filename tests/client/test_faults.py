@@ -44,6 +44,8 @@ def input_fn(data, content_type):
     return prompt
 
 def predict_fn(prompt, model):
+    with open("DRAWN", "a") as drawn:
+        drawn.write(prompt + chr(10))
     return f"a drawing of {prompt}"
 
 def output_fn(drawing, accept):
@@ -60,7 +62,7 @@ def aws(tmp_path_factory):
         port = free.getsockname()[1]
     running = start(folder, port)
     account = Account(SimpleNamespace(url=running.url))  # ty: ignore[invalid-argument-type]
-    account.deploy("draw", HANDLER)
+    account.deploy("draw", HANDLER.replace("DRAWN", str(folder / "drawn.txt")))
     account.in_service("draw")
     scale(account, INSTANCES)
     yield SimpleNamespace(folder=folder, port=port, url=running.url, account=account)
@@ -154,12 +156,17 @@ def test_a_batch_that_is_killed_three_times_gets_each_result_once(aws, capsys):
     assert set(collected.values()) == {1}, "none is fetched twice"
     files = sorted(path for path in ledger.parent.iterdir() if path.name[:4].isdigit())
     assert [path.read_text() for path in files] == [f"a drawing of {each}" for each in prompts]
+    again = events(ledger, "failed")
     sent_again = sum(times > 1 for times in events(ledger, "sending").values())
     assert sent_again <= 4 * len(CLIENT_KILLED_AT), "only what was in doubt is sent again"
+    drawn = Counter((aws.folder / "drawn.txt").read_text().splitlines())
+    twice = sum(drawn.values()) - PROMPTS
+    # Beside those, an instance that dies loses what it works on, and a refused write its answer.
+    assert twice <= sent_again + INSTANCES * (len(CLIENT_KILLED_AT) + 1) + len(again)
     with capsys.disabled():
         print(
             f"\n{PROMPTS} prompts, client killed {len(CLIENT_KILLED_AT)} times, AWS once: "
-            f"{len(files)} results, none twice, {sent_again} sent again, "
+            f"{len(files)} results, none twice, {sent_again} sent again, {twice} inferred twice, "
             f"{time.monotonic() - started_s:.0f} s"
         )
 
