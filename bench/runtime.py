@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from async_inference.local_aws.clients import client
+from async_inference.local_aws.endpoint import Endpoint
 from async_inference.local_aws.server import LocalAws, Options
 
 HANDLER = b"""
@@ -23,15 +24,22 @@ INSTANCES = 5
 REQUESTS = 1000
 SINGLE_REQUESTS = 100
 IDLE_S = 5.0
+STARTS = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Throughput of a filled queue, time of a single request, and what idling costs."""
+    """Throughput of a filled queue, time of a single request, what idling and an instance cost.
+
+    Args:
+        instance_bytes: memory of an instance that it shares with no other process.
+    """
 
     requests_per_s: float
     median_overhead_s: float
     idle_cpu_percent: float
+    median_start_s: float
+    instance_bytes: float
 
 
 def measure(folder: Path) -> Measured:
@@ -64,9 +72,24 @@ def measure(folder: Path) -> Measured:
         process = psutil.Process()
         process.cpu_percent()
         time.sleep(IDLE_S)
-        return Measured(rate, statistics.median(single), process.cpu_percent())
+        idle_percent = process.cpu_percent()
+        forks = [fork for child in process.children() for fork in child.children()]
+        own_bytes = statistics.median(fork.memory_full_info().uss for fork in forks)
+        starts_s = [_start_s(running) for _ in range(STARTS)]
+        return Measured(
+            rate, statistics.median(single), idle_percent, statistics.median(starts_s), own_bytes
+        )
     finally:
         aws.stop()
+
+
+def _start_s(running: Endpoint) -> float:
+    """Seconds from asking for one more instance until it serves."""
+    before, started = running.in_service, time.perf_counter()
+    running.set_desired(before + 1)
+    while running.in_service == before:
+        time.sleep(0.005)
+    return time.perf_counter() - started
 
 
 def _submit(clients: dict[str, Any]) -> None:

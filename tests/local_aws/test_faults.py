@@ -64,11 +64,17 @@ class Killable:
         process.wait(10)
 
 
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.fixture
 def aws(tmp_path) -> Iterator[Killable]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # Below the ports that the system lends to clients: one of them, trying to reach the dead server
+    # from its very port, would be connected to itself and keep the server from coming back.
+    dice = random.Random(str(tmp_path))
+    port = next(port for port in iter(lambda: dice.randrange(20_000, 30_000), 0) if _free(port))
     aws = Killable(tmp_path / "aws", port)
     yield aws
     daemon.stop(aws.folder)
