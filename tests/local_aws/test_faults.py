@@ -173,11 +173,11 @@ def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, cap
     with killed_instances(aws) as killed, ThreadPoolExecutor(4) as callers:
         for first in range(0, REQUESTS, BATCH):
             submitted = callers.map(caller.submit, range(BATCH))
-            if first in (2500, 7500):
+            if first in (REQUESTS // 4, REQUESTS * 3 // 4):
                 aws.kill()
                 server_kills += 1
                 aws.start()
-            if first == 5000:
+            if first == REQUESTS // 2:
                 account.in_service()
                 account.sagemaker.update_endpoint(
                     EndpointName="echo",
