@@ -12,7 +12,7 @@ import pytest
 
 from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler
-from tests.local_aws.conftest import ROLE, eventually, start  # noqa: F401 a fixture
+from tests.local_aws.conftest import ROLE, eventually, processes, start  # noqa: F401 fixtures
 
 pytestmark = [
     pytest.mark.serving,
