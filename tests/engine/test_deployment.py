@@ -1,12 +1,12 @@
 """The real engine on the embedded AWS: what previews say, updates do, and destroys leave."""
 
-import json
 import os
 import signal
 import subprocess
 
 import pytest
 
+from tests.engine.conftest import shown
 from tests.local_aws.conftest import eventually
 
 pytestmark = pytest.mark.engine
@@ -243,10 +243,9 @@ def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program, killed_
     killed.wait()
 
     program.pulumi("cancel", "--yes", "local")
-    state = json.loads(program.pulumi("stack", "export", "-s", "local"))["deployment"]
     endpoint = [
         operation["resource"]["urn"]
-        for operation in state.get("pending_operations") or []
+        for operation in program.state().get("pending_operations") or []
         if operation["resource"]["type"] == "aws:sagemaker/endpoint:Endpoint"
     ]
     assert bool(endpoint) == (killed_at == "CreateEndpoint")
@@ -257,4 +256,6 @@ def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program, killed_
     program.up()
 
     assert program.endpoint()["EndpointStatus"] == "InService"
-    assert program.preview() == {name: ["same"] for name in REGISTERED}, "and nothing beside"
+    assert changes(program.preview()) == {}
+    kept = {shown(resource["urn"]) for resource in program.state()["resources"]}
+    assert {name for name in kept if not name.startswith("aws default")} == REGISTERED
