@@ -60,12 +60,6 @@ class RecordingAws(LocalAws):
         return super()._answer(service, api, operation, body)
 
 
-def shown(urn: str) -> str:
-    """A resource's type and name, as the tests call it."""
-    kind, name = urn.split("::")[-2:]
-    return f"{kind.rpartition('$')[2].rpartition(':')[2]} {name}"
-
-
 class Program:
     """A copy of the project's program with a handler that needs no torch, and its stack."""
 
@@ -127,12 +121,11 @@ class Program:
         assert done.returncode == 0, done.stdout + done.stderr
         steps: dict[str, list[str]] = {}
         for step in json.loads(done.stdout)["steps"]:
-            steps.setdefault(shown(step["urn"]), []).append(step["op"])
+            kind, name = step["urn"].split("::")[-2:]
+            steps.setdefault(f"{kind.rpartition('$')[2].rpartition(':')[2]} {name}", []).append(
+                step["op"]
+            )
         return steps
-
-    def state(self) -> dict[str, Any]:
-        """The stack's state: its resources, and what was pending when an update died."""
-        return json.loads(self.pulumi("stack", "export", "-s", self.stack))["deployment"]
 
     def outputs(self) -> dict[str, Any]:
         return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))
