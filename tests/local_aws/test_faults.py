@@ -144,12 +144,11 @@ def killed_instances(aws: Killable) -> Generator[list[int]]:
 def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, capsys):
     account = Account(aws)
     topic, _ = account.listen("ends")
-    account.deploy(
-        output={"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}},
-    )
+    output = {"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}}
+    account.deploy(output=output)
     for kind in ("fine", "poison", "slow"):
         account.s3.put_object(Bucket="echo-bucket", Key=f"in/{kind}", Body=kind.encode())
-    account.configure("echo-2", "echo", ECHO, instances=INSTANCES)
+    account.configure("echo-2", "echo", ECHO, instances=INSTANCES, output=output)
     account.in_service()
     account.sagemaker.update_endpoint_weights_and_capacities(
         EndpointName="echo",
