@@ -31,7 +31,7 @@ check: .venv/.base
 	@ty check
 	@lint-imports --no-logo
 	@sphinx-build -qnW --keep-going docs .local/site
-	@pytest -q -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
+	@pytest -q -n 2 --dist loadfile -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 
 bench: install
 	@python -m bench

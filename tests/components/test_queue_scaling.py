@@ -56,7 +56,7 @@ def test_the_documented_plan_is_a_target_two_policies_and_one_alarm(register):
     }
 
 
-def test_the_tuned_plan_is_rendered_like_any_other_with_its_alarm_of_21_of_30_minutes(register):
+def test_the_tuned_plan_is_rendered_like_any_other_with_its_memory_of_two_hours(register):
     record = register(lambda: scaling(plan=bounded(plans.TUNED)))
 
     names = ("wakeup", "flood", "pressure", "thinning", "sleep")
@@ -67,9 +67,10 @@ def test_the_tuned_plan_is_rendered_like_any_other_with_its_alarm_of_21_of_30_mi
         *((ALARM, f"demo-{name}-alarm") for name in names),
     }
     sleep = record[ALARM, "demo-sleep-alarm"].inputs
-    assert (sleep["datapointsToAlarm"], sleep["evaluationPeriods"]) == (21, 30)
+    assert (sleep["datapointsToAlarm"], sleep["evaluationPeriods"]) == (66, 120)
     steps = record[POLICY, "demo-sleep-policy"].inputs["stepScalingPolicyConfiguration"]
-    assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -1}]
+    assert steps["adjustmentType"] == "PercentChangeInCapacity"
+    assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -90}]
 
 
 def test_the_target_counts_the_variants_instances_within_the_plans_bounds(register):
