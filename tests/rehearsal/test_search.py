@@ -1,7 +1,5 @@
 """`tune` chooses on one half of the traffic, judges on the other, and writes a stack file."""
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -89,20 +87,12 @@ def test_what_is_written_is_a_stack_file_with_the_chosen_plan():
     )
 
 
-def tune_command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "async_inference", "tune", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path):
+def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path, command):
     written = tmp_path / "Pulumi.mine.yaml"
 
-    done = tune_command(
-        "--traffic", "launch", "--plans", "16", "--output", str(written), "--report", str(tmp_path)
+    done = command(
+        *("tune", "--traffic", "launch", "--plans", "16"),
+        *("--output", str(written), "--report", str(tmp_path)),
     )
 
     assert done.returncode == 0, done.stderr
@@ -120,8 +110,8 @@ def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path
         (("--traffic", "bursts", "--set", "setup_s=soon"), "must be a number, not negative"),
     ],
 )
-def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence):
-    done = tune_command(*arguments)
+def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence, command):
+    done = command("tune", *arguments)
 
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())

@@ -305,16 +305,7 @@ def test_an_age_limit_that_nothing_could_keep_has_no_bound():
     )
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "async_inference", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_warns_of_a_scale_in_that_also_starts_instances(tmp_path):
+def test_the_command_warns_of_a_scale_in_that_also_starts_instances(tmp_path, command):
     fighting = tmp_path / "fighting.yaml"
     fighting.write_text(
         """
@@ -336,7 +327,7 @@ def test_the_command_warns_of_a_scale_in_that_also_starts_instances(tmp_path):
     assert "policy only-one: ExactCapacity works both ways" in " ".join(done.stdout.split())
 
 
-def test_the_command_warns_of_a_plan_that_never_leaves_zero(tmp_path):
+def test_the_command_warns_of_a_plan_that_never_leaves_zero(tmp_path, command):
     asleep = tmp_path / "asleep.yaml"
     asleep.write_text("policies: [{type: TargetTrackingScaling, name: track, target: 3}]")
 
@@ -346,7 +337,15 @@ def test_the_command_warns_of_a_plan_that_never_leaves_zero(tmp_path):
 
 
 def test_the_command_prints_json_alone_with_the_agreed_keys():
-    done = command("rehearse", "--traffic", "sparse", "--against", "aws", "--json")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "async_inference", "rehearse", "--json"),
+            *("--traffic", "sparse", "--against", "aws"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -379,7 +378,7 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
         (("--set", "scale_in_ratio=7"), "must be within (0, 1]"),
     ],
 )
-def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence):
+def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence, command):
     done = command("rehearse", *arguments)
 
     assert done.returncode == 2
