@@ -35,6 +35,8 @@ class _Context(threading.local):
     """
 
     def __init__(self) -> None:
+        # The PyTorch container's copy of the toolkit logs it when a handler fails.
+        self.model_name = "model"
         self.system_properties = {"model_dir": environment.model_dir, "gpu_id": None}
         self.request_processor = [self]
         self.headers: dict[str, str] = {}

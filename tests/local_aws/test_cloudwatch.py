@@ -106,17 +106,18 @@ def test_list_metrics_names_what_the_endpoint_published(account):
 
 
 def test_alarm_history_says_what_changed_and_what_was_done(account):
-    wake(account)
-    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=0)
-    eventually(lambda: account.instances() == 0, "no instances")
-    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
-    account.submit(b"wake up")
-
     def changes() -> list[str]:
         history = account.cloudwatch.describe_alarm_history(
             AlarmName="starved", HistoryItemType="StateUpdate", ScanBy="TimestampAscending"
         )
         return [item["HistorySummary"] for item in history["AlarmHistoryItems"]]
+
+    wake(account)
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=0)
+    eventually(lambda: account.instances() == 0, "no instances")
+    eventually(changes, "a first evaluation")
+    account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=5)
+    account.submit(b"wake up")
 
     eventually(lambda: "Alarm updated from OK to ALARM" in changes(), "an alarm")
     assert changes()[0] == "Alarm updated from INSUFFICIENT_DATA to OK"

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from async_inference.cli import app
 from async_inference.local_aws.server import Options
 from tests.engine.conftest import Program, RecordingAws, cli
-from tests.local_aws.conftest import start
+from tests.local_aws.conftest import processes, start
 
-__all__ = ["cli", "start"]  # fixtures
+__all__ = ["cli", "processes", "start"]  # fixtures
 
 
 @pytest.fixture(scope="module")

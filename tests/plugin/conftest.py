@@ -1,5 +1,6 @@
 """The plugin as the engine runs it: a process of its own, spoken to over gRPC."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -76,6 +77,8 @@ def record(everything) -> components.Record:
 @pytest.fixture(scope="module")
 def engine(everything) -> Iterator[str]:
     """Where the engine and its resource monitor listen."""
+    # Whatever used asyncio before in this process may have left it without a loop.
+    asyncio.set_event_loop(asyncio.new_event_loop())
     mocks.set_mocks(components._Answers(), project=PROJECT, stack=STACK, preview=False)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(Monitor(everything), server)
