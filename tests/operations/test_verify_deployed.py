@@ -8,7 +8,8 @@ import pytest
 
 from tests.local_aws.conftest import eventually
 
-pytestmark = pytest.mark.engine
+# One deployment for all of them, so one worker.
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("deployed")]
 
 NAME = "async-sdxl-local"
 TARGET = {
