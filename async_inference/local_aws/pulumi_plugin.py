@@ -22,7 +22,8 @@ from pulumi.runtime import rpc
 
 from async_inference.local_aws.clients import ACCOUNT_ID, client
 from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.pulumi_resources import KINDS, Kind, Properties
+from async_inference.local_aws.pulumi_resources import KINDS
+from async_inference.local_aws.pulumi_resources.kind import Autoname, Kind, Properties
 
 VERSION = "7.51.1"
 """The pulumi-aws that the program is written against."""
@@ -114,7 +115,7 @@ class LocalAwsProvider(protocol.Provider):
         if token not in KINDS:
             raise RuntimeError(
                 f"the local stack has no {token}; it knows what this project registers, "
-                "see async_inference/local_aws/pulumi_resources.py"
+                "see async_inference/local_aws/pulumi_resources/"
             )
         return KINDS[token]
 
@@ -175,7 +176,7 @@ class LocalAwsProvider(protocol.Provider):
             known = dict(request.properties) | dict.fromkeys(kind.computed, UNKNOWN)
             return protocol.CreateResponse(properties=known)
         inputs = plain_map(request.properties)
-        identity = await asyncio.to_thread(kind.create, self._client, inputs)
+        identity = await asyncio.to_thread(kind.create, self._client(kind.service), inputs)
         return protocol.CreateResponse(
             resource_id=identity,
             properties=await self._state(kind, identity, request.properties),
@@ -184,7 +185,8 @@ class LocalAwsProvider(protocol.Provider):
     async def read(self, request: protocol.ReadRequest) -> protocol.ReadResponse:
         kind = self._kind(request.type)
         known = plain_map(request.properties)
-        found = await asyncio.to_thread(kind.read, self._client, request.resource_id, known)
+        aws = self._client(kind.service)
+        found = await asyncio.to_thread(kind.read, aws, request.resource_id, known)
         if found is None:
             return protocol.ReadResponse(resource_id="")
         drifted = {key: value for key, value in found.items() if not same(known.get(key), value)}
@@ -201,17 +203,16 @@ class LocalAwsProvider(protocol.Provider):
         if request.preview:
             kept = {key: request.olds[key] for key in kind.computed & old.keys()}
             return protocol.UpdateResponse(properties=dict(request.news) | kept)
-        if kind.update is not None:
-            new = plain_map(request.news)
-            await asyncio.to_thread(kind.update, self._client, request.resource_id, old, new)
+        aws, new = self._client(kind.service), plain_map(request.news)
+        await asyncio.to_thread(kind.update, aws, request.resource_id, old, new)
         return protocol.UpdateResponse(
             properties=await self._state(kind, request.resource_id, request.news)
         )
 
     async def delete(self, request: protocol.DeleteRequest) -> None:
         kind = self._kind(request.type)
-        properties = plain_map(request.properties)
-        await asyncio.to_thread(kind.delete, self._client, request.resource_id, properties)
+        aws, known = self._client(kind.service), plain_map(request.properties)
+        await asyncio.to_thread(kind.delete, aws, request.resource_id, known)
 
     async def invoke(self, request: protocol.InvokeRequest) -> protocol.InvokeResponse:
         arguments = plain_map(request.args)
@@ -247,7 +248,8 @@ class LocalAwsProvider(protocol.Provider):
     async def _state(
         self, kind: Kind, identity: str, inputs: Mapping[str, PropertyValue]
     ) -> dict[str, PropertyValue]:
-        found = await asyncio.to_thread(kind.read, self._client, identity, plain_map(inputs))
+        aws = self._client(kind.service)
+        found = await asyncio.to_thread(kind.read, aws, identity, plain_map(inputs))
         computed = {key: (found or {}).get(key) for key in kind.computed}
         if "tagsAll" in computed:
             computed["tagsAll"] = plain(inputs["tags"]) if "tags" in inputs else {}
@@ -272,7 +274,7 @@ def _differs(old: Properties, new: Properties, path: str) -> bool:
     return not same(*values)
 
 
-def _autonamed(request: protocol.CheckRequest, naming: Any) -> str:
+def _autonamed(request: protocol.CheckRequest, naming: Autoname) -> str:
     digest = hashlib.sha256(request.urn.encode() + request.random_seed).hexdigest()[:7]
     stem = request.name[: naming.most - 8]
     return f"{stem.lower() if naming.lower_case else stem}-{digest}"

@@ -1,0 +1,126 @@
+"""What one resource type is to the provider, and what all of them need for it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from botocore.exceptions import ClientError
+
+Properties = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Autoname:
+    """How the provider names a resource that the program does not."""
+
+    property: str
+    most: int
+    lower_case: bool = False
+
+
+class Kind(ABC):
+    """One resource type; `aws` is always a client of its service.
+
+    Attributes:
+        type: as Pulumi names it.
+        service: as boto3 names it.
+        replaces: properties (or `property.member`) whose change makes a new resource; None for all
+            but tags.
+        computed: outputs that are no inputs, unknown until it exists.
+        autoname: how it is named.
+    """
+
+    type: ClassVar[str]
+    service: ClassVar[str]
+    replaces: ClassVar[frozenset[str] | None]
+    computed: ClassVar[frozenset[str]] = frozenset({"arn", "tagsAll"})
+    autoname: ClassVar[Autoname | None] = None
+
+    @abstractmethod
+    def create(self, aws: Any, p: Properties) -> str:
+        """Make the resource; returns its id."""
+
+    @abstractmethod
+    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+        """What AWS says of it now, as properties; None if it is gone."""
+
+    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+        """Apply new inputs; most of AWS's calls that create also overwrite."""
+        self.create(aws, new)
+
+    @abstractmethod
+    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+        """Remove it; one that is gone already is fine."""
+
+
+def gone(error: ClientError) -> bool:
+    """Whether an error says that the resource does not exist."""
+    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+    return (
+        "NotFound" in code
+        or code.startswith("NoSuch")
+        or "Could not find" in message
+        or code == "404"
+    )
+
+
+def unless_gone(call: Callable[..., Any], **arguments: Any) -> Any:
+    """A call's answer, None if what it names does not exist."""
+    try:
+        return call(**arguments)
+    except ClientError as error:
+        if gone(error):
+            return None
+        raise
+
+
+def tags_of(properties: Properties) -> dict[str, str]:
+    return properties.get("tags") or {}
+
+
+def tag_list(properties: Properties) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags_of(properties).items()]
+
+
+def from_tag_list(tags: Iterable[dict[str, str]]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def retag(
+    old: Properties,
+    new: Properties,
+    untag: Callable[[list[str]], Any],
+    tag: Callable[[dict[str, str]], Any],
+) -> None:
+    """Take away the tags that are no longer wanted, and set the others."""
+    removed = sorted(tags_of(old).keys() - tags_of(new).keys())
+    if removed:
+        untag(removed)
+    if tags_of(new):
+        tag(tags_of(new))
+
+
+def given(p: Properties, **parameters: str) -> dict[str, Any]:
+    """Parameters of a call, of those properties that are set: `given(p, KmsKeyId="kmsKeyArn")`."""
+    return {name: p[key] for name, key in parameters.items() if p.get(key)}
+
+
+def pascal(value: Any) -> Any:
+    """camelCase keys as AWS writes them, all the way down; absent values left out."""
+    if isinstance(value, dict):
+        return {
+            key[0].upper() + key[1:]: pascal(item)
+            for key, item in value.items()
+            if item is not None
+        }
+    if isinstance(value, list):
+        return [pascal(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def camel(value: Any) -> Any:
+    """AWS's keys as Pulumi writes them, all the way down."""
+    if isinstance(value, dict):
+        return {key[0].lower() + key[1:]: camel(item) for key, item in value.items()}
+    return [camel(item) for item in value] if isinstance(value, list) else value
