@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.errors import AwsError, validation_error
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.moto_services import ACCOUNT_ID
 from async_inference.scaling import schedules
@@ -85,30 +85,20 @@ class ApplicationAutoScaling:
         """Say where the running endpoints are, by name."""
         self._endpoints = endpoints
 
-    def operation(self, name: str) -> Callable[[dict[str, Any]], Any] | None:
-        """The method that serves an operation, None if this service has none."""
-        return getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), None)
-
     # Targets
 
     def register_scalable_target(self, request: dict[str, Any]) -> Any:
         resource_id = request["ResourceId"]
         with self._lock:
-            endpoint, _ = self._endpoint(resource_id)
+            endpoint = self._endpoint(resource_id)
             target = self._targets.get(resource_id)
             known = target.document if target else {}
             low = request.get("MinCapacity", known.get("MinCapacity"))
             high = request.get("MaxCapacity", known.get("MaxCapacity"))
             if low is None or high is None:
-                raise AwsError(
-                    "ValidationException",
-                    "MinCapacity and MaxCapacity are required for a new target",
-                )
+                raise validation_error("MinCapacity and MaxCapacity are required for a new target")
             if low > high:
-                raise AwsError(
-                    "ValidationException",
-                    "Maximum capacity cannot be less than minimum capacity",
-                )
+                raise validation_error("Maximum capacity cannot be less than minimum capacity")
             document = {
                 "CreationTime": self._clock.now_s(),
                 **known,
@@ -167,10 +157,10 @@ class ApplicationAutoScaling:
             known = target.policies.get(name)
             kind = request.get("PolicyType") or (known or {}).get("PolicyType", "StepScaling")
             if known and known["PolicyType"] != kind:
-                raise AwsError("ValidationException", "PolicyType cannot be changed")
+                raise validation_error("PolicyType cannot be changed")
             configuration = f"{kind}PolicyConfiguration"
             if configuration not in request and not known:
-                raise AwsError("ValidationException", f"{configuration} is required for {kind}")
+                raise validation_error(f"{configuration} is required for {kind}")
             document = {
                 "PolicyARN": self._policy_arn(resource_id, name),
                 "CreationTime": self._clock.now_s(),
@@ -226,7 +216,7 @@ class ApplicationAutoScaling:
             try:
                 schedules.check(request["Schedule"], request.get("Timezone", "UTC"))
             except ValueError as error:
-                raise AwsError("ValidationException", str(error)) from error
+                raise validation_error(str(error)) from error
             known = target.schedules.get(name, {})
             target.schedules[name] = {
                 "ScheduledActionARN": (
@@ -390,7 +380,7 @@ class ApplicationAutoScaling:
         threshold: float,
     ) -> str:
         now_s = self._clock.now_s()
-        endpoint, _ = self._endpoint(resource_id)
+        endpoint = self._endpoint(resource_id)
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
         suspended = target.document["SuspendedState"]
         if endpoint.status not in ("InService", "Updating"):
@@ -426,7 +416,7 @@ class ApplicationAutoScaling:
                 "Waiting for change to be fulfilled by sagemaker."
             ),
         }
-        endpoint, _ = self._endpoint(resource_id)
+        endpoint = self._endpoint(resource_id)
         threading.Thread(target=endpoint.set_desired, args=(desired,), daemon=True).start()
 
     def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
@@ -515,14 +505,12 @@ class ApplicationAutoScaling:
             )
         return made
 
-    def _endpoint(self, resource_id: str) -> tuple[Any, str]:
+    def _endpoint(self, resource_id: str) -> Any:
         parts = re.fullmatch(r"endpoint/([^/]+)/variant/([^/]+)", resource_id)
         endpoint = self._endpoints().get(parts[1]) if parts else None
         if parts is None or endpoint is None or endpoint.plan.variant != parts[2]:
-            raise AwsError(
-                "ValidationException", f"SageMaker resource doesn't exist: {resource_id}"
-            )
-        return endpoint, parts[2]
+            raise validation_error(f"SageMaker resource doesn't exist: {resource_id}")
+        return endpoint
 
     def _target(self, resource_id: str) -> Target:
         if resource_id not in self._targets:

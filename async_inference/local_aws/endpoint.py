@@ -1,26 +1,21 @@
-"""One asynchronous endpoint at work: its queue, its fleets of instances, its answers.
+"""One asynchronous endpoint at work: its fleets of instances, and how an update replaces them.
 
 Threads: for each instance one that starts it and hands it requests, and one for each request that
 it works on; one for a running update. All of an endpoint's state is behind one lock.
 """
 
-import contextlib
-import http.client
 import math
 import shutil
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from async_inference.local_aws import answers
-from async_inference.local_aws.answers import Outcome
-from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.backlog import Backlog, Waiting
 from async_inference.local_aws.deployment import Deployment
+from async_inference.local_aws.environment import Environment
 from async_inference.local_aws.instance import (
     Fleet,
     FleetPlan,
@@ -29,63 +24,16 @@ from async_inference.local_aws.instance import (
     start,
     wait_until_loaded,
 )
-from async_inference.local_aws.journal import Call, Journal
-from async_inference.local_aws.metrics import MetricStore, Series
-from async_inference.local_aws.moto_services import (
-    MotoServices,
-    ObjectMissingError,
-    WriteFailedError,
-    publish,
-    put_object,
-    split_uri,
-)
-from async_inference.local_aws.processes import ProcessTemplate
-from async_inference.scaling.unsettled import Unsettled
+from async_inference.local_aws.metrics import Series
 
 NAMESPACE = "AWS/SageMaker"
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
-MAX_ATTEMPTS = 3
-"""Times a request is given to an instance whose process dies under it, and an instance started."""
-UPLOAD_ATTEMPTS = 3
-"""Times an output is written to S3 before the request counts as failed."""
-FAILURE_UPLOAD_ATTEMPTS = 50
-"""Times a failure is written: nothing else tells the caller where there is no topic."""
-UPLOAD_BACKOFF_S = 1.0
+START_ATTEMPTS = 3
+"""Times an instance is started whose process is killed meanwhile."""
 LOOK_AGAIN_S = 0.05
 """Real seconds between two looks at what an update waits for."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
 """Metrics that are published for each configuration too, for rollback alarms (DG guardrails)."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What every endpoint of one region of an embedded AWS works with.
-
-    Args:
-        folder: for logs and instances.
-        setup_s: simulated seconds from asking for an instance until it serves, at least.
-        in_alarm: which of some alarms are in ALARM.
-    """
-
-    clock: Clock
-    journal: Journal
-    services: MotoServices
-    metrics: MetricStore
-    processes: ProcessTemplate
-    folder: Path
-    setup_s: float
-    unsettled: Unsettled
-    in_alarm: Callable[[Sequence[str]], list[str]]
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A request in the queue; what else it says is in the journal."""
-
-    number: int
-    accepted_s: float
-    expires_s: float
-    attempts: int = 0
 
 
 class Endpoint:
@@ -116,17 +64,12 @@ class Endpoint:
         self._environment = environment
         self._changed = changed
         self._lock = threading.Condition()
-        self._queue: deque[Waiting] = deque()
-        self._working: dict[int, Waiting] = {}
-        self._sums: dict[tuple[str, str], list[float]] = {}
+        self._backlog = Backlog(name, region, environment, self._lock)
         self._ended = False
         self._threads: list[threading.Thread] = []
         self._live = Fleet(plan, plan.initial_instances if resumed is None else resumed)
         self._incoming: Fleet | None = None
         self._shifted = 0
-        self._interruptions = 0
-        for number, accepted_s, expires_s in environment.journal.waiting(name):
-            self._queue.append(Waiting(number, accepted_s, expires_s))
         with self._lock:
             self._fill(self._live)
         self._settle()
@@ -163,29 +106,21 @@ class Endpoint:
     def backlog(self) -> int:
         """Requests without an answer: those that wait and those being worked on."""
         with self._lock:
-            return len(self._queue) + len(self._working)
+            return self._backlog.waiting + self._backlog.working
 
     @property
     def oldest_age_s(self) -> float | None:
         """Simulated seconds since the oldest request without an answer came; None without any."""
-        with self._lock:
-            accepted = [waiting.accepted_s for waiting in self._working.values()]
-            accepted += [self._queue[0].accepted_s] if self._queue else []
-        return self._environment.clock.now_s() - min(accepted) if accepted else None
+        return self._backlog.oldest_age_s
 
     @property
     def interruptions(self) -> int:
         """Requests that lost their instance and were queued again."""
-        return self._interruptions
+        return self._backlog.interruptions
 
     def submit(self, request: dict[str, Any], body: bytes | None) -> None:
         """Accept a request; once this returns it will be answered, whatever crashes."""
-        now_s = self._environment.clock.now_s()
-        accepted = request | {"accepted_s": now_s, "expires_s": now_s + request["ttl_s"]}
-        with self._lock:
-            number = self._environment.journal.accept(self.name, accepted, body)
-            self._queue.append(Waiting(number, now_s, accepted["expires_s"]))
-            self._lock.notify_all()
+        self._backlog.accept(request, body)
 
     def set_desired(self, count: int) -> None:
         """Ask for another number of instances, as Application Auto Scaling does."""
@@ -211,7 +146,7 @@ class Endpoint:
         """Stop every instance and drop the queue."""
         with self._lock:
             self.status = "Deleting"
-            self._queue.clear()
+            self._backlog.drop()
         self.close()
         self._environment.journal.forget(self.name)
 
@@ -229,12 +164,12 @@ class Endpoint:
     def sample(self) -> None:
         """Publish this minute's datapoints (aws-facts.md section 4)."""
         now_s = self._environment.clock.now_s()
-        self._expire(now_s)
+        self._backlog.expire(self._live.plan)
         with self._lock:
-            waiting, working = len(self._queue), len(self._working)
+            waiting, working = self._backlog.waiting, self._backlog.working
             serving = len(self._live.serving)
             oldest_age_s = self.oldest_age_s
-            sums, self._sums = self._sums, {}
+            sums = self._backlog.counted()
         counted = waiting + (working if self._environment.unsettled.backlog_counts_inflight else 0)
         mine = {"EndpointName": self.name}
         self._put("ApproximateBacklogSize", mine, [counted], now_s)
@@ -280,11 +215,6 @@ class Endpoint:
         self, name: str, dimensions: dict[str, str], values: Iterable[float], now_s: float
     ) -> None:
         self._environment.metrics.put(Series.of(NAMESPACE, name, dimensions), now_s, values)
-
-    def _count(self, configuration: str, **values: float) -> None:
-        with self._lock:
-            for metric, value in values.items():
-                self._sums.setdefault((metric, configuration), []).append(value)
 
     # Fleets
 
@@ -480,7 +410,7 @@ class Endpoint:
                         return
                     instance.note(str(error))
                     attempt += 1
-                    if error.killed and attempt < MAX_ATTEMPTS:
+                    if error.killed and attempt < START_ATTEMPTS:
                         continue
                     with self._lock:
                         first = fleet is self._incoming or self.status == "Creating"
@@ -527,7 +457,7 @@ class Endpoint:
             return (
                 instance.leaving
                 or not instance.alive
-                or bool(self._queue and instance.active and free)
+                or bool(self._backlog.waiting and instance.active and free)
             )
 
         with ThreadPoolExecutor(instance.fleet.plan.concurrency) as pool:
@@ -536,8 +466,7 @@ class Endpoint:
                     self._lock.wait_for(takes_one)
                     if instance.leaving or not instance.alive:
                         break
-                    waiting = self._queue.popleft()
-                    self._working[waiting.number] = waiting
+                    waiting = self._backlog.take()
                     instance.busy += 1
                 pool.submit(self._work_on, instance, waiting)
         for connection in instance.connections:
@@ -548,186 +477,10 @@ class Endpoint:
 
     def _work_on(self, instance: Instance, waiting: Waiting) -> None:
         try:
-            self._work(instance, waiting)
+            self._backlog.work(instance, waiting)
         finally:
             with self._lock:
                 instance.busy -= 1
                 if instance.leaving and not instance.busy:
                     instance.kill()
                 self._lock.notify_all()
-
-    # Requests
-
-    def _work(self, instance: Instance, waiting: Waiting) -> None:
-        clock, plan = self._environment.clock, instance.fleet.plan
-        started_s = clock.now_s()
-        request, body = self._environment.journal.request(waiting.number)
-        if started_s >= waiting.expires_s:
-            self._finish(waiting, plan, request, _expired(request), started_s)
-            return
-        content_type = request["content_type"]
-        if body is None:
-            try:
-                bucket, key = split_uri(request["input_location"])
-                body, stored_type = self._environment.services.get_object(bucket, key)
-            except ObjectMissingError as error:
-                failure = f"ClientError: Failed to download the input: {error}"
-                outcome = Outcome(failure=failure, metric="RequestDownloadFailures")
-                self._finish(waiting, plan, request, outcome, started_s)
-                return
-            downloaded_s = clock.now_s()
-            self._count(plan.configuration, RequestDownloadLatency=(downloaded_s - started_s) * 1e6)
-            content_type = content_type or stored_type
-        headers = {"Content-Type": content_type or "application/octet-stream"}
-        if request["accept"]:
-            headers["Accept"] = request["accept"]
-        if request["custom_attributes"]:
-            headers["X-Amzn-SageMaker-Custom-Attributes"] = request["custom_attributes"]
-        asked_s = clock.now_s()
-        try:
-            status, answer, answer_type = self._ask(instance, headers, body, request["timeout_s"])
-        except TimeoutError:
-            # As TorchServe does, the worker is killed and the model loaded again.
-            instance.kill()
-            failure = f"ModelError: The model did not answer within {request['timeout_s']} s"
-            self._finish(waiting, plan, request, Outcome(failure=failure), started_s)
-            return
-        except (OSError, http.client.HTTPException):
-            self._interrupted(instance, waiting, request, started_s)
-            return
-        self._count(
-            plan.configuration,
-            ModelLatency=(clock.now_s() - asked_s) * 1e6,
-            Invocation4XXErrors=float(400 <= status < 500),
-            Invocation5XXErrors=float(status >= 500),
-        )
-        outcome = answers.of_response(status, answer, answer_type)
-        if outcome.failure:
-            instance.note(f"{clock.now():%FT%TZ} [{request['inference_id']}] {outcome.failure}")
-        self._finish(waiting, plan, request, outcome, started_s)
-
-    def _ask(
-        self, instance: Instance, headers: dict[str, str], body: bytes, timeout_s: float
-    ) -> tuple[int, bytes, str]:
-        """POST /invocations; raises OSError or HTTPException if no answer came."""
-        process = instance.process
-        assert process is not None
-        try:
-            connection = instance.connections.pop()
-        except IndexError:
-            connection = http.client.HTTPConnection("127.0.0.1", process.port)
-        try:
-            connection.timeout = max(0.001, self._environment.clock.real_s(timeout_s))
-            if connection.sock is not None:
-                connection.sock.settimeout(connection.timeout)
-            connection.request("POST", "/invocations", body=body, headers=headers)
-            response = connection.getresponse()
-            answer = response.read()
-        except BaseException:
-            connection.close()
-            raise
-        instance.connections.append(connection)
-        return response.status, answer, response.getheader("Content-Type") or ""
-
-    def _interrupted(
-        self, instance: Instance, waiting: Waiting, request: dict[str, Any], started_s: float
-    ) -> None:
-        waiting.attempts += 1
-        with contextlib.suppress(OSError):
-            instance.note(
-                f"[{request['inference_id']}] the model's process ended under the request"
-            )
-        if waiting.attempts >= MAX_ATTEMPTS:
-            failure = (
-                f"ModelError: the model's process ended {MAX_ATTEMPTS} times under this request"
-            )
-            self._finish(waiting, instance.fleet.plan, request, Outcome(failure=failure), started_s)
-            return
-        with self._lock:
-            self._working.pop(waiting.number, None)
-            if not self._ended:
-                self._interruptions += 1
-                self._queue.appendleft(waiting)
-                self._lock.notify_all()
-
-    def _expire(self, now_s: float) -> None:
-        """Answer those whose time in the queue is over."""
-        with self._lock:
-            expired = [waiting for waiting in self._queue if now_s >= waiting.expires_s]
-            if expired:
-                self._queue = deque(w for w in self._queue if now_s < w.expires_s)
-                self._working |= {waiting.number: waiting for waiting in expired}
-        for waiting in expired:
-            request, _ = self._environment.journal.request(waiting.number)
-            self._finish(waiting, self._live.plan, request, _expired(request), now_s)
-
-    def _finish(
-        self,
-        waiting: Waiting,
-        plan: FleetPlan,
-        request: dict[str, Any],
-        outcome: Outcome,
-        started_s: float,
-    ) -> None:
-        """Write a request's one answer: its object, its message, its end in the journal."""
-        clock, services = self._environment.clock, self._environment.services
-        calls: list[Call] = []
-        upload_s = clock.now_s()
-        if outcome.failure is None and request["output_location"]:
-            try:
-                calls = [self._upload(request["output_location"], outcome, UPLOAD_ATTEMPTS)]
-            except (WriteFailedError, ObjectMissingError) as error:
-                failure = f"ClientError: Failed to upload the response: {error}"
-                outcome = Outcome(failure=failure, metric="ResponseUploadFailures")
-        if outcome.failure is not None and request["failure_location"]:
-            location = request["failure_location"]
-            with contextlib.suppress(WriteFailedError, ObjectMissingError):
-                calls = [self._upload(location, outcome, FAILURE_UPLOAD_ATTEMPTS)]
-        now_s = clock.now_s()
-        if calls:
-            self._count(plan.configuration, ResponseUploadLatency=(now_s - upload_s) * 1e6)
-        topic = plan.success_topic if outcome.failure is None else plan.error_topic
-        if topic and not services.topic_exists(topic):
-            self._count(plan.configuration, NotificationFailures=1)
-        elif topic:
-            said = answers.message(
-                self.name, self.region, request, plan, outcome, waiting.accepted_s, now_s
-            )
-            calls.append(publish(topic, said))
-        services.answer(waiting.number, calls)
-        values = {
-            "TimeInBacklog": (started_s - waiting.accepted_s) * 1000,
-            "TotalProcessingTime": (clock.now_s() - waiting.accepted_s) * 1000,
-        }
-        if outcome.failure is None:
-            values["InvocationsProcessed"] = 1
-        else:
-            values["InvocationFailures"] = 1
-        if outcome.metric:
-            values[outcome.metric] = 1
-        self._count(plan.configuration, **values)
-        with self._lock:
-            self._working.pop(waiting.number, None)
-
-    def _upload(self, location: str, outcome: Outcome, attempts: int) -> Call:
-        """The write of an object, once S3 takes it.
-
-        Raises:
-            WriteFailedError: it did not.
-            ObjectMissingError: there is no such bucket.
-        """
-        bucket, key = split_uri(location)
-        for attempt in range(attempts):
-            try:
-                self._environment.services.check_write(bucket)
-                break
-            except WriteFailedError:
-                if attempt + 1 == attempts:
-                    raise
-                self._environment.clock.wait(threading.Event(), UPLOAD_BACKOFF_S)
-        return put_object(bucket, key, outcome.object_body, outcome.object_type)
-
-
-def _expired(request: dict[str, Any]) -> Outcome:
-    failure = f"ClientError: The request expired after {request['ttl_s']} s in the queue"
-    return Outcome(failure=failure, metric="ExpiredRequests")

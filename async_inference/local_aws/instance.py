@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from async_inference.local_aws.moto_services import MotoServices, ObjectMissingError
+from async_inference.local_aws.moto_services import MotoServices, ObjectMissingError, split_uri
 from async_inference.local_aws.processes import InstanceProcess, ProcessTemplate
 
 PING_EVERY_S = 0.05
@@ -84,6 +84,33 @@ class Instance:
     def alive(self) -> bool:
         """Whether its process runs."""
         return self.process is not None and self.process.alive
+
+    def ask(self, headers: dict[str, str], body: bytes, timeout_s: float) -> tuple[int, bytes, str]:
+        """POST /invocations: status, body and content type of the answer.
+
+        Args:
+            timeout_s: real seconds.
+
+        Raises:
+            OSError, HTTPException: no answer came.
+        """
+        assert self.process is not None
+        try:
+            connection = self.connections.pop()
+        except IndexError:
+            connection = http.client.HTTPConnection("127.0.0.1", self.process.port)
+        try:
+            connection.timeout = max(0.001, timeout_s)
+            if connection.sock is not None:
+                connection.sock.settimeout(connection.timeout)
+            connection.request("POST", "/invocations", body=body, headers=headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        self.connections.append(connection)
+        return response.status, answer, response.getheader("Content-Type") or ""
 
     def kill(self) -> None:
         """End its process at once."""
@@ -168,7 +195,7 @@ def _lay_out(plan: FleetPlan, folder: Path, services: MotoServices) -> None:
 
 
 def _download(services: MotoServices, uri: str, compression: str, into: Path) -> None:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, key = split_uri(uri)
     if compression == "Gzip":
         body, _ = services.get_object(bucket, key)
         with tarfile.open(fileobj=io.BytesIO(body)) as tar:

@@ -39,7 +39,6 @@ PATIENCE_S = 300.0
 class Stages:
     """How long each part took, in real seconds, in order."""
 
-    console: Console
     took_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -107,7 +106,7 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
 
 
 def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
-    stages = Stages(console)
+    stages = Stages()
     with stages.stage("start the embedded AWS"):
         aws = _start(console, port, minute_s)
     variables = environment(aws.url, LOCAL)
@@ -170,7 +169,7 @@ class Watch:
         self._aws = aws
         self._endpoint = endpoint
         self._sagemaker = client(aws.url, "sagemaker")
-        self._seen = self._instances = -1
+        self._instances = -1
         self._told: set[str] = set()
         self._http = httpx.Client(base_url=aws.url, timeout=10)
         for activity in self._activities():

@@ -124,10 +124,7 @@ class MotoServices:
             ObjectMissingError: there is none.
         """
         with self.lock:
-            backend: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
-            if bucket not in backend.buckets:
-                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
-            found = backend.get_object(bucket, key)
+            found = _s3_with(bucket).get_object(bucket, key)
             if found is None:
                 raise ObjectMissingError(f"s3://{bucket}/{key}: the object does not exist")
             return found.value, found.metadata.get("content-type", "binary/octet-stream")
@@ -139,10 +136,8 @@ class MotoServices:
             ObjectMissingError: no such bucket.
         """
         with self.lock:
-            backend: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
-            if bucket not in backend.buckets:
-                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
-            return sorted(key for key in backend.buckets[bucket].keys if key.startswith(prefix))
+            keys = _s3_with(bucket).buckets[bucket].keys
+            return sorted(key for key in keys if key.startswith(prefix))
 
     def check_write(self, bucket: str) -> None:
         """What S3 says to one attempt to write an object of this process.
@@ -152,8 +147,7 @@ class MotoServices:
             WriteFailedError: not this time.
         """
         with self.lock:
-            if bucket not in s3_backends[ACCOUNT_ID]["aws"].buckets:
-                raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
+            _s3_with(bucket)
         if self._write_fails():
             raise WriteFailedError("SlowDown: Please reduce your request rate.")
 
@@ -241,6 +235,13 @@ def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of an `s3://` URI."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _s3_with(bucket: str) -> S3Backend:
+    backend: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
+    if bucket not in backend.buckets:
+        raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
+    return backend
 
 
 def _region_of_arn(arn: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from async_inference.local_aws import deployment
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.deployment import Deployment
-from async_inference.local_aws.endpoint import Endpoint, Environment
+from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.environment import Environment
 from async_inference.local_aws.errors import AwsError, validation_error
 from async_inference.local_aws.instance import FleetPlan
 from async_inference.local_aws.moto_services import ACCOUNT_ID
@@ -71,10 +72,6 @@ class SageMaker:
         """The endpoints at work, by name."""
         with self._lock:
             return dict(self._running)
-
-    def operation(self, name: str) -> Callable[[Request], Any] | None:
-        """The method that serves an operation, None if this service has none."""
-        return getattr(self, re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(), None)
 
     # Models
 

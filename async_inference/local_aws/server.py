@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape  # writes XML, reads none
 
 import botocore.session
+from botocore import xform_name
 from botocore.model import OperationModel, ServiceModel
 from cheroot import wsgi
 from pydantic import ValidationError
@@ -29,7 +30,8 @@ from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.endpoint import Endpoint, Environment
+from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.environment import Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Journal
@@ -264,10 +266,11 @@ class LocalAws:
         return answer
 
     def _answer(
-        self, service: str, api: Any, operation: str, body: bytes
+        self, service: str, api: SageMaker | ApplicationAutoScaling, operation: str, body: bytes
     ) -> tuple[str, list, list[bytes]]:
         model = self._service(service)
-        method = api.operation(operation) if operation in model.operation_names else None
+        known = operation in model.operation_names
+        method = getattr(api, xform_name(operation), None) if known else None
         if method is None:
             raise AwsError(
                 "UnknownOperationException", f"The embedded AWS does not serve {operation}."
@@ -417,9 +420,8 @@ def _refusal(error: AwsError, environ: dict[str, Any]) -> tuple[str, list, list[
 def main() -> None:
     """Serve with the options given as JSON on the command line, until SIGTERM or SIGINT."""
     given = json.loads(sys.argv[1])
-    folder, unsettled = Path(given.pop("folder")), Unsettled(**given.pop("unsettled", {}))
-    faults = Faults(**given.pop("faults", {}))
-    aws = LocalAws(Options(folder=folder, unsettled=unsettled, faults=faults, **given))
+    folder, faults = Path(given.pop("folder")), Faults(**given.pop("faults"))
+    aws = LocalAws(Options(folder=folder, faults=faults, **given))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
