@@ -23,8 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference.client import AsyncClient, InferenceError, Request
-from async_inference.client.rules import Accepted, Watch
-from async_inference.rehearsal.simulator import Assumptions, simulate
+from async_inference.client.rules import Accepted
+from async_inference.client.watch import Watch
+from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import ScalingPlan
 
@@ -226,12 +227,12 @@ def shaped(traffic: Traffic, payload: Payload, *, speed: float, limit: int | Non
     return Traffic(arrivals_s - arrivals_s[0], np.array(services_s))
 
 
-def predicted(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> Sequence[Any]:
+def predicted(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> list[Run]:
     """Runs of the plan over the traffic, from an idle endpoint."""
     return [simulate(plan, traffic, assumptions, seed) for seed in range(PREDICTIONS)]
 
 
-def compared(traffic: Traffic, replay: Replay, runs: Sequence[Any]) -> Comparison:
+def compared(traffic: Traffic, replay: Replay, runs: Sequence[Run]) -> Comparison:
     """Measured beside predicted."""
     return Comparison(
         replay=replay,

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
@@ -19,9 +18,9 @@ from async_inference.client.rules import (
     Result,
     Rule,
     Sleep,
-    Watch,
 )
 from async_inference.client.sync import DEFAULT_DEADLINE_S
+from async_inference.client.watch import Watch
 
 T = TypeVar("T")
 
@@ -36,12 +35,7 @@ class AsyncClient(Connected):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._aws.close()
 

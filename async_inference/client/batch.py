@@ -25,7 +25,8 @@ from async_inference.client.errors import (
     RejectedError,
 )
 from async_inference.client.ledger import Entry, Ledger
-from async_inference.client.rules import Accepted, Ended, Watch
+from async_inference.client.rules import Accepted, Ended
+from async_inference.client.watch import Watch
 
 SUBMITTERS = 4
 """Requests that are handed in at the same time."""

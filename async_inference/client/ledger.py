@@ -23,7 +23,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from async_inference.client.rules import Accepted, Request, Result, derived_id
@@ -64,20 +63,16 @@ class Entry:
         file: the result's file name, once it is on disk.
         result: what the result is.
         failure: kind and message, where it has failed.
-        asked_at: seconds since the epoch.
-        ended_at: the same.
     """
 
     inference_id: str
     number: int
     item: Item
-    asked_at: float
     sending: bool = False
     accepted: Accepted | None = None
     file: str | None = None
     result: Result | None = None
     failure: tuple[str, str] | None = None
-    ended_at: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -153,12 +148,7 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def ask(self, items: Iterable[Item], *, failed_too: bool = False) -> list[str]:
@@ -273,14 +263,14 @@ class Ledger:
         for entry in self.entries.values():
             if entry.file is not None and not (self.folder / entry.file).is_file():
                 # Removed by somebody, or its name was lost with the power: fetched again.
-                entry.file = entry.result = entry.ended_at = None
+                entry.file = entry.result = None
         return header
 
     def _apply(self, line: dict[str, Any]) -> None:
         if line["event"] == "asked":
             self.entries.pop(line.get("instead_of"), None)
             item = Item(line["label"], _request(line["request"]), line["key"])
-            self.entries[line["id"]] = Entry(line["id"], line["number"], item, line["at"])
+            self.entries[line["id"]] = Entry(line["id"], line["number"], item)
             return
         entry = self.entries[line["id"]]
         if line["event"] == "sending":
@@ -288,10 +278,10 @@ class Ledger:
         elif line["event"] == "accepted":
             entry.accepted = Accepted(line["id"], line["output"], line["failure"])
         elif line["event"] == "collected":
-            entry.file, entry.ended_at = line["file"], line["at"]
+            entry.file = line["file"]
             entry.result = Result(line["content_type"], line["bytes"], line["sha256"])
         elif line["event"] == "failed":
-            entry.failure, entry.ended_at = (line["kind"], line["message"]), line["at"]
+            entry.failure = (line["kind"], line["message"])
         else:
             raise ValueError(line["event"])
 

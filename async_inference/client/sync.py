@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
@@ -16,8 +15,8 @@ from async_inference.client.rules import (
     Result,
     Rule,
     Sleep,
-    Watch,
 )
+from async_inference.client.watch import Watch
 
 T = TypeVar("T")
 DEFAULT_DEADLINE_S = 1800.0
@@ -30,12 +29,7 @@ class Client(Connected):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def entry(number: int, prompt: str, content_type: str = "image/png", **fields) -
     request = Request.json({"prompt": prompt, **fields})
     name = f"{number:04d}-abcdef01.png"
     result = Result(content_type, 1, "00")
-    return Entry(f"id{number}", number, Item(prompt, request), 0.0, file=name, result=result)
+    return Entry(f"id{number}", number, Item(prompt, request), file=name, result=result)
 
 
 class Seen(HTMLParser):
@@ -80,7 +80,7 @@ def test_nothing_that_a_prompt_a_field_or_a_file_says_becomes_markup(tmp_path_fa
     (folder / str(one.file)).write_bytes(
         png((b"tEXt", b"model\0" + hostile.encode("latin-1", "replace")))
     )
-    failed = Entry("id2", 2, Item(hostile, Request.json({})), 0.0, failure=("FailedError", hostile))
+    failed = Entry("id2", 2, Item(hostile, Request.json({})), failure=("FailedError", hostile))
 
     seen = written(folder, one, failed)
 
@@ -94,7 +94,6 @@ def test_a_failure_stands_where_its_image_would(tmp_path):
         "id1",
         1,
         Item("poison", Request.json({})),
-        0.0,
         failure=("RejectedError", "cannot be drawn"),
     )
 

@@ -23,16 +23,8 @@ from async_inference.client.errors import (
     StorageError,
     ThrottledError,
 )
-from async_inference.client.rules import (
-    Accepted,
-    Ended,
-    Notice,
-    Pace,
-    Request,
-    Watch,
-    derived_id,
-    notification,
-)
+from async_inference.client.rules import Accepted, Ended, Pace, Request, derived_id
+from async_inference.client.watch import Notice, Watch, notification
 from tests.client.world import World, refused
 
 ONE = Accepted("one", "s3://bucket/out/one.out", "s3://bucket/fail/one-error.out")
