@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from async_inference.cli import client, local, operations, rehearsal, weights
+from async_inference.cli import client, load, local, operations, rehearsal, weights
 from async_inference.validation import InvalidInputError
 
 EXIT_INVALID_INPUT = 2
@@ -37,7 +37,7 @@ app.command()(rehearsal.history)
 app.command()(client.generate)
 app.command()(client.batch)
 app.command()(client.resume)
-app.command()(client.load)
+app.command()(load.load)
 app.command()(operations.verify)
 app.command()(operations.preflight)
 app.add_typer(local.app, name="local")

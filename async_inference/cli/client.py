@@ -1,4 +1,4 @@
-"""`generate`, `batch`, `resume`: prompts in, results in a folder; `load`: traffic in, waits out."""
+"""`generate`, `batch`, `resume`: prompts in, results in a folder."""
 
 import asyncio
 import json
@@ -7,7 +7,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,30 +14,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from async_inference.cli.options import EndpointOption, JsonOption, StackOption
+from async_inference.cli.target import Target, target_of
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
-    import boto3
-
     from async_inference.client.ledger import Entry, Ledger
-    from async_inference.load import Payload, Replay
-    from async_inference.rehearsal.traffic import Traffic
-    from async_inference.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-LOCAL_STACK = "local"
-TYPICAL_DETECTION_S = 210.0
-"""Mean time from a request to an idle endpoint to the wish for an instance
-(aws-facts.md section 6)."""
-
-EndpointOption = Annotated[
-    str | None, typer.Option(help="The endpoint's name, instead of a stack's.")
-]
-StackOption = Annotated[
-    str | None,
-    typer.Option(help="Whose endpoint to use; by default local, while the embedded AWS runs."),
-]
 AcceptOption = Annotated[str, typer.Option(help="Media type of the results.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="A field of the payload, such as steps=20.")
@@ -47,7 +31,6 @@ DeadlineOption = Annotated[
     float | None,
     typer.Option(help="Seconds for everything; what is left then can be resumed.", min=1),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")]
 InFlightOption = Annotated[
     int,
     typer.Option(help="Requests in the queue at a time; the endpoint scales by what waits.", min=1),
@@ -72,7 +55,7 @@ def generate(
     """
     from async_inference.client import inputs
 
-    target = _target(endpoint, stack)
+    target = target_of(endpoint, stack)
     item = inputs.item({"prompt": prompt, **_fields(fields)}, accept=accept, key=uuid.uuid4().hex)
     with _opened(output, target.endpoint, target.aws) as ledger:
         ids = ledger.ask([item])
@@ -130,7 +113,7 @@ def batch(
         )
     except inputs.BatchFileError as error:
         raise InvalidInputError(error.problems) from error
-    target = _target(endpoint, stack)
+    target = target_of(endpoint, stack)
     with _opened(output, target.endpoint, target.aws) as ledger:
         ids = ledger.ask(items, failed_too=retry_failed)
         _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
@@ -152,174 +135,9 @@ def resume(
     with _opened(output, None, None) as ledger:
         if retry_failed:
             ledger.ask_again()
-        target = _target(ledger.endpoint, None, ledger.aws)
+        target = target_of(ledger.endpoint, None, ledger.aws)
         ids = list(ledger.entries)
         _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
-
-
-def load(
-    traffic: Annotated[
-        str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
-    ],
-    endpoint: EndpointOption = None,
-    stack: Annotated[
-        str | None,
-        typer.Option(help="Whose plan was deployed; by default local, while that runs."),
-    ] = None,
-    payload: Annotated[
-        str,
-        typer.Option(help="steps: prompts with steps in proportion; sleep: {'sleep_s': seconds}."),
-    ] = "steps",
-    step_s: Annotated[
-        float, typer.Option(help="Seconds of one step on the endpoint's instances.", min=1e-4)
-    ] = 1.0,
-    speed: Annotated[
-        float, typer.Option(help="Arrivals come this many times closer together.", min=0.001)
-    ] = 1.0,
-    limit: Annotated[
-        int | None, typer.Option(help="Only the first requests of the traffic.", min=1)
-    ] = None,
-    changed: Annotated[
-        list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of a generator's traffic.", min=0)] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Send traffic to an idle endpoint and compare its waits with the rehearsal's.
-
-    For example: async-inference load --traffic mine.csv --stack dev --step-s 1.1 --limit 200
-    """
-    if payload not in ("steps", "sleep"):
-        raise InvalidInputError([f"--payload {payload}: must be steps or sleep"])
-    target = _target(endpoint, stack)
-    if target.settings is None:
-        raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])
-    screen = Console(stderr=True, soft_wrap=True, highlight=False)
-    with screen.status("rehearsing (the first time compiles, about ten seconds)"):
-        from async_inference import load as loads
-        from async_inference.client import InferenceError
-        from async_inference.rehearsal import traffic as traffics
-        from async_inference.rehearsal.rehearse import assumed
-
-        assumptions, _ = assumed(target.settings, changed or [])
-        how = loads.Payload(payload, step_s)
-        sent = loads.shaped(traffics.loaded(traffic, seed), how, speed=speed, limit=limit)
-        runs = loads.predicted(target.settings.plan, sent, assumptions)
-    clock = 60 / target.minute_s
-    cost_usd = sorted(run.cost_usd for run in runs)[len(runs) // 2]
-    screen.print(
-        f"{sent.requests} requests over {sent.span_s / 3600:.2f} h to {target.endpoint}, "
-        f"{sent.work_s / 3600:.2f} h of work; by the rehearsal about ${cost_usd:.2f}"
-        + (f"; its clock runs {clock:.0f} times as fast as ours" if clock != 1 else ""),
-        markup=False,
-    )
-    try:
-        replay = asyncio.run(_replay(target, sent, how, clock, screen))
-    except InferenceError as error:
-        screen.print(f"error: {type(error).__name__}: {error}", markup=False, style="red")
-        raise typer.Exit(EXIT_FAILED) from error
-    comparison = loads.compared(sent, replay, runs)
-    if as_json:
-        typer.echo(json.dumps(loads.as_json(comparison), indent=2))
-    else:
-        Console().print(loads.as_table(comparison))
-    if replay.failed or replay.unanswered:
-        raise typer.Exit(EXIT_FAILED)
-
-
-async def _replay(
-    target: "Target", sent: "Traffic", how: "Payload", clock: float, screen: Console
-) -> "Replay":
-    from async_inference.client.aio import AsyncClient
-    from async_inference.load import replay
-
-    async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
-        state = await client.state()
-        if state.instances:
-            screen.print(
-                f"warning: {target.endpoint} has {state.instances} in service, and the rehearsal "
-                "starts idle; the first waits will be shorter than predicted",
-                style="yellow",
-            )
-        with Progress(
-            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=screen, transient=True
-        ) as bar:
-            task = bar.add_task("", total=sent.requests)
-            return await replay(client, sent, how, speed=clock, ended=lambda: bar.advance(task))
-
-
-@dataclass(frozen=True)
-class Target:
-    """An endpoint and how to reach it.
-
-    Args:
-        endpoint: its name.
-        aws: `local`, or the region.
-        session: credentials and region.
-        url: of the embedded AWS.
-        minute_s: real seconds for a minute of that AWS.
-        settings: the stack's, where one was named.
-    """
-
-    endpoint: str
-    aws: str
-    session: "boto3.Session"
-    url: str | None
-    minute_s: float
-    settings: "Settings | None"
-
-    @property
-    def cold_start_s(self) -> float:
-        """Real seconds from a request to an idle endpoint to its first instance, typically."""
-        from async_inference.settings import DEFAULT_SETUP_S
-
-        setup_s = self.settings.setup_s if self.settings else DEFAULT_SETUP_S
-        return (TYPICAL_DETECTION_S + setup_s) * self.minute_s / 60
-
-
-def _target(endpoint: str | None, stack: str | None, begun_at: str | None = None) -> Target:
-    """Where to send; `begun_at` is the `aws` of the target that a ledger was begun with."""
-    import boto3
-
-    from async_inference import settings
-    from async_inference.local_aws import daemon
-
-    aws = daemon.running(daemon.AWS_FOLDER)
-    if begun_at is not None:
-        local = begun_at == LOCAL_STACK
-    else:
-        local = stack == LOCAL_STACK or (
-            stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
-        )
-    if local and aws is None:
-        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
-    if local and endpoint is None:
-        stack = LOCAL_STACK
-    if stack is None and endpoint is None:
-        raise InvalidInputError(
-            ["which endpoint? Name --stack or --endpoint, or start the local stack with make up"]
-        )
-    own = None if stack is None else settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    name = endpoint or (own.endpoint_name if own else "")
-    if aws is not None and local:
-        session = boto3.Session(
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
-            region_name="us-east-1",
-        )
-        return Target(name, LOCAL_STACK, session, aws.url, aws.minute_s, own)
-    session = boto3.Session(region_name=own.region if own else begun_at)
-    if session.region_name is None:
-        raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
-    return Target(name, session.region_name, session, None, 60.0, own)
-
-
-def _runs(url: str, endpoint: str) -> bool:
-    """Whether the embedded AWS has this endpoint."""
-    import httpx
-
-    regions = httpx.get(f"{url}/_local/status", timeout=10).json()["regions"].values()
-    return any(endpoint in region["endpoints"] for region in regions)
 
 
 def _opened(output: Path, endpoint: str | None, aws: str | None) -> "Ledger":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from async_inference.cli.options import JsonOption
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def verify(
     within_s: Annotated[
         float, typer.Option(help="How long the answer may take, a cold start included.", min=1)
     ] = DEFAULT_WITHIN_S,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare what runs with what was asked for, and send a request; exit code 1 if it differs.
 
@@ -61,7 +62,7 @@ def verify(
 
 def preflight(
     stack: Annotated[str, typer.Option(help="The stack to be deployed.")] = "dev",
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look whether a stack would run in this account before it is deployed; exit code 1 if not.
 

@@ -9,25 +9,22 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from async_inference.cli.options import ChangedOption, JsonOption, TrafficOption
 from async_inference.validation import InvalidInputError
 
 
 def rehearse(
     stack: Annotated[str, typer.Option(help="Whose stack file to read.")] = "dev",
-    traffic: Annotated[
-        str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
-    ] = "bursts",
+    traffic: TrafficOption = "bursts",
     policy: Annotated[
         str | None, typer.Option(help="A preset or a YAML file instead of the stack's plan.")
     ] = None,
     against: Annotated[
         list[str] | None, typer.Option(help="Presets, files or git revisions to compare with.")
     ] = None,
-    changed: Annotated[
-        list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
-    ] = None,
+    changed: ChangedOption = None,
     seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")] = False,
+    as_json: JsonOption = False,
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page with pictures; made if missing.")
     ] = None,
@@ -62,9 +59,7 @@ def rehearse(
 
 
 def tune(
-    traffic: Annotated[
-        str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
-    ],
+    traffic: TrafficOption,
     stack: Annotated[str, typer.Option(help="Whose bounds and assumptions to keep.")] = "dev",
     objective: Annotated[
         str, typer.Option(help="hours: fewest within the p95 limit; wait: shortest for no more.")
@@ -72,9 +67,7 @@ def tune(
     max_p95_wait_s: Annotated[
         float | None, typer.Option(help="Limit; by default the documented policy's.", min=1)
     ] = None,
-    changed: Annotated[
-        list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
-    ] = None,
+    changed: ChangedOption = None,
     plans: Annotated[int, typer.Option(help="How many to try.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of the search and of what it simulates.", min=0)] = 0,
     output: Annotated[

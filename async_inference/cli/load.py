@@ -1,0 +1,106 @@
+"""`load`: traffic in, waits beside the rehearsed ones out."""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from async_inference.cli.options import ChangedOption, EndpointOption, JsonOption, TrafficOption
+from async_inference.cli.target import Target, target_of
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from async_inference.load import Payload, Replay
+    from async_inference.rehearsal.traffic import Traffic
+
+EXIT_FAILED = 1
+
+
+def load(
+    traffic: TrafficOption,
+    endpoint: EndpointOption = None,
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Whose plan was deployed; by default local, while that runs."),
+    ] = None,
+    payload: Annotated[
+        str,
+        typer.Option(help="steps: prompts with steps in proportion; sleep: {'sleep_s': seconds}."),
+    ] = "steps",
+    step_s: Annotated[
+        float, typer.Option(help="Seconds of one step on the endpoint's instances.", min=1e-4)
+    ] = 1.0,
+    speed: Annotated[
+        float, typer.Option(help="Arrivals come this many times closer together.", min=0.001)
+    ] = 1.0,
+    limit: Annotated[
+        int | None, typer.Option(help="Only the first requests of the traffic.", min=1)
+    ] = None,
+    changed: ChangedOption = None,
+    seed: Annotated[int, typer.Option(help="Of a generator's traffic.", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Send traffic to an idle endpoint and compare its waits with the rehearsal's.
+
+    For example: async-inference load --traffic mine.csv --stack dev --step-s 1.1 --limit 200
+    """
+    if payload not in ("steps", "sleep"):
+        raise InvalidInputError([f"--payload {payload}: must be steps or sleep"])
+    target = target_of(endpoint, stack)
+    if target.settings is None:
+        raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])
+    screen = Console(stderr=True, soft_wrap=True, highlight=False)
+    with screen.status("rehearsing (the first time compiles, about ten seconds)"):
+        from async_inference import load as loads
+        from async_inference.client import InferenceError
+        from async_inference.rehearsal import traffic as traffics
+        from async_inference.rehearsal.rehearse import assumed
+
+        assumptions, _ = assumed(target.settings, changed or [])
+        how = loads.Payload(payload, step_s)
+        sent = loads.shaped(traffics.loaded(traffic, seed), how, speed=speed, limit=limit)
+        runs = loads.predicted(target.settings.plan, sent, assumptions)
+    clock = 60 / target.minute_s
+    cost_usd = sorted(run.cost_usd for run in runs)[len(runs) // 2]
+    screen.print(
+        f"{sent.requests} requests over {sent.span_s / 3600:.2f} h to {target.endpoint}, "
+        f"{sent.work_s / 3600:.2f} h of work; by the rehearsal about ${cost_usd:.2f}"
+        + (f"; its clock runs {clock:.0f} times as fast as ours" if clock != 1 else ""),
+        markup=False,
+    )
+    try:
+        replay = asyncio.run(_replay(target, sent, how, clock, screen))
+    except InferenceError as error:
+        screen.print(f"error: {type(error).__name__}: {error}", markup=False, style="red")
+        raise typer.Exit(EXIT_FAILED) from error
+    comparison = loads.compared(sent, replay, runs)
+    if as_json:
+        typer.echo(json.dumps(loads.as_json(comparison), indent=2))
+    else:
+        Console().print(loads.as_table(comparison))
+    if replay.failed or replay.unanswered:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _replay(
+    target: Target, sent: "Traffic", how: "Payload", clock: float, screen: Console
+) -> "Replay":
+    from async_inference.client.aio import AsyncClient
+    from async_inference.load import replay
+
+    async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
+        state = await client.state()
+        if state.instances:
+            screen.print(
+                f"warning: {target.endpoint} has {state.instances} in service, and the rehearsal "
+                "starts idle; the first waits will be shorter than predicted",
+                style="yellow",
+            )
+        with Progress(
+            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=screen, transient=True
+        ) as bar:
+            task = bar.add_task("", total=sent.requests)
+            return await replay(client, sent, how, speed=clock, ended=lambda: bar.advance(task))

@@ -1,0 +1,91 @@
+"""Which endpoint a command talks to, and how it is reached."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    import boto3
+
+    from async_inference.settings import Settings
+
+LOCAL_STACK = "local"
+TYPICAL_DETECTION_S = 210.0
+"""Mean time from a request to an idle endpoint to the wish for an instance
+(aws-facts.md section 6)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """An endpoint and how to reach it.
+
+    Args:
+        endpoint: its name.
+        aws: `local`, or the region.
+        session: credentials and region.
+        url: of the embedded AWS.
+        minute_s: real seconds for a minute of that AWS.
+        settings: the stack's, where one was named.
+    """
+
+    endpoint: str
+    aws: str
+    session: "boto3.Session"
+    url: str | None
+    minute_s: float
+    settings: "Settings | None"
+
+    @property
+    def cold_start_s(self) -> float:
+        """Real seconds from a request to an idle endpoint to its first instance, typically."""
+        from async_inference.settings import DEFAULT_SETUP_S
+
+        setup_s = self.settings.setup_s if self.settings else DEFAULT_SETUP_S
+        return (TYPICAL_DETECTION_S + setup_s) * self.minute_s / 60
+
+
+def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = None) -> Target:
+    """Where to send; `begun_at` is the `aws` of the target that a ledger was begun with."""
+    import boto3
+
+    from async_inference import settings
+    from async_inference.local_aws import daemon
+
+    aws = daemon.running(daemon.AWS_FOLDER)
+    if begun_at is not None:
+        local = begun_at == LOCAL_STACK
+    else:
+        local = stack == LOCAL_STACK or (
+            stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
+        )
+    if local and aws is None:
+        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+    if local and endpoint is None:
+        stack = LOCAL_STACK
+    if stack is None and endpoint is None:
+        raise InvalidInputError(
+            ["which endpoint? Name --stack or --endpoint, or start the local stack with make up"]
+        )
+    own = None if stack is None else settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    name = endpoint or (own.endpoint_name if own else "")
+    if aws is not None and local:
+        session = boto3.Session(
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+            region_name="us-east-1",
+        )
+        return Target(name, LOCAL_STACK, session, aws.url, aws.minute_s, own)
+    session = boto3.Session(region_name=own.region if own else begun_at)
+    if session.region_name is None:
+        raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
+    return Target(name, session.region_name, session, None, 60.0, own)
+
+
+def _runs(url: str, endpoint: str) -> bool:
+    """Whether the embedded AWS has this endpoint."""
+    import httpx
+
+    regions = httpx.get(f"{url}/_local/status", timeout=10).json()["regions"].values()
+    return any(endpoint in region["endpoints"] for region in regions)
