@@ -417,7 +417,13 @@ class ApplicationAutoScaling:
             ),
         }
         endpoint = self._endpoint(resource_id)
-        threading.Thread(target=endpoint.set_desired, args=(desired,), daemon=True).start()
+        decided_s = self._clock.now_s()
+
+        def ask() -> None:
+            with self._clock.at(decided_s):
+                endpoint.set_desired(desired)
+
+        threading.Thread(target=ask, daemon=True).start()
 
     def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
         latest = target.activities[-1] if target.activities else {}

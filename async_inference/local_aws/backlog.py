@@ -78,7 +78,7 @@ class Backlog:
         with self._lock:
             accepted = [waiting.accepted_s for waiting in self._working.values()]
             accepted += [self._queue[0].accepted_s] if self._queue else []
-        return self._environment.clock.now_s() - min(accepted) if accepted else None
+        return max(0.0, self._environment.clock.now_s() - min(accepted)) if accepted else None
 
     def accept(self, request: dict[str, Any], body: bytes | None) -> None:
         """Queue a request; once this returns it will be answered, whatever crashes."""

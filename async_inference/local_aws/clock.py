@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 
@@ -23,10 +25,27 @@ class Clock:
         self.speed = 60.0 / minute_s
         self._origin_s = time.time() if origin_s is None else origin_s
         self._started_s = time.monotonic()
+        self._moment = threading.local()
 
     def now_s(self) -> float:
         """Simulated seconds since the epoch; never goes back."""
+        held_s = getattr(self._moment, "at_s", None)
+        if held_s is not None:
+            return held_s
         return self._origin_s + (time.monotonic() - self._started_s) * self.speed
+
+    @contextmanager
+    def at(self, due_s: float) -> Generator[None]:
+        """Within it, this thread's time is when its work was due, however late its turn came.
+
+        A machine short of processors then takes the decisions of a quick one: a fast clock turns
+        tenths of a real second into a cooldown that has ended, or has not.
+        """
+        self._moment.at_s = due_s
+        try:
+            yield
+        finally:
+            self._moment.at_s = None
 
     def now(self) -> datetime:
         """The simulated time as an aware datetime in UTC."""

@@ -440,10 +440,12 @@ class Endpoint:
                 process.kill()
         wait_until_loaded(instance, process)
         # The model loads within the setup time, not after it.
-        clock.wait(instance.wake, instance.asked_s + self._environment.setup_s - clock.now_s())
+        serves_s = max(clock.now_s(), instance.asked_s + self._environment.setup_s)
+        clock.wait(instance.wake, serves_s - clock.now_s())
         with self._lock:
             instance.in_service = True
-        self._settle()
+        with clock.at(min(serves_s, clock.now_s())):
+            self._settle()
 
     def _notify(self) -> None:
         with self._lock:

@@ -201,13 +201,14 @@ class LocalAws:
                 # Bounded, so that a new alarm or region is seen in time.
                 self.clock.wait(self._stopping, min(due_s - now_s, MINUTE_S / 4))
                 continue
-            for region in list(self._regions.values()):
-                if due_s == next_sample_s:
-                    for endpoint in region.sagemaker.running().values():
-                        endpoint.sample()
-                    region.status.sample()
-                region.alarms.evaluate_due(last_s, due_s)
-                region.autoscaling.run_schedules(last_s, due_s)
+            with self.clock.at(due_s):
+                for region in list(self._regions.values()):
+                    if due_s == next_sample_s:
+                        for endpoint in region.sagemaker.running().values():
+                            endpoint.sample()
+                        region.status.sample()
+                    region.alarms.evaluate_due(last_s, due_s)
+                    region.autoscaling.run_schedules(last_s, due_s)
             last_s = due_s
             if now_s - saved_s > CLOCK_SAVED_EVERY_S * self.clock.speed:
                 self._save_clock()

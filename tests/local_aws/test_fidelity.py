@@ -38,12 +38,13 @@ from tests.local_aws.conftest import Account, eventually
 pytestmark = pytest.mark.local_aws
 
 MINUTE_S = 60.0
-REAL_MINUTE_S = 1.0
+REAL_MINUTE_S = 2.0
+"""Slow enough for what a request costs on a busy machine to be a few simulated seconds."""
 SPEED = MINUTE_S / REAL_MINUTE_S
 SETUP_S = 420.0
 """Long enough on this clock for fifteen worker processes to start at once on two cores."""
-TOLERANCE_S = MINUTE_S + 0.1 * SPEED
-"""One evaluation of an alarm, which comes each minute; and how late a thread may wake for it."""
+TOLERANCE_S = MINUTE_S
+"""One evaluation of an alarm, which comes each minute."""
 SLEEPS = """
 import time
 def model_fn(folder): return None
@@ -248,8 +249,8 @@ def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> 
         )
         arrivals.append(clock.now_s())
     assert last is not None
-    account.read(last["OutputLocation"], 120)
-    eventually(lambda: account.instances(name) == 0, f"{name} back at zero", 120)
+    account.read(last["OutputLocation"], 240)
+    eventually(lambda: account.instances(name) == 0, f"{name} back at zero", 240)
     activities = account.autoscaling.describe_scaling_activities(
         ServiceNamespace="sagemaker",
         ResourceId=f"endpoint/{name}/variant/AllTraffic",
@@ -331,7 +332,7 @@ def test_simulator_and_embedded_aws_ask_for_the_same_capacities(observed, name):
 
     assert [count for _, count in seen.capacities] == [count for _, count in expected]
     apart_s = [
-        abs(at_s - expected_s)
+        round(abs(at_s - expected_s), 3)
         for (at_s, _), (expected_s, _) in zip(seen.capacities, expected, strict=True)
     ]
     assert max(apart_s) <= TOLERANCE_S, apart_s

@@ -54,10 +54,16 @@ class Server:
     def send(self, raw: bytes) -> int:
         """The status that comes back for these bytes; 0 for a closed connection."""
         place = (self.place.hostname or "", self.place.port or 0)
+        status = None
         with socket.create_connection(place, timeout=30) as plain:
-            plain.sendall(raw)
-            plain.shutdown(socket.SHUT_WR)
-            status = re.match(rb"HTTP/1\.\d (\d+)", plain.makefile("rb").readline())
+            try:
+                plain.sendall(raw)
+                plain.shutdown(socket.SHUT_WR)
+                status = re.match(rb"HTTP/1\.\d (\d+)", plain.makefile("rb").readline())
+            except TimeoutError:
+                raise
+            except OSError:  # closed by the server before we were at our end
+                pass
         return int(status[1]) if status else 0
 
 

@@ -1,5 +1,7 @@
 """The embedded AWS scales an endpoint by what was deployed, and says why."""
 
+import zlib
+
 import pytest
 
 from tests.local_aws.conftest import eventually
@@ -90,6 +92,18 @@ def test_an_idle_endpoint_goes_to_zero_wakes_for_a_request_and_goes_back(account
     assert causes[1] == "monitor alarm starved in state ALARM triggered policy wake-up"
     assert "AlarmLow" in causes[-1]
     assert "policy Invocations-ScalingPolicy" in causes[-1]
+
+
+def test_a_decision_is_taken_when_its_alarm_is_due_however_late_the_machine_is(account):
+    """A hundredth of a real second late is three simulated ones late, here."""
+    track(account)
+    eventually(lambda: account.instances() == 0, "scale-in to zero")
+
+    (activity,) = activities(account)
+
+    alarm = activity["Cause"].split()[2]
+    assert "AlarmLow" in alarm
+    assert activity["StartTime"].timestamp() % 60 == zlib.crc32(alarm.encode()) % 60
 
 
 def test_without_a_wake_up_policy_it_stays_at_zero(account):

@@ -115,14 +115,16 @@ def test_an_alarm_says_its_state_since_when_why_and_what_it_was_before(account):
     wake(account)
     account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=0)
     eventually(lambda: account.instances() == 0, "no instances")
+
+    def in_state(state: str) -> dict[str, Any] | None:
+        (alarm,) = told(account, 60)["alarms"]
+        return alarm if alarm["state"] == state else None
+
+    eventually(lambda: in_state("OK"), "a first evaluation")
     submitted_s = account.aws.clock.now_s()
     account.submit(b"nobody is there")
 
-    def ringing() -> dict[str, Any] | None:
-        (alarm,) = told(account, 60)["alarms"]
-        return alarm if alarm["state"] == "ALARM" else None
-
-    alarm = eventually(ringing, "an alarm")
+    alarm = eventually(lambda: in_state("ALARM"), "an alarm")
 
     assert alarm["since_s"] > submitted_s, "by the simulated clock"
     assert alarm["condition"] == "HasBacklogWithoutCapacity >= 0.5 in 1 of 1 x 60 s"
