@@ -1,0 +1,210 @@
+"""The documentation's shell blocks, run as they stand and in a newcomer's order.
+
+AWS is the embedded one; a handler that needs no torch answers with a picture of one pixel.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from async_inference.local_aws.clients import client
+from async_inference.local_aws.journey import environment
+from tests.engine.conftest import ROOT
+
+pytestmark = pytest.mark.engine
+
+PAGES = {path.stem: path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+CLIENTS = ROOT / ".local" / "clients" / "python" / "bin"
+"""Where the tier before this one put the AWS CLI."""
+ONE_PIXEL = """
+import base64
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+
+def model_fn(model_dir): return None
+def input_fn(data, content_type): return data
+def predict_fn(data, model): return base64.b64decode(PICTURE)
+def output_fn(prediction, accept): return prediction
+"""
+BUCKET = "state-of-somebody"
+ON_AWS = [
+    ("getting-started", 0),
+    ("getting-started", 1),
+    ("getting-started", 2),
+    ("README", 2),
+    ("client", 0),
+    ("getting-started", 3),
+    ("security", 0),
+    ("ci", 0),
+    ("verify", 0),
+    ("verify", 1),
+    ("rehearsal", 1),
+    ("operations", 0),
+    ("getting-started", 4),
+]
+HERE = ("local-stack", 0)
+ELSEWHERE = {
+    ("README", 0): "make up comes first in the walk on this machine; make test runs this",
+    ("README", 1): "needs an account at Pulumi Cloud; but for that, it is getting-started's",
+    ("README", 3): "history is walked in rehearsal's words, the rest is run by tier rehearsal",
+    ("client", 1): "a load takes as long as its trace: tests/client/test_load.py",
+    ("contributing", 0): "make check is tier check; bench and lock take too long, docs is checked",
+    ("handler", 0): "handlers/digits is deployed by tier serving",
+    ("handler", 1): "needs a hub: tests/weights/test_hub.py serves a small one",
+    ("policies", 0): "the language host that is built from Go modules starts no policy packs",
+    ("rehearsal", 0): "run by tier rehearsal",
+    ("rehearsal", 2): "run by tier rehearsal",
+    ("reuse", 0): "names a repository that a reader has to have",
+}
+"""Blocks that are not walked here, and why."""
+
+
+def blocks() -> dict[tuple[str, int], str]:
+    """Every shell block of the documentation: by page and number."""
+    return {
+        (name, number): block
+        for name, page in PAGES.items()
+        for number, block in enumerate(
+            re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        )
+    }
+
+
+def walked(folder: Path, variables: dict[str, str], script: str) -> None:
+    """Run these lines in one shell, until one fails."""
+    done = subprocess.run(
+        # bash takes no PS4 from root's environment
+        ["bash", "-euo", "pipefail", "-c", f"PS4='+ ${{SECONDS}} s: '; set -x\n{script}"],
+        cwd=folder,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=560,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def checkout(cli, tmp_path) -> Path:
+    """What git has of this tree, in a repository of its own with branch main."""
+    folder = tmp_path / "checkout"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, tracked.stdout.decode().split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "inference_code" / "inference.py").write_text(ONE_PIXEL)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (folder / ".local").mkdir()
+    (folder / ".local" / "bin").symlink_to(ROOT / ".local" / "bin")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "as it is"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_every_shell_block_of_the_documentation_is_run_or_says_why_not():
+    walked_here = {*ON_AWS, HERE}
+
+    assert walked_here | ELSEWHERE.keys() == blocks().keys()
+    assert not walked_here & ELSEWHERE.keys()
+
+
+def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
+    variables = environment(aws.url, checkout / ".local")
+    del variables["PULUMI_BACKEND_URL"]  # the reader logs in
+    variables |= {
+        "PATH": os.pathsep.join([str(CLIENTS), variables["PATH"]]),
+        "PULUMI_SKIP_CONFIRMATIONS": "true",
+    }
+    client(aws.url, "iam").create_role(RoleName="ci-deploys", AssumeRolePolicyDocument="{}")
+    (checkout / "prompts.csv").write_text("prompt\na seven\na nine\n")
+    found = blocks()
+    # What some pages say of prod is said of the one stack here: prod's own is deployed elsewhere.
+    script = "\n".join(found[place] for place in ON_AWS).replace("prod", "dev")
+    # Pulumi's own client for S3 does not look at AWS_ENDPOINT_URL.
+    address = f"endpoint={aws.url.removeprefix('http://')}&disableSSL=true&s3ForcePathStyle=true"
+    script = script.replace(
+        "pulumi login s3://YOUR-STATE-BUCKET", f"pulumi login 's3://{BUCKET}?{address}'"
+    ).replace("YOUR-STATE-BUCKET", BUCKET)
+
+    walked(checkout, variables, script)
+
+    assert not client(aws.url, "sagemaker").list_endpoints()["Endpoints"], "dev was removed"
+    assert len(list((checkout / "images").glob("*.png"))) == 4, "two prompts, once with other steps"
+    assert (checkout / "mine.csv").read_text().startswith("arrival_s,service_s")
+
+
+def interrupted(command: list[str], folder: Path, variables: dict[str, str], told: str) -> int:
+    """The exit code of a program that gets Ctrl-C in its terminal once it has told something."""
+    said = []
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line)
+            if told in line:
+                os.killpg(process.pid, signal.SIGINT)
+                told = "\0"
+    assert told == "\0", "".join(said)
+    return process.returncode
+
+
+def at_work(folder: Path) -> list[str]:
+    """The processes whose work is this folder's."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if str(folder) in command or (process.info["cwd"] or "").startswith(str(folder)):
+            found.append(command)
+    return found
+
+
+def test_make_up_goes_on_after_ctrl_c_makes_an_image_is_looked_at_and_removed(checkout, free_port):
+    """But for its port, which may be taken by the reader's own."""
+    up = ["async-inference", "local", "up", "--port", str(free_port)]
+    endless = re.compile(r"^(.* --(?:watch|follow)\b.*)$", re.MULTILINE)
+    block = endless.sub(
+        r"timeout --signal=INT 5 \1 || test $? = 124", re.sub(r"\s+#.*", "", blocks()[HERE])
+    )
+    variables = {"PATH": os.pathsep.join([str(CLIENTS), os.environ["PATH"]])}
+
+    for told in ("The embedded AWS started", "creating", "Submitting"):
+        assert interrupted(up, checkout, variables, told) == 130
+        assert at_work(checkout) == []
+    walked(checkout, variables, f"make install\n{' '.join(up)}")
+    images = list((checkout / ".local" / "images").glob("*.png"))
+    walked(checkout, variables, block)
+
+    assert len(images) == 1
+    assert at_work(checkout) == []
+    assert subprocess.run(
+        ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, check=True
+    ).stdout.split() == [b"??", b"generated/"]
