@@ -14,20 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
-from async_inference.validation import InvalidInputError, problems_of, shown
+from async_inference.validation import InvalidInputError, StackValue, problems_of, shown
 
 PROJECT = "async-inference"
 
@@ -103,20 +94,7 @@ OptionalEcrImage = Annotated[
 ]
 
 
-class _Group(BaseModel):
-    """Keys that belong together: one object in the stack's config."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Security(_Group):
+class Security(StackValue):
     """Keys and network of the endpoint."""
 
     encryption: str = "aws"
@@ -148,7 +126,7 @@ class Security(_Group):
         return self
 
 
-class Retention(_Group):
+class Retention(StackValue):
     """After how many days what the endpoint keeps is deleted."""
 
     input_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 30
@@ -170,7 +148,7 @@ class Retention(_Group):
         return value
 
 
-class Observability(_Group):
+class Observability(StackValue):
     """Alarms, dashboard and budget."""
 
     enabled: bool = True
@@ -193,7 +171,7 @@ class Observability(_Group):
         return self
 
 
-class Updates(_Group):
+class Updates(StackValue):
     """How an update shifts traffic to the new fleet, and what rolls it back."""
 
     strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
@@ -231,10 +209,8 @@ class Updates(_Group):
                 return math.ceil(100 / self.step_percent)
 
 
-class Subscription(BaseModel):
+class Subscription(StackValue):
     """Who is told how requests end, and what alarms find."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     topic: Literal["success", "error", "operations"]
     protocol: Literal["email", "sqs", "https"]
@@ -258,12 +234,8 @@ _ADDRESSES = {
 }
 
 
-class Settings(BaseModel):
+class Settings(StackValue):
     """What one stack deploys; every field is a config key of `Pulumi.yaml` in camelCase."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True
-    )
 
     stack: str
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
@@ -287,8 +259,8 @@ class Settings(BaseModel):
             Annotated[str, Field(max_length=1024)],
         ],
         BeforeValidator(_decoded),
-        Field(max_length=80),
-    ] = {}
+        Field(default_factory=dict, max_length=80),
+    ]
 
     max_concurrent_invocations_per_instance: Annotated[Count, Field(ge=1, le=1000)] = 1
     invocation_timeout_s: Annotated[Count, Field(ge=1, le=3600)] = 3600
@@ -313,8 +285,8 @@ class Settings(BaseModel):
             Annotated[str, Field(max_length=256)],
         ],
         BeforeValidator(_decoded),
-        Field(max_length=MAX_TAGS),
-    ] = {}
+        Field(default_factory=dict, max_length=MAX_TAGS),
+    ]
 
     @field_validator("instance_type")
     @classmethod
@@ -342,12 +314,7 @@ class Settings(BaseModel):
         """The scaling plan: the preset's rules, or the spelled-out ones, within the bounds."""
         custom = self.scaling_preset == "custom"
         rules = self.scaling_plan if custom else PRESETS[self.scaling_preset]
-        return ScalingPlan(
-            min_capacity=self.min_capacity,
-            max_capacity=self.max_capacity,
-            policies=rules.policies,
-            schedules=rules.schedules,
-        )
+        return rules.within(self.min_capacity, self.max_capacity)
 
     @property
     def endpoint_name(self) -> str:
@@ -523,24 +490,10 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
         problems.append(
             f"aws:region: is required; pulumi config set aws:region <region> -s {stack}"
         )
-    candidate: dict[str, Any] = {
-        **own,
-        "stack": stack,
-        "region": values.get("aws:region", "us-east-1"),
-    }
-    try:
-        settings = Settings.model_validate(candidate)
-        wrong: set[str] = set()
-    except ValidationError as error:
-        problems += [_qualified(problem) for problem in problems_of(error)]
-        wrong_keys = {str(problem["loc"][0]) for problem in error.errors()}
-        wrong = {name for name, field in Settings.model_fields.items() if field.alias in wrong_keys}
-        # What is right is kept, so that rules over several keys still report in the same message.
-        settings = Settings.model_validate(
-            {key: value for key, value in candidate.items() if key not in wrong_keys}
-            | {"stack": stack}
-            | ({"region": "us-east-1"} if "region" in wrong_keys else {})
-        )
+    settings, wrong, found = _validated(
+        {**own, "stack": stack, "region": values.get("aws:region", "us-east-1")}
+    )
+    problems += found
     for rule in _RULES:
         if rule.fields & wrong:
             continue
@@ -555,6 +508,22 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
     if problems:
         raise InvalidInputError(problems)
     return settings
+
+
+def _validated(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
+    """The settings as far as they are right, the fields that are wrong, and what is wrong.
+
+    What is right is kept, so that rules over several keys still report in the same message.
+    """
+    try:
+        return Settings.model_validate(candidate), set(), []
+    except ValidationError as error:
+        problems = [_qualified(problem) for problem in problems_of(error)]
+        keys = {str(problem["loc"][0]) for problem in error.errors()}
+    wrong = {name for name, field in Settings.model_fields.items() if field.alias in keys}
+    right = {key: value for key, value in candidate.items() if key not in keys}
+    settings = Settings.model_validate({"region": "us-east-1"} | right)
+    return settings, wrong, problems
 
 
 def _qualified(problem: str) -> str:

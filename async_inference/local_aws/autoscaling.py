@@ -468,14 +468,7 @@ class ApplicationAutoScaling:
                 name=name,
                 alarm=_ANY_ALARM,
                 adjustment_type=steps["AdjustmentType"],
-                steps=tuple(
-                    StepAdjustment(
-                        lower_bound=step.get("MetricIntervalLowerBound"),
-                        upper_bound=step.get("MetricIntervalUpperBound"),
-                        adjustment=step["ScalingAdjustment"],
-                    )
-                    for step in steps["StepAdjustments"]
-                ),
+                steps=tuple(map(StepAdjustment.deployed, steps["StepAdjustments"])),
                 min_adjustment_magnitude=steps.get("MinAdjustmentMagnitude"),
                 cooldown_s=steps.get("Cooldown", 300),
             )

@@ -496,6 +496,7 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
         facts: dict[str, Any] = dict(found_policy(document))
         if "StepScalingPolicyConfiguration" not in document:
             continue  # from zero, target tracking is not to be relied upon (aws-facts.md section 6)
+        steps = document["StepScalingPolicyConfiguration"]["StepAdjustments"]
         for alarm in live.alarms.values():
             running = dict(found_alarm(alarm))
             theirs = f"EndpointName={asked.settings.endpoint_name}"
@@ -513,14 +514,7 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
                     ),
                     adjustment_type=facts["adjustmentType"],
                     cooldown_s=facts["cooldownS"],
-                    steps=tuple(
-                        StepAdjustment(
-                            lower_bound=step.get("MetricIntervalLowerBound"),
-                            upper_bound=step.get("MetricIntervalUpperBound"),
-                            adjustment=step["ScalingAdjustment"],
-                        )
-                        for step in document["StepScalingPolicyConfiguration"]["StepAdjustments"]
-                    ),
+                    steps=tuple(map(StepAdjustment.deployed, steps)),
                 )
             except ValidationError:
                 continue  # an alarm on a metric that asynchronous endpoints never publish

@@ -78,13 +78,7 @@ def rehearse(
     assumptions, age_limit_s = assumed(own, changed)
     plans = [_plan(own, policy or stack, stack)]
     plans += [_plan(own, name, stack) for name in against]
-    bound = clairvoyant_instance_hours(
-        arriving,
-        age_limit_s=age_limit_s,
-        setup_billed_s=assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0,
-        concurrency=assumptions.concurrency,
-        max_capacity=own.max_capacity,
-    )
+    bound = bound_instance_hours(arriving, assumptions, age_limit_s, own.max_capacity)
     return Rehearsal(
         traffic=arriving,
         assumptions=assumptions,
@@ -93,6 +87,19 @@ def rehearse(
         age_limit_s=age_limit_s,
         bound_instance_hours=bound,
         warnings=tuple(f"{name}: {text}" for name, plan in plans for text in _warnings(plan)),
+    )
+
+
+def bound_instance_hours(
+    traffic: Traffic, assumptions: Assumptions, age_limit_s: float, max_capacity: int
+) -> float | None:
+    """The clairvoyant bound under a rehearsal's assumptions."""
+    return clairvoyant_instance_hours(
+        traffic,
+        age_limit_s=age_limit_s,
+        setup_billed_s=assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0,
+        concurrency=assumptions.concurrency,
+        max_capacity=max_capacity,
     )
 
 
@@ -180,23 +187,7 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     Raises:
         InvalidInputError: each change that is wrong, and an instance type of unknown price.
     """
-    problems: list[str] = []
-    values: dict[str, Any] = {}
-    for item in changed:
-        name, equals, text = item.partition("=")
-        if not equals or name not in SETTABLE:
-            known = ", ".join(SETTABLE)
-            problems.append(f"--set {item}: must be name=value with a name of {known}")
-            continue
-        value = yaml.safe_load(text)
-        wanted = SETTABLE[name]
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if wanted is bool and not isinstance(value, bool):
-            problems.append(f"--set {item}: must be true or false")
-        elif wanted in (int, float) and not (numeric and value >= 0):
-            problems.append(f"--set {item}: must be a number, not negative")
-        else:
-            values[name] = wanted(value) if wanted in (int, float) else value
+    values, problems = _changes(changed)
     price = USD_PER_INSTANCE_HOUR.get(own.instance_type)
     if price is None and "usd_per_instance_hour" not in values:
         problems.append(
@@ -221,11 +212,33 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     return replace(stated, **values), age_limit_s
 
 
+def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Values by name, and what is wrong with the others."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for item in changed:
+        name, equals, text = item.partition("=")
+        if not equals or name not in SETTABLE:
+            known = ", ".join(SETTABLE)
+            problems.append(f"--set {item}: must be name=value with a name of {known}")
+            continue
+        value = yaml.safe_load(text)
+        wanted = SETTABLE[name]
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if wanted is bool and not isinstance(value, bool):
+            problems.append(f"--set {item}: must be true or false")
+        elif wanted in (int, float) and not (numeric and value >= 0):
+            problems.append(f"--set {item}: must be a number, not negative")
+        else:
+            values[name] = wanted(value) if wanted in (int, float) else value
+    return values, problems
+
+
 def _plan(own: Settings, name: str, stack: str) -> tuple[str, ScalingPlan]:
     if name == stack:
         return stack, own.plan
     if name in PRESETS:
-        return name, _within(own, PRESETS[name])
+        return name, PRESETS[name].within(own.min_capacity, own.max_capacity)
     path = Path(name)
     if path.is_file():
         try:
@@ -234,7 +247,7 @@ def _plan(own: Settings, name: str, stack: str) -> tuple[str, ScalingPlan]:
             raise InvalidInputError([f"{name}: {text}" for text in problems_of(error)]) from error
         except yaml.YAMLError as error:
             raise InvalidInputError([f"{name}: is no YAML ({error})"]) from error
-        return name, _within(own, rules)
+        return name, rules.within(own.min_capacity, own.max_capacity)
     shown = subprocess.run(
         ["git", "show", f"{name}:./Pulumi.{stack}.yaml"],
         capture_output=True,
@@ -248,12 +261,3 @@ def _plan(own: Settings, name: str, stack: str) -> tuple[str, ScalingPlan]:
         )
     origin = f"{name}:Pulumi.{stack}.yaml"
     return origin, settings.from_stack_text(shown.stdout, stack=stack, origin=origin).plan
-
-
-def _within(own: Settings, rules: ScalingRules) -> ScalingPlan:
-    return ScalingPlan(
-        min_capacity=own.min_capacity,
-        max_capacity=own.max_capacity,
-        policies=rules.policies,
-        schedules=rules.schedules,
-    )

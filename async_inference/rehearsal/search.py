@@ -22,8 +22,7 @@ from rich.text import Text
 
 from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
-from async_inference.rehearsal.bound import clairvoyant_instance_hours
-from async_inference.rehearsal.rehearse import assumed
+from async_inference.rehearsal.rehearse import assumed, bound_instance_hours
 from async_inference.rehearsal.simulator import Assumptions, InstanceHours, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
@@ -286,10 +285,9 @@ def tune(
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     assumptions, _ = assumed(own, changed)
     training, unseen, middle_s = halves(traffics.loaded(traffic, seed))
-    bounds = {"min_capacity": own.min_capacity, "max_capacity": own.max_capacity}
 
     def within(found: ScalingRules) -> ScalingPlan:
-        return ScalingPlan(**bounds, policies=found.policies, schedules=found.schedules)
+        return found.within(own.min_capacity, own.max_capacity)
 
     def judged(name: str, plan: ScalingPlan, trained: Run) -> Judged:
         return Judged(
@@ -353,13 +351,7 @@ def tune(
         unseen=unseen,
         tried=len(tried),
         max_p95_wait_s=limit_s,
-        bound_instance_hours=clairvoyant_instance_hours(
-            unseen,
-            age_limit_s=limit_s,
-            setup_billed_s=assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0,
-            concurrency=assumptions.concurrency,
-            max_capacity=own.max_capacity,
-        ),
+        bound_instance_hours=bound_instance_hours(unseen, assumptions, limit_s, own.max_capacity),
         assumptions=assumptions,
     )
 

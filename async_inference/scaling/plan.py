@@ -8,16 +8,16 @@ guide (DG).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from itertools import pairwise
-from typing import Annotated, Literal, Self
+from itertools import pairwise, product
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, model_validator
 
 from async_inference.scaling import schedules
 from async_inference.scaling.unsettled import Unsettled
+from async_inference.validation import StackValue
 
 MAX_STEP_ADJUSTMENTS = 20
 """Step adjustments in one policy (AAS quotas)."""
@@ -74,20 +74,7 @@ PolicyName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\P{C}
 CooldownSeconds = Annotated[int, Field(ge=0)]
 
 
-class _Value(BaseModel):
-    """Frozen, closed to unknown keys, camelCase in stack files and snake_case in Python."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        allow_inf_nan=False,
-    )
-
-
-class StepAdjustment(_Value):
+class StepAdjustment(StackValue):
     """One step of a step policy; bounds are relative to the alarm's threshold.
 
     Above the threshold the lower bound is inclusive and the upper exclusive; below it the other
@@ -98,6 +85,15 @@ class StepAdjustment(_Value):
     upper_bound: float | None = None
     adjustment: int
 
+    @classmethod
+    def deployed(cls, document: Mapping[str, Any]) -> Self:
+        """The step that Application Auto Scaling describes."""
+        return cls(
+            lower_bound=document.get("MetricIntervalLowerBound"),
+            upper_bound=document.get("MetricIntervalUpperBound"),
+            adjustment=document["ScalingAdjustment"],
+        )
+
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         lower, upper = self.lower_bound, self.upper_bound
@@ -106,7 +102,7 @@ class StepAdjustment(_Value):
         return self
 
 
-class MetricAlarm(_Value):
+class MetricAlarm(StackValue):
     """A CloudWatch alarm on one queue metric: M of N datapoints against a threshold."""
 
     metric: Metric
@@ -146,7 +142,7 @@ class MetricAlarm(_Value):
         }[self.comparison]
 
 
-class StepScalingPolicy(_Value):
+class StepScalingPolicy(StackValue):
     """A step policy and the alarm that runs it."""
 
     type: Literal["StepScaling"] = "StepScaling"
@@ -193,7 +189,7 @@ class StepScalingPolicy(_Value):
         return False
 
 
-class TargetTrackingPolicy(_Value):
+class TargetTrackingPolicy(StackValue):
     """A target-tracking policy on a queue metric; its two alarms are AWS's own."""
 
     type: Literal["TargetTrackingScaling"] = "TargetTrackingScaling"
@@ -209,7 +205,7 @@ class TargetTrackingPolicy(_Value):
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]
 
 
-class ScheduledAction(_Value):
+class ScheduledAction(StackValue):
     """New capacity bounds at a time: `at(...)`, `rate(...)` or `cron(...)` in an IANA time zone."""
 
     name: PolicyName
@@ -229,7 +225,7 @@ class ScheduledAction(_Value):
         return self
 
 
-class ScalingRules(_Value):
+class ScalingRules(StackValue):
     """The policies and schedules of a plan, without its capacity bounds."""
 
     policies: tuple[ScalingPolicy, ...] = ()
@@ -243,6 +239,15 @@ class ScalingRules(_Value):
             if twice:
                 raise ValueError(f"{kind} name {twice[0]!r} is used twice; names must differ")
         return self
+
+    def within(self, min_capacity: int, max_capacity: int) -> "ScalingPlan":
+        """The plan of these rules within bounds."""
+        return ScalingPlan(
+            min_capacity=min_capacity,
+            max_capacity=max_capacity,
+            policies=self.policies,
+            schedules=self.schedules,
+        )
 
 
 class ScalingPlan(ScalingRules):
@@ -319,29 +324,25 @@ class ScalingPlan(ScalingRules):
 
 def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
     """Pairs of policies on one metric that both fire at the same values, one out and one in."""
-    for out in policies:
-        for into in policies:
-            if out.alarm.metric != into.alarm.metric or not out.alarm.looks_up:
-                continue
-            shrinks = any(step.adjustment < 0 for step in into.steps)
-            grows = any(step.adjustment > 0 for step in out.steps)
-            change = AdjustmentType.EXACT_CAPACITY not in (
-                out.adjustment_type,
-                into.adjustment_type,
+    changing = [p for p in policies if p.adjustment_type != AdjustmentType.EXACT_CAPACITY]
+    growing = [p for p in changing if p.alarm.looks_up and any(s.adjustment > 0 for s in p.steps)]
+    shrinking = [
+        p for p in changing if not p.alarm.looks_up and any(s.adjustment < 0 for s in p.steps)
+    ]
+    for out, into in product(growing, shrinking):
+        if out.alarm.metric != into.alarm.metric:
+            continue
+        both = [
+            value
+            for value in (out.alarm.threshold, into.alarm.threshold)
+            if out.alarm.breached_by(value) and into.alarm.breached_by(value)
+        ]
+        if both or out.alarm.threshold < into.alarm.threshold:
+            yield (
+                f"policies {out.name} and {into.name} fight: both fire while "
+                f"{out.alarm.metric} is between {out.alarm.threshold:g} and "
+                f"{into.alarm.threshold:g}; let the first threshold exceed the second"
             )
-            if into.alarm.looks_up or not (shrinks and grows and change):
-                continue
-            both = [
-                value
-                for value in (out.alarm.threshold, into.alarm.threshold)
-                if out.alarm.breached_by(value) and into.alarm.breached_by(value)
-            ]
-            if both or out.alarm.threshold < into.alarm.threshold:
-                yield (
-                    f"policies {out.name} and {into.name} fight: both fire while "
-                    f"{out.alarm.metric} is between {out.alarm.threshold:g} and "
-                    f"{into.alarm.threshold:g}; let the first threshold exceed the second"
-                )
 
 
 DOCUMENTED = ScalingRules(
