@@ -96,13 +96,17 @@ def _preview(report: StackReport) -> Iterator[str]:
     if finished and not changes:
         yield "No changes."
     if changes:
-        counts = Counter(verb for verb, _, _ in changes)
-        yield ", ".join(f"{count} to {verb}" for verb, count in counts.items()) + ":"
-        rows = [f"| {verb} | {cell(name)} | {cell(keys)} |" for verb, name, keys in changes]
-        yield "\n".join(["| | resource | changes |", "|---|---|---|", *rows])
-    if report.diff and changes:
-        cut = report.diff[:DIFF_CHARACTERS]
-        more = "" if cut == report.diff else "\n... the rest is in the workflow's log"
+        yield from _changed(changes, report.diff)
+
+
+def _changed(changes: Sequence[tuple[str, str, str]], diff: str) -> Iterator[str]:
+    counts = Counter(verb for verb, _, _ in changes)
+    yield ", ".join(f"{count} to {verb}" for verb, count in counts.items()) + ":"
+    rows = [f"| {verb} | {cell(name)} | {cell(keys)} |" for verb, name, keys in changes]
+    yield "\n".join(["| | resource | changes |", "|---|---|---|", *rows])
+    if diff:
+        cut = diff[:DIFF_CHARACTERS]
+        more = "" if cut == diff else "\n... the rest is in the workflow's log"
         yield f"<details><summary>Diff</summary>\n\n{fenced(cut + more, 'diff')}\n\n</details>"
 
 

@@ -335,21 +335,7 @@ class SageMaker:
         if location is not None and not re.fullmatch(r"s3://[^/]+/.+", location):
             raise _invalid(f"InputLocation {location} is not an S3 URI of an object.")
         inference_id = request.get("InferenceId") or str(uuid.uuid4())
-        # BC: Filename is the whole name; else one is generated.
-        stem = str(uuid.uuid4())
-        plan = endpoint.plan
-        output = failure = None
-        if plan.output_path:
-            extension = request.get("S3OutputPathExtension", "").strip("/")
-            parts = (
-                plan.output_path.rstrip("/"),
-                extension,
-                request.get("Filename") or f"{stem}.out",
-            )
-            output = "/".join(part for part in parts if part)
-        if plan.failure_path:
-            failed = request.get("Filename") or stem
-            failure = f"{plan.failure_path.rstrip('/')}/{failed}-error.out"
+        output, failure = _locations(endpoint.plan, request)
         endpoint.submit(
             {
                 "inference_id": inference_id,
@@ -612,6 +598,20 @@ def _check_variants(request: Request) -> None:
             problems.append(f"Variant {variant['VariantName']} needs {', '.join(missing)}.")
     if problems:
         raise validation_error(" ".join(problems))
+
+
+def _locations(plan: FleetPlan, request: Request) -> tuple[str | None, str | None]:
+    """Where a request's output or failure will be; None where the plan has no path for it."""
+    # BC: Filename is the whole name; else one is generated.
+    name, stem = request.get("Filename"), str(uuid.uuid4())
+    output = failure = None
+    if plan.output_path:
+        extension = request.get("S3OutputPathExtension", "").strip("/")
+        parts = (plan.output_path.rstrip("/"), extension, name or f"{stem}.out")
+        output = "/".join(part for part in parts if part)
+    if plan.failure_path:
+        failure = f"{plan.failure_path.rstrip('/')}/{name or stem}-error.out"
+    return output, failure
 
 
 def _deployment(plan: FleetPlan, instances: int, config: dict[str, Any] | None) -> Deployment:

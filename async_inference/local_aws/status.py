@@ -203,27 +203,12 @@ def summary(endpoint: dict[str, Any]) -> str:
     Args:
         endpoint: as `RegionStatus.now` shows it.
     """
-    backlog, busy = endpoint["backlog"], endpoint["busy"]
     asked_for, in_service = endpoint["desired"], endpoint["in_service"]
     if endpoint["status"] == "Failed":
         return "Failed: it could not be created."
     if endpoint["status"] == "Creating":
         return f"Being created: {_count(asked_for, 'instance')} starting."
-    if not backlog and not in_service and not asked_for:
-        said = "Asleep: no instances, nothing queued."
-    elif not backlog and not in_service:
-        said = f"Starting {_count(asked_for, 'instance')}, though nothing is queued."
-    elif not backlog:
-        said = f"Idle: {_count(in_service, 'instance')} in service, nothing queued."
-    elif not in_service and not asked_for:
-        said = f"Starved: {_wait(backlog)}, and no instance is asked for yet."
-    elif not in_service:
-        starting = _count(asked_for, "instance")
-        said = f"Waking up: {_wait(backlog)} for {starting} to start."
-    else:
-        waiting = backlog - busy
-        said = f"At work: {_count(in_service, 'instance')} on {_count(busy, 'request')}"
-        said += f"; {waiting} more {'waits' if waiting == 1 else 'wait'}." if waiting > 0 else "."
+    said = _doing(endpoint["backlog"], endpoint["busy"], asked_for, in_service)
     if in_service and in_service != asked_for:
         said += f" Scaling {'out' if asked_for > in_service else 'in'} to {asked_for}."
     configurations = {instance["configuration"] for instance in endpoint["instances"]}
@@ -233,12 +218,33 @@ def summary(endpoint: dict[str, Any]) -> str:
     return said
 
 
+def _doing(backlog: int, busy: int, asked_for: int, in_service: int) -> str:
+    match backlog > 0, in_service > 0, asked_for > 0:
+        case False, False, False:
+            return "Asleep: no instances, nothing queued."
+        case False, False, True:
+            return f"Starting {_count(asked_for, 'instance')}, though nothing is queued."
+        case False, True, _:
+            return f"Idle: {_count(in_service, 'instance')} in service, nothing queued."
+        case True, False, False:
+            return f"Starved: {_wait(backlog)}, and no instance is asked for yet."
+        case True, False, True:
+            return f"Waking up: {_wait(backlog)} for {_count(asked_for, 'instance')} to start."
+    work = f"At work: {_count(in_service, 'instance')} on {_count(busy, 'request')}"
+    waiting = backlog - busy
+    return work + (f"; {waiting} more {_verb(waiting)}." if waiting > 0 else ".")
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _wait(backlog: int) -> str:
-    return f"{_count(backlog, 'request')} {'waits' if backlog == 1 else 'wait'}"
+    return f"{_count(backlog, 'request')} {_verb(backlog)}"
+
+
+def _verb(requests: int) -> str:
+    return "waits" if requests == 1 else "wait"
 
 
 def _sampled(kind: str, name: str, of: str) -> Series:

@@ -205,18 +205,6 @@ def test_the_instance_type_cannot_change_while_a_target_is_registered(account):
     )
 
 
-def test_a_handler_that_does_not_load_rolls_back_and_the_old_one_goes_on(account):
-    account.configure("echo-2", "echo", "def model_fn(folder): raise RuntimeError('no weights')")
-
-    account.sagemaker.update_endpoint(EndpointName="echo", EndpointConfigName="echo-2")
-    account.in_service()
-
-    endpoint = account.sagemaker.describe_endpoint(EndpointName="echo")
-    assert endpoint["EndpointConfigName"] == "echo-1"
-    assert "no weights" in endpoint["FailureReason"]
-    assert account.read(account.submit(b"still here")["OutputLocation"]) == b"still here"
-
-
 def test_a_restart_keeps_targets_policies_alarms_and_the_clock(account, start):
     track(account)
     wake(account)
