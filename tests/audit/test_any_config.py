@@ -24,11 +24,13 @@ from tests.components.test_program import run
 
 pytestmark = pytest.mark.audit
 
-CASES = settings(
-    max_examples=500,
+CASES = 500
+EACH = settings(
+    max_examples=CASES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+PRESETS = ["documented", "aws", "tuned"]
 DAYS = st.integers(1, MAX_LIFECYCLE_DAYS)
 HEX = "0123456789abcdef"
 
@@ -97,13 +99,13 @@ def updates(draw: st.DrawFn, fleet: int) -> dict[str, Any]:
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> dict[str, Any]:
+def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
     minimum = draw(st.integers(0, 12))
     return {
         "instanceType": f"ml.{draw(st.sampled_from(sorted(INSTANCE_FAMILIES)))}.2xlarge",
         "minCapacity": minimum,
         "maxCapacity": max(1, minimum + draw(st.integers(0, 20))),
-        "scalingPreset": draw(st.sampled_from(["documented", "aws", "tuned"])),
+        "scalingPreset": preset,
         "weights": draw(st.sampled_from(["tiny", "s3://weights/sdxl", "s3://weights/a.tar.gz"])),
         "maxConcurrentInvocationsPerInstance": draw(st.integers(1, 1000)),
         "invocationTimeoutS": draw(st.integers(1, 3600)),
@@ -131,10 +133,12 @@ def as_pulumi_gives_it(config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-@CASES
-@given(config=configs())
-def test_any_config_within_the_ranges_deploys(register, monkeypatch, config):
+@pytest.mark.parametrize("preset", PRESETS)
+@settings(EACH, max_examples=math.ceil(CASES / len(PRESETS)))
+@given(data=st.data())
+def test_any_config_within_the_ranges_deploys(register, monkeypatch, preset, data):
     monkeypatch.chdir(ROOT)
+    config = data.draw(configs(preset))
 
     record = register(run, config=as_pulumi_gives_it(config), stack="any")
 
@@ -218,7 +222,7 @@ def wrong(draw: st.DrawFn) -> tuple[str, object]:
     return key, draw(st.one_of(choices))
 
 
-@CASES
+@EACH
 @given(found=wrong())
 def test_any_config_outside_is_refused_with_its_key_named(monkeypatch, found):
     monkeypatch.chdir(ROOT)
