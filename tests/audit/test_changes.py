@@ -1,0 +1,61 @@
+"""What a change of the config touches of what serves (docs/upgrades.md has this as a table)."""
+
+import json
+from typing import Any
+
+import pytest
+
+from async_inference.settings import PROJECT
+from tests.components.test_program import ROOT, run
+
+pytestmark = pytest.mark.audit
+
+STACK = {"instanceType": "ml.g5.2xlarge", "minCapacity": 0, "maxCapacity": 5}
+QUEUE = {
+    "topic": "error",
+    "protocol": "sqs",
+    "address": "arn:aws:sqs:us-east-1:123456789012:failures",
+}
+SERVES = {"Model", "EndpointConfiguration", "Endpoint"}
+"""A new one of the first two means an update of the endpoint, which starts instances."""
+
+
+def config_of(settings: dict[str, Any]) -> dict[str, str]:
+    return {"aws:region": "us-east-1"} | {
+        f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value)
+        for key, value in settings.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "touched"),
+    [
+        ({"environment": {"MODEL_REFINER": "refiner"}}, {"Model"}),
+        ({"weights": "s3://weights/sdxl"}, {"Model"}),
+        ({"instanceType": "ml.g5.xlarge"}, {"EndpointConfiguration"}),
+        ({"security": {"encryption": "customer"}}, {"EndpointConfiguration"}),
+        ({"minCapacity": 2}, {"EndpointConfiguration"}),
+        ({"updates": {"rollback": True}}, {"Endpoint"}),
+        ({"minCapacity": 1}, set()),
+        ({"maxCapacity": 7}, set()),
+        ({"scalingPreset": "tuned"}, set()),
+        ({"observability": {"monthlyBudgetUsd": 100}}, set()),
+        ({"retention": {"outputDays": 30}}, set()),
+        ({"subscriptions": [QUEUE]}, set()),
+    ],
+    ids=str,
+)
+def test_a_change_touches_of_what_serves(register, monkeypatch, change, touched):
+    monkeypatch.chdir(ROOT)
+
+    before, after = (
+        {
+            (entry.type, entry.name): entry.inputs
+            for entry in register(run, config=config_of(settings), stack="any").registrations
+        }
+        for settings in (STACK, STACK | change)
+    )
+
+    differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    assert {name for _, name in differ} - {"sdxl-code"}, "the change reaches something"
+    assert {kind.rpartition(":")[2] for kind, _ in differ} & SERVES == touched
