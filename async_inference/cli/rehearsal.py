@@ -73,6 +73,7 @@ def tune(
     output: Annotated[
         Path | None, typer.Option(help="Stack file to write; Pulumi.<stack>-tuned.yaml.")
     ] = None,
+    as_json: JsonOption = False,
     report: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
 ) -> None:
     """Search scaling policies that wait no longer for fewer GPU-hours; write them as stack config.
@@ -100,13 +101,16 @@ def tune(
             advance=lambda tried: progress.advance(task, tried),
         )
         written = search.as_stack_file(stack, found)
-    console = Console()
-    console.print(search.as_table(found))
+    if as_json:
+        typer.echo(json.dumps(search.as_json(found), indent=2))
+    else:
+        Console().print(search.as_table(found))
     target.write_text(written, encoding="utf-8")
+    console = Console(stderr=as_json, soft_wrap=True)
     if report is not None:
         search.picture(found, report / "front.png")
         console.print(f"The front as a picture: {report / 'front.png'}")
-    console.print(f"The chosen plan as stack config: {target}", soft_wrap=True)
+    console.print(f"The chosen plan as stack config: {target}")
 
 
 def history(

@@ -106,33 +106,35 @@ def bound_instance_hours(
 def as_json(rehearsal: Rehearsal) -> dict[str, Any]:
     """What `--json` prints; times in seconds, NaN as null."""
     return {
-        "traffic": {
-            "requests": rehearsal.traffic.requests,
-            "span_s": rehearsal.traffic.span_s,
-            "work_s": rehearsal.traffic.work_s,
-        },
+        "traffic": traffic_as_json(rehearsal.traffic),
         "assumptions": {**asdict(rehearsal.assumptions), "seed": rehearsal.seed},
-        "runs": [
-            {
-                "policy": name,
-                "completed": run.completed,
-                "expired": run.expired,
-                "interrupted": run.interrupted,
-                "wait_s": {
-                    key: None if math.isnan(value) else value
-                    for key, value in asdict(run.wait_s).items()
-                },
-                "instance_hours": run.instance_hours,
-                "cost_usd": run.cost_usd,
-                "starts": run.starts,
-                "peak_instances": run.peak_instances,
-            }
-            for name, run in rehearsal.runs
-        ],
+        "runs": [run_as_json(name, run) for name, run in rehearsal.runs],
         "bound": {
             "age_limit_s": rehearsal.age_limit_s,
             "instance_hours": rehearsal.bound_instance_hours,
         },
+    }
+
+
+def traffic_as_json(traffic: Traffic) -> dict[str, Any]:
+    """How much there is to do, in how long."""
+    return {"requests": traffic.requests, "span_s": traffic.span_s, "work_s": traffic.work_s}
+
+
+def run_as_json(policy: str, run: Run) -> dict[str, Any]:
+    """What a policy did to waits, hours and cost."""
+    return {
+        "policy": policy,
+        "completed": run.completed,
+        "expired": run.expired,
+        "interrupted": run.interrupted,
+        "wait_s": {
+            key: None if math.isnan(value) else value for key, value in asdict(run.wait_s).items()
+        },
+        "instance_hours": run.instance_hours,
+        "cost_usd": run.cost_usd,
+        "starts": run.starts,
+        "peak_instances": run.peak_instances,
     }
 
 

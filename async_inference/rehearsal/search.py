@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,12 @@ from rich.text import Text
 
 from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
-from async_inference.rehearsal.rehearse import assumed, bound_instance_hours
+from async_inference.rehearsal.rehearse import (
+    assumed,
+    bound_instance_hours,
+    run_as_json,
+    traffic_as_json,
+)
 from async_inference.rehearsal.simulator import Assumptions, InstanceHours, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
@@ -379,6 +384,25 @@ def _front(tried: dict[Shape, Run]) -> list[Shape]:
             front.append(shape)
     every = max(1, math.ceil(len(front) / SHOWN))
     return front[::every]
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """What `--json` prints: runs over the half that chose nothing, and the chosen plan."""
+    return {
+        "traffic": traffic_as_json(found.unseen),
+        "assumptions": asdict(found.assumptions),
+        "tried": found.tried,
+        "max_p95_wait_s": found.max_p95_wait_s,
+        "runs": [
+            run_as_json(judged.name, judged.unseen)
+            for judged in (found.documented, found.chosen, *found.front)
+        ],
+        "chosen": found.chosen.plan.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "bound": {
+            "age_limit_s": found.max_p95_wait_s,
+            "instance_hours": found.bound_instance_hours,
+        },
+    }
 
 
 def as_table(found: Found) -> Group:

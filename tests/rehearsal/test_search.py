@@ -1,5 +1,6 @@
 """`tune` chooses on one half of the traffic, judges on the other, and writes a stack file."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from async_inference import settings
 from async_inference.rehearsal import search
 from async_inference.rehearsal.traffic import Traffic, generated
-from async_inference.scaling.plan import TUNED
+from async_inference.scaling.plan import TUNED, ScalingPlan
 from async_inference.validation import InvalidInputError
 
 pytestmark = pytest.mark.rehearsal
@@ -85,6 +86,19 @@ def test_what_is_written_is_a_stack_file_with_the_chosen_plan():
     assert (
         settings.from_stack_text(text, stack="dev-tuned", origin="here").plan == result.chosen.plan
     )
+
+
+def test_the_command_gives_scripts_the_runs_and_the_plan_alone(tmp_path, command):
+    written = tmp_path / "Pulumi.mine.yaml"
+
+    done = command(
+        *("tune", "--traffic", "launch", "--plans", "16", "--json", "--output", str(written))
+    )
+
+    found = json.loads(done.stdout)
+    assert [run["policy"] for run in found["runs"]][:2] == ["documented", "chosen"]
+    assert found["runs"][1].keys() >= {"wait_s", "instance_hours", "cost_usd", "starts"}
+    assert ScalingPlan.model_validate(found["chosen"]) == settings.from_stack_file(written).plan
 
 
 def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path, command):
