@@ -88,12 +88,12 @@ def _known(props: Mapping[str, Any], key: str) -> Any:
         return None
 
 
-def _concerns(one: PolicyResource, target: PolicyResource) -> bool:
-    """Whether a policy or schedule is the target's: by their resource id, else by dependency."""
-    mine, its = _known(one.props, "resourceId"), _known(target.props, "resourceId")
+def _same(one: PolicyResource, other: PolicyResource, key: str) -> bool:
+    """Whether both name the same resource by a property: by its value, else by dependency."""
+    mine, its = _known(one.props, key), _known(other.props, key)
     if mine is not None and its is not None:
         return mine == its
-    return target in one.property_dependencies.get("resourceId", [])
+    return other in one.property_dependencies.get(key, [])
 
 
 def _runs(alarm: PolicyResource, policy: PolicyResource) -> bool:
@@ -121,7 +121,7 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
             continue
         if _known(target.props, "minCapacity") != 0:
             continue
-        adding = [p for p in of_type(SCALING_POLICY) if _concerns(p, target) and _adds(p)]
+        adding = [p for p in of_type(SCALING_POLICY) if _same(p, target, "resourceId") and _adds(p)]
         waking = [
             alarm
             for alarm in of_type(ALARM)
@@ -257,9 +257,9 @@ def buckets_are_closed(args: StackValidationArgs, report: ReportViolation) -> No
     """Every bucket is encrypted and has all four parts of the public-access block."""
     of_type = _by_type(args.resources)
     for bucket in of_type(BUCKET):
-        if not any(_of_bucket(each, bucket) for each in of_type(ENCRYPTION)):
+        if not any(_same(each, bucket, "bucket") for each in of_type(ENCRYPTION)):
             report(f"{bucket.name} has no encryption configuration.", bucket.urn)
-        blocks = [each for each in of_type(PUBLIC_ACCESS) if _of_bucket(each, bucket)]
+        blocks = [each for each in of_type(PUBLIC_ACCESS) if _same(each, bucket, "bucket")]
         parts = (
             "blockPublicAcls",
             "blockPublicPolicy",
@@ -270,13 +270,6 @@ def buckets_are_closed(args: StackValidationArgs, report: ReportViolation) -> No
         if open_parts:
             said = ", ".join(open_parts)
             report(f"{bucket.name} is not blocked from the public: set {said}.", bucket.urn)
-
-
-def _of_bucket(one: PolicyResource, bucket: PolicyResource) -> bool:
-    mine, its = _known(one.props, "bucket"), _known(bucket.props, "bucket")
-    if mine is not None and its is not None:
-        return mine == its
-    return bucket in one.property_dependencies.get("bucket", [])
 
 
 def topics_are_encrypted(args: ResourceValidationArgs, report: ReportViolation) -> None:

@@ -191,17 +191,6 @@ def test_it_says_when_the_embedded_aws_is_gone_and_when_it_is_back(page, tmp_pat
 
 
 def test_names_of_users_are_text_never_markup(page, account):
-    account.cloudwatch.put_metric_alarm(
-        AlarmName=HOSTILE,
-        Namespace="AWS/SageMaker",
-        MetricName=HOSTILE,
-        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
-        Statistic="Average",
-        ComparisonOperator="GreaterThanThreshold",
-        Threshold=1,
-        Period=60,
-        EvaluationPeriods=1,
-    )
     arn = account.autoscaling.put_scaling_policy(
         **TARGET,
         PolicyName=HOSTILE,
@@ -211,18 +200,22 @@ def test_names_of_users_are_text_never_markup(page, account):
             "StepAdjustments": [{"MetricIntervalUpperBound": 0, "ScalingAdjustment": 1}],
         },
     )["PolicyARN"]
-    account.cloudwatch.put_metric_alarm(
-        AlarmName=f"{HOSTILE} idle",
-        Namespace="AWS/SageMaker",
-        MetricName="ApproximateBacklogSize",
-        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
-        Statistic="Average",
-        ComparisonOperator="LessThanOrEqualToThreshold",
-        Threshold=0,
-        Period=60,
-        EvaluationPeriods=1,
-        AlarmActions=[arn],
-    )
+    for name, metric, more in (
+        (HOSTILE, HOSTILE, {}),
+        (f"{HOSTILE} idle", "ApproximateBacklogSize", {"AlarmActions": [arn]}),
+    ):
+        account.cloudwatch.put_metric_alarm(
+            AlarmName=name,
+            Namespace="AWS/SageMaker",
+            MetricName=metric,
+            Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
+            Statistic="Average",
+            ComparisonOperator="LessThanOrEqualToThreshold",
+            Threshold=0,
+            Period=60,
+            EvaluationPeriods=1,
+            **more,
+        )
     page.open(account.aws.url)
 
     eventually(

@@ -80,28 +80,44 @@ def test_waits_are_those_of_an_m_d_1_queue():
     assert warm_wait(traffic, 1) == pytest.approx(0.7 * 25 / (2 * 0.3), rel=0.05)
 
 
+def wakes_and_sleeps(
+    wake_minutes: int = 1, idle_minutes: int = 1, wake_cooldown_s: int = 0
+) -> tuple[StepScalingPolicy, StepScalingPolicy]:
+    return (
+        StepScalingPolicy(
+            name="wake",
+            alarm=MetricAlarm(
+                metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
+                threshold=1,
+                evaluation_periods=wake_minutes,
+                datapoints_to_alarm=wake_minutes,
+            ),
+            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+            cooldown_s=wake_cooldown_s,
+        ),
+        StepScalingPolicy(
+            name="sleep",
+            alarm=MetricAlarm(
+                metric=Metric.BACKLOG_SIZE,
+                comparison=Comparison.LESS,
+                threshold=1,
+                evaluation_periods=idle_minutes,
+                datapoints_to_alarm=idle_minutes,
+            ),
+            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
+            cooldown_s=0,
+        ),
+    )
+
+
 def test_waits_on_an_instance_that_sleeps_when_idle_are_those_of_an_m_g_1_queue_with_setup():
     """lam E[s^2] / (2 (1 - rho)) + (2 E[D] + lam E[D^2]) / (2 (1 + lam E[D])): 196.4 s for 0.02
     requests a second of 25 s and D = 300 s (aws-facts.md section 7); here a hundred times slower,
     so that the minutes of detection, which the formula does not know, count for less than 1 %."""
     slower = 100
     traffic = poisson(0.02 / slower, 25.0 * slower, 60_000, 4)
-    sleeps = (
-        StepScalingPolicy(
-            name="wake",
-            alarm=MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=1),
-            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
-            cooldown_s=0,
-        ),
-        StepScalingPolicy(
-            name="sleep",
-            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, comparison=Comparison.LESS, threshold=1),
-            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
-            cooldown_s=0,
-        ),
-    )
     run = simulate(
-        plan(sleeps, maximum=1),
+        plan(wakes_and_sleeps(), maximum=1),
         traffic,
         Assumptions(setup_s=300.0 * slower, request_ttl_s=1e12),
         0,
@@ -129,30 +145,7 @@ def test_the_published_runs_are_reproduced_within_their_ranges(
     service_s, done_s, billed_s, tolerance_s
 ):
     """Alarm 2 of 2 at >= 1, +1; idle 3 x 60 s, -1 (aws-facts.md section 7); setup 300 s."""
-    rules = (
-        StepScalingPolicy(
-            name="wake",
-            alarm=MetricAlarm(
-                metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
-                threshold=1,
-                evaluation_periods=2,
-                datapoints_to_alarm=2,
-            ),
-            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
-        ),
-        StepScalingPolicy(
-            name="idle",
-            alarm=MetricAlarm(
-                metric=Metric.BACKLOG_SIZE,
-                comparison=Comparison.LESS,
-                threshold=1,
-                evaluation_periods=3,
-                datapoints_to_alarm=3,
-            ),
-            steps=(StepAdjustment(upper_bound=0, adjustment=-1),),
-            cooldown_s=0,
-        ),
-    )
+    rules = wakes_and_sleeps(wake_minutes=2, idle_minutes=3, wake_cooldown_s=300)
     detections, dones, billed = [], [], []
     for seed in range(200):
         offset_s = np.random.default_rng(seed).uniform(0, 60)
