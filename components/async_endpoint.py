@@ -7,76 +7,23 @@ from pathlib import Path
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.groups import Observability, Retention, Security, Subscription, Updates
 from async_inference.scaling.plan import ScalingPlan
 from components.access import deployer_policy, invoker_policy
 from components.encryption import EncryptionKey, EncryptionKeyArgs
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
-from components.notifications import Listener, Notifications, NotificationsArgs
-from components.observability import (
-    ENDPOINT_TAG,
-    EndpointWatch,
-    EndpointWatchArgs,
-    Observability,
-)
+from components.notifications import Notifications, NotificationsArgs
+from components.observability import ENDPOINT_TAG, EndpointWatch, EndpointWatchArgs
 from components.preview import Fleet, PreviewWords
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.rollback_guard import RollbackGuard
-from components.rollout import Updates, deployment_config, rollback_alarm
+from components.rollout import deployment_config, rollback_alarm
 
 VARIANT_NAME = "AllTraffic"
 IMAGE_REPOSITORY = "pytorch-inference"
 S3_PREFIX = "async_sdxl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Security:
-    """Keys and network.
-
-    Args:
-        encryption: `aws` for AWS's own keys, `customer` for a KMS key of the endpoint's own, or the
-            ARN of a KMS key. Bucket, outputs, volumes, topics and logs are under it.
-        network_isolation: the container reaches no network; SageMaker alone reads and writes S3.
-        subnet_ids: private subnets in which the model runs; none is SageMaker's own network.
-        security_group_ids: of that VPC.
-    """
-
-    encryption: str = "aws"
-    network_isolation: bool = False
-    subnet_ids: Sequence[str] = ()
-    security_group_ids: Sequence[str] = ()
-
-    @property
-    def given_key_arn(self) -> str | None:
-        """The key that was made elsewhere, None without one."""
-        return None if self.encryption in ("aws", "customer") else self.encryption
-
-    @property
-    def network(self) -> Network | None:
-        """The place in a VPC, None without one."""
-        if not self.subnet_ids:
-            return None
-        return Network(subnet_ids=self.subnet_ids, security_group_ids=self.security_group_ids)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retention:
-    """After how many days what the endpoint keeps is deleted.
-
-    Args:
-        input_days: requests in the bucket.
-        output_days: answers in the bucket.
-        failure_days: failures in the bucket.
-        old_version_days: replaced and deleted objects.
-        log_days: the container's log, one of CloudWatch Logs' steps.
-    """
-
-    input_days: int = 30
-    output_days: int = 90
-    failure_days: int = 90
-    old_version_days: int = 7
-    log_days: int = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +75,7 @@ class AsyncEndpointArgs:
     output_path: pulumi.Input[str] | None = None
     failure_path: pulumi.Input[str] | None = None
     request_ttl_s: int = 21_600
-    listeners: Sequence[Listener] = ()
+    listeners: Sequence[Subscription] = ()
     security: Security = field(default_factory=Security)
     retention: Retention = field(default_factory=Retention)
     observability: Observability = field(default_factory=Observability)
@@ -171,6 +118,12 @@ def initial_instances(plan: ScalingPlan) -> int:
 def log_group_name(endpoint_name: str) -> str:
     """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
     return f"/aws/sagemaker/Endpoints/{endpoint_name}"
+
+
+def _network(security: Security) -> Network | None:
+    if not security.subnet_ids:
+        return None
+    return Network(subnet_ids=security.subnet_ids, security_group_ids=security.security_group_ids)
 
 
 def rollback_alarm_name(args: AsyncEndpointArgs) -> str | None:
@@ -404,7 +357,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 writable=[self.output_path, self.failure_path],
                 topic_arns=[self.success_topic_arn, self.error_topic_arn],
                 kms_key_arn=self.kms_key_arn,
-                network=args.security.network,
+                network=_network(args.security),
                 rollback_alarm=rollback_alarm_name(args),
                 tags=args.tags,
             ),
@@ -429,7 +382,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     "subnets": list(args.security.subnet_ids),
                     "security_group_ids": list(args.security.security_group_ids),
                 }
-                if args.security.network
+                if args.security.subnet_ids
                 else None
             ),
             primary_container={

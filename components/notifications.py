@@ -3,27 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.groups import Subscription
+
 AWS_MANAGED_KEY = "alias/aws/sns"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listener:
-    """One subscription.
-
-    Args:
-        topic: `success` and `error` tell how requests end, `operations` what alarms find.
-        protocol: `email`, `sqs` or `https`.
-        address: e-mail address, queue ARN or URL.
-    """
-
-    topic: Literal["success", "error", "operations"]
-    protocol: Literal["email", "sqs", "https"]
-    address: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +22,7 @@ class NotificationsArgs:
         tags: tags for the topics.
     """
 
-    listeners: Sequence[Listener] = ()
+    listeners: Sequence[Subscription] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -79,7 +65,7 @@ class Notifications(pulumi.ComponentResource):
 
 
 def subscribe(
-    name: str, topic_arn: pulumi.Input[str], listener: Listener, opts: pulumi.ResourceOptions
+    name: str, topic_arn: pulumi.Input[str], listener: Subscription, opts: pulumi.ResourceOptions
 ) -> None:
     """Register one listener's subscription to a topic."""
     # The address names the subscription, so that a changed list touches only what changed.

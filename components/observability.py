@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.groups import Observability, Subscription
 from async_inference.scaling.plan import Comparison, ScalingPlan
-from components.notifications import Listener, subscribe
+from components.notifications import subscribe
 from components.queue_scaling import METRIC_NAMESPACE
 
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
@@ -21,27 +22,6 @@ RUNBOOK = "docs/operations.md"
 NEAR_TTL = 0.8
 """Share of a request's time to live after which its waiting alarms."""
 FAILURES_WINDOW_S = 900
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observability:
-    """What is watched.
-
-    Args:
-        enabled: topic, alarms and dashboard; without it there is only the log group.
-        starved_after_min: minutes of a backlog without any instance (quota, capacity) that alarm.
-        idle_after_h: hours with instances above the floor and an empty queue that alarm.
-        failures: failed requests within a quarter of an hour that alarm.
-        usd_per_instance_hour: price, for the dashboard's estimate; None draws none.
-        monthly_budget_usd: a budget that alarms at 80 % and by its forecast; None is no budget.
-    """
-
-    enabled: bool = True
-    starved_after_min: int = 30
-    idle_after_h: int = 3
-    failures: int = 5
-    usd_per_instance_hour: float | None = None
-    monthly_budget_usd: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +48,7 @@ class EndpointWatchArgs:
     variant_name: str
     plan: ScalingPlan
     request_ttl_s: int
-    listeners: Sequence[Listener] = ()
+    listeners: Sequence[Subscription] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 

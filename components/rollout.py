@@ -3,12 +3,10 @@
 SageMaker's deployment guardrails (DG deployment-guardrails).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.groups import Updates
 from components.queue_scaling import METRIC_NAMESPACE
 
 EXECUTION_TIMEOUT_S = 3600
@@ -16,27 +14,6 @@ EXECUTION_TIMEOUT_S = 3600
 section 3): nothing goes on behind a failed `pulumi up`."""
 ROLLBACK_ERROR_RATE = 0.1
 """Share of the new fleet's requests in one minute that may end with a 5xx."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Updates:
-    """How an update replaces the fleet.
-
-    Args:
-        strategy: all at once, a canary first, in equal steps (linear), or batch by batch without
-            a second fleet (rolling).
-        step_percent: size of the canary, of a linear step or of a rolling batch, 5-50 % of the
-            fleet; canary and linear at least 10 %.
-        wait_s: seconds that alarms watch the new fleet after each step.
-        termination_wait_s: seconds that the old fleet stays after the last step.
-        rollback: roll back when the new fleet answers with errors.
-    """
-
-    strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
-    step_percent: int = 50
-    wait_s: int = 0
-    termination_wait_s: int = 0
-    rollback: bool = False
 
 
 def deployment_config(

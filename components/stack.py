@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from async_inference.settings import Settings
-from components.async_endpoint import AsyncEndpointArgs, Retention, Security
-from components.notifications import Listener
-from components.observability import Observability
-from components.rollout import Updates
+from components.async_endpoint import AsyncEndpointArgs
 
 
 def endpoint_args(stack: Settings, **instead: Any) -> AsyncEndpointArgs:
@@ -36,11 +33,11 @@ def endpoint_args(stack: Settings, **instead: Any) -> AsyncEndpointArgs:
         request_ttl_s=stack.request_ttl_s,
         output_path=stack.output_path,
         failure_path=stack.failure_path,
-        listeners=[Listener(**vars(subscription)) for subscription in stack.subscriptions],
-        security=Security(**vars(stack.security)),
-        retention=Retention(**vars(stack.retention)),
-        observability=Observability(**vars(stack.observability)),
-        updates=Updates(**vars(stack.updates)),
+        listeners=stack.subscriptions,
+        security=stack.security,
+        retention=stack.retention,
+        observability=stack.observability,
+        updates=stack.updates,
         force_destroy_bucket=stack.force_destroy_bucket,
         tags=stack.tags,
     )

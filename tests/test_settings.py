@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_inference import settings
+from async_inference import groups, settings
 from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS, TUNED
 from async_inference.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
 from async_inference.validation import InvalidInputError
@@ -235,7 +235,7 @@ def test_log_retention_takes_what_cloudwatch_logs_takes():
     said = model.shape_for("PutRetentionPolicyRequest").members["retentionInDays"].documentation
 
     listed = said.partition("are: ")[2].partition(".")[0]
-    assert tuple(map(int, re.findall(r"\d+", listed))) == settings.LOG_RETENTION_DAYS
+    assert tuple(map(int, re.findall(r"\d+", listed))) == groups.LOG_RETENTION_DAYS
 
 
 def test_a_missing_region_says_how_to_set_it():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pulumi
 
+from async_inference.groups import Security
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScheduledAction
-from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs, Security
+from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 
 REGION = "us-east-1"
 HANDLER = Path(__file__).resolve().parents[2] / "inference_code"

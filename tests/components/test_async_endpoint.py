@@ -8,6 +8,7 @@ from typing import Any
 import botocore.session
 import pytest
 
+from async_inference.groups import Subscription
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan
 from components.async_endpoint import (
@@ -15,7 +16,6 @@ from components.async_endpoint import (
     AsyncEndpointArgs,
     model_server_environment,
 )
-from components.notifications import Listener
 
 COMPONENT = "async-inference:index:AsyncEndpoint"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
@@ -371,8 +371,8 @@ def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
 
 def test_topics_are_encrypted_and_listeners_subscribed(register, endpoint):
     listeners = [
-        Listener(topic="error", protocol="email", address="team@example.com"),
-        Listener(topic="error", protocol="email", address="boss@example.com"),
+        Subscription(topic="error", protocol="email", address="team@example.com"),
+        Subscription(topic="error", protocol="email", address="boss@example.com"),
     ]
 
     record = register(lambda: endpoint(listeners=listeners))

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
+from async_inference.groups import Observability, Subscription
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan, ScheduledAction
-from components.notifications import Listener
-from components.observability import Observability
 from tests.components.conftest import Record
 from tests.components.test_async_endpoint import endpoint, handler
 
@@ -179,7 +178,7 @@ def test_alarms_and_budgets_of_this_account_only_may_publish(watched):
 
 
 def test_listeners_of_operations_hear_the_alarms(register, endpoint):
-    listener = Listener(topic="operations", protocol="email", address="team@example.com")
+    listener = Subscription(topic="operations", protocol="email", address="team@example.com")
 
     record = register(lambda: endpoint(listeners=[listener]))
 

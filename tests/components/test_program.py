@@ -8,11 +8,6 @@ import pulumi
 import pytest
 import yaml
 
-from async_inference import settings
-from components.async_endpoint import Retention, Security
-from components.observability import Observability
-from components.rollout import Updates
-
 ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
@@ -70,16 +65,3 @@ def test_a_wrong_config_ends_the_program_before_anything_is_registered(register,
     assert record.registrations == []
     assert "minCapacity = 7: exceeds maxCapacity = 5" in registered[0]
     assert "burstable t2 and t3" in registered[0]
-
-
-@pytest.mark.parametrize(
-    ("configured", "component"),
-    [
-        (settings.Security, Security),
-        (settings.Retention, Retention),
-        (settings.Observability, Observability),
-        (settings.Updates, Updates),
-    ],
-)
-def test_a_group_of_the_config_is_the_components_with_the_same_defaults(configured, component):
-    assert component(**vars(configured())) == component()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from components.rollout import Updates, deployment_config
+from async_inference.groups import Updates
+from components.rollout import deployment_config
 from tests.components.test_async_endpoint import CONFIGURATION, ENDPOINT, endpoint, handler
 
 __all__ = ["endpoint", "handler"]

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from async_inference.groups import Retention, Security, Updates
 from components.access import deployer_policy
-from components.async_endpoint import Retention, Security
-from components.rollout import Updates
 from tests.components.conftest import Record
 from tests.components.test_async_endpoint import (
     BUCKET,
@@ -24,7 +23,7 @@ __all__ = ["endpoint", "handler"]
 
 KEY_ARN = "arn:aws:kms:us-east-1:123456789012:key/demo-key-1a2b3c4"
 GUARDED = Security(
-    encryption="customer", subnet_ids=["subnet-0a1b2c3d"], security_group_ids=["sg-0a1b2c3d"]
+    encryption="customer", subnet_ids=("subnet-0a1b2c3d",), security_group_ids=("sg-0a1b2c3d",)
 )
 ENCRYPTION = (
     "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration"
@@ -62,7 +61,9 @@ NEEDED_BY = {
 """Each permission of the role, and what would fail without it."""
 ONLY_WITH = {
     "kms": {"security": Security(encryption="customer")},
-    "ec2": {"security": Security(subnet_ids=["subnet-1"], security_group_ids=["sg-1"])},
+    "ec2": {
+        "security": Security(subnet_ids=("subnet-00000001",), security_group_ids=("sg-00000001",))
+    },
     "cloudwatch:DescribeAlarms": {"updates": Updates(rollback=True)},
 }
 
@@ -129,12 +130,15 @@ def test_without_a_key_or_a_network_the_inputs_do_not_even_name_them(register, e
 
 def test_the_model_runs_in_the_subnets_that_are_named_and_reaches_no_network(register, endpoint):
     security = Security(
-        network_isolation=True, subnet_ids=["subnet-1"], security_group_ids=["sg-1"]
+        network_isolation=True, subnet_ids=("subnet-00000001",), security_group_ids=("sg-00000001",)
     )
 
     model = register(lambda: endpoint(security=security))[MODEL, "demo-model"].inputs
 
-    assert model["vpcConfig"] == {"subnets": ["subnet-1"], "securityGroupIds": ["sg-1"]}
+    assert model["vpcConfig"] == {
+        "subnets": ["subnet-00000001"],
+        "securityGroupIds": ["sg-00000001"],
+    }
     assert model["enableNetworkIsolation"] is True
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from async_inference import settings
+from async_inference import groups, settings
 from async_inference.scaling import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +40,11 @@ def test_the_arguments_are_those_of_the_stack_config(hosted):
 
     assert keys(hosted.AsyncEndpointArgs) - own == fields(settings.Settings) - {"stack"}
     for typed, models in (
-        (hosted.Security, (settings.Security,)),
-        (hosted.Retention, (settings.Retention,)),
-        (hosted.Observability, (settings.Observability,)),
-        (hosted.Updates, (settings.Updates,)),
-        (hosted.Subscription, (settings.Subscription,)),
+        (hosted.Security, (groups.Security,)),
+        (hosted.Retention, (groups.Retention,)),
+        (hosted.Observability, (groups.Observability,)),
+        (hosted.Updates, (groups.Updates,)),
+        (hosted.Subscription, (groups.Subscription,)),
         (hosted.ScalingRules, (plan.ScalingRules,)),
         (hosted.ScalingPolicy, (plan.StepScalingPolicy, plan.TargetTrackingPolicy)),
         (hosted.MetricAlarm, (plan.MetricAlarm,)),
