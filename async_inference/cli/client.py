@@ -179,7 +179,6 @@ def _work(
     as_json: bool,
 ) -> None:
     """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
-    from async_inference.client import gallery
     from async_inference.client.errors import InferenceError
 
     again = shlex.join(["async-inference", "resume", str(ledger.folder)])
@@ -198,19 +197,11 @@ def _work(
     failed = [entry for entry in entries if entry.failure is not None]
     if left and trouble is None:
         trouble = f"the deadline has passed with {left} of {len(entries)} unanswered"
-    page = gallery.write(ledger.folder, ledger.endpoint, ledger.entries.values())
-    if as_json:
-        typer.echo(json.dumps([_document(ledger.folder, entry) for entry in entries], indent=2))
-    else:
-        _tell(Console(soft_wrap=True, highlight=False), ledger.folder, entries, page)
+    _tell(ledger, entries, as_json)
     for entry in failed:
-        assert entry.failure is not None
-        kind, message = entry.failure
-        screen.print(
-            f"failed: {entry.number}: {entry.item.label}: {kind}: {message}",
-            markup=False,
-            style="red",
-        )
+        said = ": ".join(entry.failure or ())
+        line = f"failed: {entry.number}: {entry.item.label}: {said}"
+        screen.print(line, markup=False, style="red")
     if trouble is not None:
         screen.print(f"error: {trouble}", markup=False, style="red")
     if left:
@@ -281,7 +272,16 @@ def _document(folder: Path, entry: "Entry") -> dict[str, Any]:
     return document
 
 
-def _tell(console: Console, folder: Path, entries: list["Entry"], page: Path) -> None:
+def _tell(ledger: "Ledger", entries: list["Entry"], as_json: bool) -> None:
+    """Write the gallery, and say where the results are."""
+    from async_inference.client import gallery
+
+    folder = ledger.folder
+    page = gallery.write(folder, ledger.endpoint, ledger.entries.values())
+    if as_json:
+        typer.echo(json.dumps([_document(folder, entry) for entry in entries], indent=2))
+        return
+    console = Console(soft_wrap=True, highlight=False)
     done = [entry for entry in entries if entry.file is not None]
     if len(entries) == 1 and done:
         console.print(str(folder / str(done[0].file)), markup=False)
