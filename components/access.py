@@ -158,8 +158,9 @@ def deployer_policy(
                 "Logs",
                 _actions(
                     "logs",
-                    "AssociateKmsKey CreateLogGroup DeleteLogGroup DisassociateKmsKey "
-                    "ListTagsForResource PutRetentionPolicy TagResource UntagResource",
+                    "AssociateKmsKey CreateLogGroup DeleteLogGroup DescribeLogStreams "
+                    "DisassociateKmsKey ListTagsForResource PutRetentionPolicy TagResource "
+                    "UntagResource",
                 ),
                 [logs, f"{logs}:*"],
             ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import pulumi
@@ -18,6 +19,7 @@ from components.observability import ENDPOINT_TAG, EndpointWatch, EndpointWatchA
 from components.preview import Fleet, PreviewWords
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
+from components.resumption import Resumption, clears_log_group
 from components.rollback_guard import RollbackGuard
 from components.rollout import deployment_config, rollback_alarm
 
@@ -131,6 +133,11 @@ def rollback_alarm_name(args: AsyncEndpointArgs) -> str | None:
     return f"{args.endpoint_name}-rollback" if args.updates.rollback else None
 
 
+def _in_turn(*bindings: pulumi.ResourceHookBinding) -> pulumi.ResourceHookBinding:
+    """Hooks that run one after the other, each only if those before it did not fail."""
+    return reduce(pulumi.ResourceHookBinding.merge, bindings)
+
+
 class AsyncEndpoint(pulumi.ComponentResource):
     """An asynchronous endpoint that costs nothing while idle.
 
@@ -174,6 +181,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         self._account_id = aws.get_caller_identity_output(opts=lookup).account_id
         self._partition = aws.get_partition_output(opts=lookup).partition
         guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, args.region)
+        resumption = Resumption(name, args.endpoint_name, VARIANT_NAME, args.region)
         words = PreviewWords(
             name, Fleet(args.endpoint_name, args.instance_type, initial_instances(args.plan))
         )
@@ -229,7 +237,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
             retention_in_days=args.retention.log_days,
             kms_key_id=self.kms_key_arn,
             tags=args.tags,
-            opts=self._child,
+            opts=pulumi.ResourceOptions.merge(
+                self._child, pulumi.ResourceOptions(hooks=clears_log_group(name, args.region))
+            ),
         )
         model = self._model(name, args, source, role, image_uri, guard)
         configuration = self._configuration(
@@ -237,14 +247,14 @@ class AsyncEndpoint(pulumi.ComponentResource):
             args,
             model,
             role,
-            pulumi.ResourceHookBinding.merge(guard.keeps_live, words.configuration),
+            _in_turn(resumption.configuration, guard.keeps_live, words.configuration),
         )
         endpoint = self._endpoint(
             name,
             args,
             configuration,
             [role.policy, logs],
-            pulumi.ResourceHookBinding.merge(guard.releases_target, words.endpoint),
+            _in_turn(resumption.endpoint, guard.releases_target, words.endpoint),
         )
         QueueScaling(
             name,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from components.resumption import clears_alias
+
 DELETION_WINDOW_D = 30
 """Days in which a scheduled deletion can be cancelled, the longest that KMS allows (BC): what was
 encrypted with a deleted key is lost."""
@@ -120,7 +122,12 @@ class EncryptionKey(pulumi.ComponentResource):
             opts=child,
         )
         aws.kms.Alias(
-            f"{name}-key-alias", name=f"alias/{args.alias}", target_key_id=key.id, opts=child
+            f"{name}-key-alias",
+            name=f"alias/{args.alias}",
+            target_key_id=key.id,
+            opts=pulumi.ResourceOptions.merge(
+                child, pulumi.ResourceOptions(hooks=clears_alias(name, args.region))
+            ),
         )
         self.arn = key.arn
         self.register_outputs({"arn": self.arn})

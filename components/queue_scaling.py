@@ -61,8 +61,8 @@ class QueueScaling(pulumi.ComponentResource):
             f"{name}-target",
             service_namespace=SERVICE_NAMESPACE,
             scalable_dimension=SCALABLE_DIMENSION,
-            resource_id=pulumi.Output.concat(
-                "endpoint/", args.endpoint_name, "/variant/", args.variant_name
+            resource_id=pulumi.Output.from_input(args.endpoint_name).apply(
+                lambda endpoint_name: scalable_id(endpoint_name, args.variant_name)
             ),
             min_capacity=args.plan.min_capacity,
             max_capacity=args.plan.max_capacity,
@@ -200,6 +200,11 @@ def _step_scaling(
 def _bound(value: float | None) -> str | None:
     # The provider takes bounds as text, since an absent one differs from 0.
     return None if value is None else f"{value:.15g}"
+
+
+def scalable_id(endpoint_name: str, variant_name: str) -> str:
+    """What Application Auto Scaling calls an endpoint's variant."""
+    return f"endpoint/{endpoint_name}/variant/{variant_name}"
 
 
 def slug(name: str) -> str:

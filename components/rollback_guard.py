@@ -10,7 +10,7 @@ from typing import Any
 
 import pulumi
 
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE
+from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
 class StillLiveError(Exception):
@@ -27,6 +27,28 @@ class Live:
     failure_reason: str | None
 
 
+def client(service: str, region: str) -> Any:
+    """A boto3 client; AWS_ENDPOINT_URL is honoured, as by every AWS SDK."""
+    import boto3  # only a deployment needs it, and a preview should not wait for it
+
+    return boto3.client(service, region_name=region)
+
+
+def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
+    """What SageMaker says of an endpoint, None if it does not exist.
+
+    Args:
+        sagemaker: a boto3 SageMaker client.
+        endpoint_name: the endpoint.
+    """
+    try:
+        return sagemaker.describe_endpoint(EndpointName=endpoint_name)
+    except sagemaker.exceptions.ClientError as error:
+        if "Could not find endpoint" in str(error):
+            return None
+        raise
+
+
 def live(sagemaker: Any, endpoint_name: str) -> Live | None:
     """What the endpoint runs, None if it does not exist or is going.
 
@@ -34,13 +56,8 @@ def live(sagemaker: Any, endpoint_name: str) -> Live | None:
         sagemaker: a boto3 SageMaker client.
         endpoint_name: whose configuration to look up.
     """
-    try:
-        endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
-    except sagemaker.exceptions.ClientError as error:
-        if "Could not find endpoint" in str(error):
-            return None
-        raise
-    if endpoint["EndpointStatus"] == "Deleting":
+    endpoint = described(sagemaker, endpoint_name)
+    if endpoint is None or endpoint["EndpointStatus"] == "Deleting":
         return None
     variants = configured_variants(sagemaker, endpoint["EndpointConfigName"])
     return Live(
@@ -73,7 +90,7 @@ class RollbackGuard:
         name: prefix of the hooks' names, unique in a program.
         endpoint_name: the endpoint to look at.
         variant_name: the variant that is a scalable target.
-        region: its region; AWS_ENDPOINT_URL is honoured, as by every AWS SDK.
+        region: its region.
     """
 
     keeps_live: pulumi.ResourceHookBinding
@@ -92,32 +109,27 @@ class RollbackGuard:
             before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)]
         )
 
-    def _client(self, service: str) -> Any:
-        import boto3  # only an update needs it, and a preview should not wait for it
-
-        return boto3.client(service, region_name=self._region)
-
     def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
-        now = live(self._client("sagemaker"), self._endpoint_name)
+        now = live(client("sagemaker", self._region), self._endpoint_name)
         outputs = args.old_outputs or {}
         if now is not None:
             refuse_if_live(now, self._endpoint_name, args.type, outputs)
 
     def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
-        sagemaker = self._client("sagemaker")
+        sagemaker = client("sagemaker", self._region)
         now = live(sagemaker, self._endpoint_name)
         asked = (args.new_inputs or {}).get("endpointConfigName")
         if now is None or asked is None:
             return
         if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
             return
-        autoscaling = self._client("application-autoscaling")
+        autoscaling = client("application-autoscaling", self._region)
         try:
             # A type cannot change while a target is registered (DG endpoint-scaling); QueueScaling
             # registers it again after the update.
             autoscaling.deregister_scalable_target(
                 ServiceNamespace=SERVICE_NAMESPACE,
-                ResourceId=f"endpoint/{self._endpoint_name}/variant/{self._variant_name}",
+                ResourceId=scalable_id(self._endpoint_name, self._variant_name),
                 ScalableDimension=SCALABLE_DIMENSION,
             )
         except autoscaling.exceptions.ObjectNotFoundException:
@@ -147,5 +159,7 @@ def refuse_if_live(
         reason = f" ({now.failure_reason})" if now.failure_reason else ""
         raise StillLiveError(
             f"endpoint {endpoint_name} still runs the {what} {found}: SageMaker rolled the last "
-            f"update back{reason}. It is kept. Correct the cause and run `pulumi up` again."
+            f"update back{reason}, or its creation was interrupted. It is kept. Correct the cause "
+            "and run `pulumi up` again; to destroy everything instead, first "
+            f"`aws sagemaker delete-endpoint --endpoint-name {endpoint_name}`."
         )

@@ -205,7 +205,7 @@ class SageMaker:
         with self._lock:
             name = request["EndpointName"]
             document = self._endpoint(name)
-            self._refuse_unless_in_service(name, "update")
+            self._refuse_unless_in_service(name)
             plan = self._plan(request["EndpointConfigName"])
             endpoint = self._running[name]
             if plan.instance_type != endpoint.plan.instance_type and self._autoscaling.has_target(
@@ -254,7 +254,7 @@ class SageMaker:
         with self._lock:
             name = request["EndpointName"]
             self._endpoint(name)
-            self._refuse_unless_in_service(name, "update")
+            self._refuse_unless_in_service(name)
             endpoint = self._running[name]
             for change in request["DesiredWeightsAndCapacities"]:
                 if change["VariantName"] != endpoint.plan.variant:
@@ -270,10 +270,8 @@ class SageMaker:
         with self._lock:
             name = request["EndpointName"]
             document = self._endpoint(name)
-            if document["EndpointStatus"] == "Deleting":
-                raise validation_error(
-                    f'Cannot delete in-progress endpoint "{self._arn("endpoint", name)}".'
-                )
+            if document["EndpointStatus"] != "Failed":
+                self._refuse_unless_in_service(name)
             document["EndpointStatus"] = "Deleting"
             self._save_endpoint(name)
             endpoint = self._running.pop(name, None)
@@ -401,12 +399,12 @@ class SageMaker:
             raise validation_error(f'Could not find endpoint "{self._arn("endpoint", name)}".')
         return self._endpoints[name]
 
-    def _refuse_unless_in_service(self, name: str, what: str) -> None:
+    def _refuse_unless_in_service(self, name: str) -> None:
         endpoint = self._running.get(name)
         status = endpoint.status if endpoint else self._endpoints[name]["EndpointStatus"]
         if status != "InService":
             raise validation_error(
-                f'Cannot {what} in-progress endpoint "{self._arn("endpoint", name)}".'
+                f'Cannot update in-progress endpoint "{self._arn("endpoint", name)}".'
             )
 
     def _plan(self, configuration: str) -> FleetPlan:

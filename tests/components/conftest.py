@@ -28,6 +28,7 @@ class Registration:
     delete_before_replace: bool
     retain_on_delete: bool
     replacement_trigger: str
+    before_create: tuple[str, ...]
     before_delete: tuple[str, ...]
     before_update: tuple[str, ...]
 
@@ -112,6 +113,7 @@ class _Monitor(mocks.MockMonitor):
                     delete_before_replace=request.deleteBeforeReplace,
                     retain_on_delete=request.retainOnDelete,
                     replacement_trigger=request.replacement_trigger.string_value,
+                    before_create=tuple(request.hooks.before_create),
                     before_delete=tuple(request.hooks.before_delete),
                     before_update=tuple(request.hooks.before_update),
                 )

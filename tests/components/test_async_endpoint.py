@@ -160,9 +160,18 @@ def test_nothing_that_the_live_endpoint_runs_is_deleted_unasked(register, endpoi
     record = register(endpoint)
 
     for key in [(MODEL, "demo-model"), (CONFIGURATION, "demo-config")]:
-        assert record[key].before_delete[0] == "demo-keep-live"
+        assert "demo-keep-live" in record[key].before_delete
     assert record[OBJECT, "demo-code"].retain_on_delete
-    assert record[ENDPOINT, "demo-endpoint"].before_update[0] == "demo-release-target"
+    assert "demo-release-target" in record[ENDPOINT, "demo-endpoint"].before_update
+
+
+def test_what_an_interruption_left_is_settled_before_anything_else_looks(register, endpoint):
+    record = register(endpoint)
+
+    made = record[ENDPOINT, "demo-endpoint"]
+    assert made.before_create[0] == "demo-clear-name"
+    assert made.before_update[0] == made.before_delete[0] == "demo-settle"
+    assert record[CONFIGURATION, "demo-config"].before_delete[0] == "demo-clear-creation"
 
 
 def test_every_resource_has_the_component_above_it(register, endpoint):

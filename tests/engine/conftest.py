@@ -4,9 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from async_inference.local_aws.clients import client
 from async_inference.local_aws.journey import STATE, environment
 from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
+from tests.local_aws.conftest import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLER = """
@@ -107,6 +109,36 @@ class Program:
         arguments = ("destroy", "--yes", "--skip-preview", "--run-program", "-s", self.stack)
         return self.pulumi(*arguments)
 
+    def interrupt(
+        self, *arguments: str, at: str, signals: Sequence[int] = (signal.SIGKILL,)
+    ) -> None:
+        """Run the CLI until the embedded AWS is asked for an operation of our own services, or an
+        IAM action, and end it by signals, each once the one before has been noticed."""
+        self.aws.operations.clear()
+        self.aws.actions.clear()
+        log = self.folder / "interrupted.log"
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                ["pulumi", *arguments, "--yes", "--skip-preview", "--non-interactive"],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=said,
+                stderr=said,
+                # As in a terminal, where Ctrl-C reaches what the CLI started too.
+                start_new_session=True,
+            )
+        eventually(
+            lambda: at in {*self.aws.operations, *self.aws.actions} or process.poll() is not None,
+            f"{at}, or an end",
+            120,
+        )
+        assert process.poll() is None, log.read_text()
+        for number in signals:
+            os.killpg(process.pid, number)
+            if number == signal.SIGINT:
+                eventually(lambda: "^C received" in log.read_text(), "the CLI notices", 30)
+        process.wait(timeout=60)
+
     def preview(self, *more: str) -> dict[str, list[str]]:
         """What a preview says: for each resource's name, its steps."""
         done = subprocess.run(
@@ -136,6 +168,33 @@ class Program:
     def endpoint(self) -> dict[str, Any]:
         name = f"async-sdxl-{self.stack}"
         return self.client("sagemaker").describe_endpoint(EndpointName=name)
+
+
+def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
+    unchanged = {"same", "refresh"}
+    return {
+        name: [op for op in ops if op not in unchanged]
+        for name, ops in steps.items()
+        if not unchanged.issuperset(ops)
+    }
+
+
+def ask(program, text: str) -> str:
+    runtime, s3 = program.client("sagemaker-runtime"), program.client("s3")
+    accepted = runtime.invoke_endpoint_async(
+        EndpointName=program.endpoint()["EndpointName"],
+        Body=text.encode(),
+        ContentType="application/json",
+    )
+    bucket, _, key = accepted["OutputLocation"].removeprefix("s3://").partition("/")
+
+    def answer() -> str | None:
+        try:
+            return s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
+        except s3.exceptions.NoSuchKey:
+            return None
+
+    return eventually(answer, "an answer", 60)
 
 
 @pytest.fixture(scope="session")

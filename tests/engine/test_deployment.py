@@ -1,12 +1,8 @@
 """The real engine on the embedded AWS: what previews say, updates do, and destroys leave."""
 
-import os
-import signal
-import subprocess
-
 import pytest
 
-from tests.local_aws.conftest import eventually
+from tests.engine.conftest import ask, changes
 
 pytestmark = pytest.mark.engine
 
@@ -39,33 +35,6 @@ REGISTERED = {
     "QueueScaling sdxl",
     "Stack async-inference-local",
 }
-
-
-def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
-    unchanged = {"same", "refresh"}
-    return {
-        name: [op for op in ops if op not in unchanged]
-        for name, ops in steps.items()
-        if not unchanged.issuperset(ops)
-    }
-
-
-def ask(program, text: str) -> str:
-    runtime, s3 = program.client("sagemaker-runtime"), program.client("s3")
-    accepted = runtime.invoke_endpoint_async(
-        EndpointName=program.endpoint()["EndpointName"],
-        Body=text.encode(),
-        ContentType="application/json",
-    )
-    bucket, _, key = accepted["OutputLocation"].removeprefix("s3://").partition("/")
-
-    def answer() -> str | None:
-        try:
-            return s3.get_object(Bucket=bucket, Key=key)["Body"].read().decode()
-        except s3.exceptions.NoSuchKey:
-            return None
-
-    return eventually(answer, "an answer", 60)
 
 
 def test_a_preview_lists_every_resource_and_creates_none(program):
@@ -220,31 +189,3 @@ def test_a_wrong_config_registers_nothing_and_names_every_problem(program):
         assert sentence in said
     assert "Traceback" not in said
     assert not program.client("s3").list_buckets()["Buckets"]
-
-
-def test_an_update_whose_cli_was_killed_resumes_to_the_same_end(program):
-    """What was being made when the CLI died is made again (docs/operations.md, An interrupted
-    update)."""
-    arguments = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]
-    killed = subprocess.Popen(
-        arguments,
-        cwd=program.folder,
-        env=program.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    eventually(
-        lambda: "CreateModel" in program.aws.operations or killed.poll() is not None,
-        "a model",
-        60,
-    )
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-
-    program.pulumi("cancel", "--yes", "local")
-    program.pulumi("refresh", "--yes", "--skip-preview", "--run-program", "--clear-pending-creates")
-    program.up()
-
-    assert program.endpoint()["EndpointStatus"] == "InService"
-    assert changes(program.preview()) == {}, "nothing is missing, and nothing is left over"

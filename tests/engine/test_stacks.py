@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.engine.test_deployment import changes
+from tests.engine.conftest import changes
 
 pytestmark = pytest.mark.engine
 
