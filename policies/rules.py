@@ -320,82 +320,37 @@ def carries_tags(args: ResourceValidationArgs, report: ReportViolation) -> None:
         )
 
 
+def _resource_rule(rule: Any, **config: dict[str, Any]) -> Policy:
+    name, description = _told(rule)
+    schema = PolicyConfigSchema(properties=config) if config else None
+    return ResourceValidationPolicy(name, description, validate=rule, config_schema=schema)
+
+
+def _stack_rule(rule: Any) -> Policy:
+    return StackValidationPolicy(*_told(rule), validate=rule)
+
+
+def _told(rule: Any) -> tuple[str, str]:
+    """A rule's name and what it says of itself, as Pulumi shows them."""
+    return rule.__name__.replace("_", "-"), " ".join(rule.__doc__.split())
+
+
+def _words(default: list[str]) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "string"}, "default": default}
+
+
 RULES: list[Policy] = [
-    StackValidationPolicy(
-        name="wakes-from-zero",
-        description="An endpoint that may have no instances is woken by its queue.",
-        validate=wakes_from_zero,
+    _stack_rule(wakes_from_zero),
+    _resource_rule(scales_on_published_metrics),
+    _stack_rule(alarms_run_policies_on_published_metrics),
+    _resource_rule(
+        stays_below_the_ceiling,
+        maxCapacity={"type": "integer", "minimum": 1, "default": DEFAULT_MOST_INSTANCES},
     ),
-    ResourceValidationPolicy(
-        name="scales-on-published-metrics",
-        description="Target tracking goes by a metric that asynchronous endpoints publish.",
-        validate=scales_on_published_metrics,
-    ),
-    StackValidationPolicy(
-        name="alarms-run-policies-on-published-metrics",
-        description="Alarms that scale watch a metric that asynchronous endpoints publish.",
-        validate=alarms_run_policies_on_published_metrics,
-    ),
-    ResourceValidationPolicy(
-        name="stays-below-the-ceiling",
-        description="No more instances than the ceiling.",
-        validate=stays_below_the_ceiling,
-        config_schema=PolicyConfigSchema(
-            properties={
-                "maxCapacity": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "default": DEFAULT_MOST_INSTANCES,
-                }
-            }
-        ),
-    ),
-    ResourceValidationPolicy(
-        name="uses-allowed-families",
-        description="Instances are of allowed families.",
-        validate=uses_allowed_families,
-        config_schema=PolicyConfigSchema(
-            properties={
-                "families": {
-                    "type": "array",
-                    "items": {"type": "string"},
-                    "default": DEFAULT_FAMILIES,
-                }
-            }
-        ),
-    ),
-    ResourceValidationPolicy(
-        name="tells-failures",
-        description="Failed requests leave a trace.",
-        validate=tells_failures,
-    ),
-    StackValidationPolicy(
-        name="buckets-are-closed",
-        description="Buckets are encrypted and blocked from the public.",
-        validate=buckets_are_closed,
-    ),
-    ResourceValidationPolicy(
-        name="topics-are-encrypted",
-        description="Topics are encrypted.",
-        validate=topics_are_encrypted,
-    ),
-    ResourceValidationPolicy(
-        name="grants-no-wildcard-actions",
-        description="Identity policies name the actions that they allow.",
-        validate=grants_no_wildcard_actions,
-    ),
-    ResourceValidationPolicy(
-        name="carries-tags",
-        description="Resources say whose they are.",
-        validate=carries_tags,
-        config_schema=PolicyConfigSchema(
-            properties={
-                "required": {
-                    "type": "array",
-                    "items": {"type": "string"},
-                    "default": DEFAULT_TAGS,
-                }
-            }
-        ),
-    ),
+    _resource_rule(uses_allowed_families, families=_words(DEFAULT_FAMILIES)),
+    _resource_rule(tells_failures),
+    _stack_rule(buckets_are_closed),
+    _resource_rule(topics_are_encrypted),
+    _resource_rule(grants_no_wildcard_actions),
+    _resource_rule(carries_tags, required=_words(DEFAULT_TAGS)),
 ]

@@ -64,7 +64,7 @@ class Endpoint:
         self._environment = environment
         self._changed = changed
         self._lock = threading.Condition()
-        self._backlog = Backlog(name, region, environment, self._lock)
+        self.requests = Backlog(name, region, environment, self._lock)
         self._ended = False
         self._threads: list[threading.Thread] = []
         self._live = Fleet(plan, plan.initial_instances if resumed is None else resumed)
@@ -106,21 +106,7 @@ class Endpoint:
     def backlog(self) -> int:
         """Requests without an answer: those that wait and those being worked on."""
         with self._lock:
-            return self._backlog.waiting + self._backlog.working
-
-    @property
-    def oldest_age_s(self) -> float | None:
-        """Simulated seconds since the oldest request without an answer came; None without any."""
-        return self._backlog.oldest_age_s
-
-    @property
-    def interruptions(self) -> int:
-        """Requests that lost their instance and were queued again."""
-        return self._backlog.interruptions
-
-    def submit(self, request: dict[str, Any], body: bytes | None) -> None:
-        """Accept a request; once this returns it will be answered, whatever crashes."""
-        self._backlog.accept(request, body)
+            return self.requests.waiting + self.requests.working
 
     def set_desired(self, count: int) -> None:
         """Ask for another number of instances, as Application Auto Scaling does."""
@@ -146,7 +132,7 @@ class Endpoint:
         """Stop every instance and drop the queue."""
         with self._lock:
             self.status = "Deleting"
-            self._backlog.drop()
+            self.requests.drop()
         self.close()
         self._environment.journal.forget(self.name)
 
@@ -164,12 +150,12 @@ class Endpoint:
     def sample(self) -> None:
         """Publish this minute's datapoints (aws-facts.md section 4)."""
         now_s = self._environment.clock.now_s()
-        self._backlog.expire(self._live.plan)
+        self.requests.expire(self._live.plan)
         with self._lock:
-            waiting, working = self._backlog.waiting, self._backlog.working
+            waiting, working = self.requests.waiting, self.requests.working
             serving = len(self._live.serving)
-            oldest_age_s = self.oldest_age_s
-            sums = self._backlog.counted()
+            oldest_age_s = self.requests.oldest_age_s
+            sums = self.requests.counted()
         counted = waiting + (working if self._environment.unsettled.backlog_counts_inflight else 0)
         mine = {"EndpointName": self.name}
         self._put("ApproximateBacklogSize", mine, [counted], now_s)
@@ -459,7 +445,7 @@ class Endpoint:
             return (
                 instance.leaving
                 or not instance.alive
-                or bool(self._backlog.waiting and instance.active and free)
+                or bool(self.requests.waiting and instance.active and free)
             )
 
         with ThreadPoolExecutor(instance.fleet.plan.concurrency) as pool:
@@ -468,7 +454,7 @@ class Endpoint:
                     self._lock.wait_for(takes_one)
                     if instance.leaving or not instance.alive:
                         break
-                    waiting = self._backlog.take()
+                    waiting = self.requests.take()
                     instance.busy += 1
                 pool.submit(self._work_on, instance, waiting)
         for connection in instance.connections:
@@ -479,7 +465,7 @@ class Endpoint:
 
     def _work_on(self, instance: Instance, waiting: Waiting) -> None:
         try:
-            self._backlog.work(instance, waiting)
+            self.requests.work(instance, waiting)
         finally:
             with self._lock:
                 instance.busy -= 1

@@ -334,7 +334,7 @@ class SageMaker:
             raise _invalid(f"InputLocation {location} is not an S3 URI of an object.")
         inference_id = request.get("InferenceId") or str(uuid.uuid4())
         output, failure = _locations(endpoint.plan, request)
-        endpoint.submit(
+        endpoint.requests.accept(
             {
                 "inference_id": inference_id,
                 "input_location": location,

@@ -133,8 +133,8 @@ class RegionStatus:
             "in_service": endpoint.in_service,
             "backlog": endpoint.backlog,
             "busy": sum(instance["busy"] for instance in instances),
-            "oldest_age_s": endpoint.oldest_age_s,
-            "interruptions": endpoint.interruptions,
+            "oldest_age_s": endpoint.requests.oldest_age_s,
+            "interruptions": endpoint.requests.interruptions,
             "instances": instances,
         }
         found["summary"] = summary(found)

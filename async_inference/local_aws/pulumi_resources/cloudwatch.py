@@ -112,6 +112,7 @@ class Dashboard(Kind):
 
 class LogGroup(Kind):
     type = "aws:cloudwatch/logGroup:LogGroup"
+    deletion = ("delete_log_group", "logGroupName")
     service = "logs"
     replaces = frozenset({"name", "namePrefix", "logGroupClass"})
 
@@ -149,9 +150,6 @@ class LogGroup(Kind):
             lambda keys: aws.untag_resource(resourceArn=old["arn"], tagKeys=keys),
             lambda tags: aws.tag_resource(resourceArn=old["arn"], tags=tags),
         )
-
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_log_group, logGroupName=identity)
 
 
 def _retain(aws: Any, p: Properties) -> None:

@@ -15,6 +15,7 @@ from async_inference.local_aws.pulumi_resources.kind import (
 
 class Role(Kind):
     type = "aws:iam/role:Role"
+    deletion = ("delete_role", "RoleName")
     service = "iam"
     replaces = frozenset({"name", "namePrefix", "path"})
     autoname = Autoname("name", 64)
@@ -42,9 +43,6 @@ class Role(Kind):
             lambda keys: aws.untag_role(RoleName=identity, TagKeys=keys),
             lambda _: aws.tag_role(RoleName=identity, Tags=tag_list(new)),
         )
-
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_role, RoleName=identity)
 
 
 class RolePolicy(Kind):

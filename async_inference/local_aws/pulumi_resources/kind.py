@@ -29,6 +29,7 @@ class Kind(ABC):
             but tags.
         computed: outputs that are no inputs, unknown until it exists.
         autoname: how it is named.
+        deletion: the call that removes it, and the parameter that takes its id.
     """
 
     type: ClassVar[str]
@@ -36,6 +37,7 @@ class Kind(ABC):
     replaces: ClassVar[frozenset[str] | None]
     computed: ClassVar[frozenset[str]] = frozenset({"arn", "tagsAll"})
     autoname: ClassVar[Autoname | None] = None
+    deletion: ClassVar[tuple[str, str]]
 
     @abstractmethod
     def create(self, aws: Any, p: Properties) -> str:
@@ -49,9 +51,10 @@ class Kind(ABC):
         """Apply new inputs; most of AWS's calls that create also overwrite."""
         self.create(aws, new)
 
-    @abstractmethod
     def delete(self, aws: Any, identity: str, p: Properties) -> None:
         """Remove it; one that is gone already is fine."""
+        call, parameter = self.deletion
+        unless_gone(getattr(aws, call), **{parameter: identity})
 
 
 def gone(error: ClientError) -> bool:

@@ -73,6 +73,7 @@ def _tags(tags: dict[str, str]) -> list[dict[str, str]]:
 
 class Alias(Kind):
     type = "aws:kms/alias:Alias"
+    deletion = ("delete_alias", "AliasName")
     service = "kms"
     replaces = frozenset({"name", "namePrefix"})
     computed = frozenset({"arn", "targetKeyArn"})
@@ -96,6 +97,3 @@ class Alias(Kind):
 
     def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
         aws.update_alias(AliasName=identity, TargetKeyId=new["targetKeyId"])
-
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_alias, AliasName=identity)

@@ -41,6 +41,7 @@ class Tagged(Kind):
 
 class Model(Tagged):
     type = "aws:sagemaker/model:Model"
+    deletion = ("delete_model", "ModelName")
 
     def create(self, aws: Any, p: Properties) -> str:
         container = dict(p["primaryContainer"])
@@ -69,12 +70,10 @@ class Model(Tagged):
         found = unless_gone(aws.describe_model, ModelName=identity)
         return found and self.described(aws, identity, found["ModelArn"])
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_model, ModelName=identity)
-
 
 class EndpointConfiguration(Tagged):
     type = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+    deletion = ("delete_endpoint_config", "EndpointConfigName")
 
     def create(self, aws: Any, p: Properties) -> str:
         asynchronous = pascal(p["asyncInferenceConfig"])
@@ -93,12 +92,10 @@ class EndpointConfiguration(Tagged):
         found = unless_gone(aws.describe_endpoint_config, EndpointConfigName=identity)
         return found and self.described(aws, identity, found["EndpointConfigArn"])
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_endpoint_config, EndpointConfigName=identity)
-
 
 class Endpoint(Tagged):
     type = "aws:sagemaker/endpoint:Endpoint"
+    deletion = ("delete_endpoint", "EndpointName")
     # In the provider only deploymentConfig.autoRollbackConfiguration does (ForceNew).
     replaces = frozenset({"name", "deploymentConfig.autoRollbackConfiguration"})
 
@@ -129,9 +126,6 @@ class Endpoint(Tagged):
             )
             _wait_in_service(aws, identity)
         super().update(aws, identity, old, new)
-
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_endpoint, EndpointName=identity)
 
 
 def _wait_in_service(aws: Any, name: str) -> None:

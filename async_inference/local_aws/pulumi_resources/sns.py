@@ -17,6 +17,7 @@ from async_inference.local_aws.pulumi_resources.kind import (
 
 class Topic(Kind):
     type = "aws:sns/topic:Topic"
+    deletion = ("delete_topic", "TopicArn")
     service = "sns"
     replaces = frozenset({"name", "namePrefix", "fifoTopic"})
     autoname = Autoname("name", 256)
@@ -47,9 +48,6 @@ class Topic(Kind):
             lambda _: aws.tag_resource(ResourceArn=identity, Tags=tag_list(new)),
         )
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.delete_topic, TopicArn=identity)
-
 
 class TopicPolicy(Kind):
     type = "aws:sns/topicPolicy:TopicPolicy"
@@ -77,6 +75,7 @@ class TopicPolicy(Kind):
 
 class TopicSubscription(Kind):
     type = "aws:sns/topicSubscription:TopicSubscription"
+    deletion = ("unsubscribe", "SubscriptionArn")
     service = "sns"
     replaces = frozenset({"topic", "protocol", "endpoint"})
     computed = frozenset({"arn"})
@@ -92,6 +91,3 @@ class TopicSubscription(Kind):
     def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
         found = unless_gone(aws.get_subscription_attributes, SubscriptionArn=identity)
         return None if found is None else {"arn": identity}
-
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        unless_gone(aws.unsubscribe, SubscriptionArn=identity)
