@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from components.execution_role import bucket_arn, object_arn
 from components.observability import ENDPOINT_TAG
-
-Statement = dict[str, object]
+from components.statements import actions, allow, document
 
 
 def invoker_policy(
@@ -29,27 +28,25 @@ def invoker_policy(
         kms_key_arn: the key of bucket and topics; None for AWS's own.
     """
     statements = [
-        _allow(
+        allow(
             "Invoke", ["sagemaker:DescribeEndpoint", "sagemaker:InvokeEndpointAsync"], endpoint_arn
         ),
-        _allow(
-            "PutInputs", "s3:PutObject", _sorted(object_arn(uri, partition) for uri in writable)
-        ),
-        _allow(
+        allow("PutInputs", "s3:PutObject", _sorted(object_arn(uri, partition) for uri in writable)),
+        allow(
             "GetOutputsAndFailures",
             "s3:GetObject",
             _sorted(object_arn(uri, partition) for uri in readable),
         ),
         # Without it S3 answers 403, not 404, for an output that is not there yet.
-        _allow(
+        allow(
             "SeeWhatIsMissing",
             "s3:ListBucket",
             _sorted(bucket_arn(uri, partition) for uri in readable),
         ),
     ]
     if kms_key_arn is not None:
-        statements.append(_allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
-    return _document(statements)
+        statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
+    return document(statements)
 
 
 def deployer_policy(
@@ -89,13 +86,13 @@ def deployer_policy(
     keys = arn("kms", "key/*")
     asked = {"StringEquals": {f"aws:RequestTag/{ENDPOINT_TAG}": endpoint_name}}
     use = "CreateGrant Decrypt DescribeKey GenerateDataKey"
-    given = [_allow("GivenKey", _actions("kms", use), given_key_arn)] if given_key_arn else []
+    given = [allow("GivenKey", actions("kms", use), given_key_arn)] if given_key_arn else []
     scaled = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
-    return _document(
+    return document(
         [
-            _allow(
+            allow(
                 "SageMaker",
-                _actions(
+                actions(
                     "sagemaker",
                     "AddTags CreateEndpoint CreateEndpointConfig CreateModel DeleteEndpoint "
                     "DeleteEndpointConfig DeleteModel DeleteTags DescribeEndpoint "
@@ -108,9 +105,9 @@ def deployer_policy(
                     arn("sagemaker", f"endpoint/{endpoint_name.lower()}"),
                 ],
             ),
-            _allow(
+            allow(
                 "Scaling",
-                _actions(
+                actions(
                     "application-autoscaling",
                     "DeleteScalingPolicy DeleteScheduledAction DeregisterScalableTarget "
                     "PutScalingPolicy PutScheduledAction RegisterScalableTarget",
@@ -118,45 +115,43 @@ def deployer_policy(
                 arn("application-autoscaling", "scalable-target/*"),
                 scaled,
             ),
-            _allow(
+            allow(
                 "ScalingTags",
-                _actions(
-                    "application-autoscaling", "ListTagsForResource TagResource UntagResource"
-                ),
+                actions("application-autoscaling", "ListTagsForResource TagResource UntagResource"),
                 arn("application-autoscaling", "scalable-target/*"),
             ),
             # These know no narrower resource, as their services' authorization references say.
-            _allow(
+            allow(
                 "Everywhere",
                 [
-                    *_actions(
+                    *actions(
                         "application-autoscaling",
                         "DescribeScalableTargets DescribeScalingPolicies DescribeScheduledActions",
                     ),
                     "kms:ListAliases",
                     "logs:DescribeLogGroups",
-                    *_actions("sns", "GetSubscriptionAttributes Unsubscribe"),
+                    *actions("sns", "GetSubscriptionAttributes Unsubscribe"),
                     "sts:GetCallerIdentity",
                 ],
                 "*",
             ),
-            _allow(
+            allow(
                 "Alarms",
-                _actions(
+                actions(
                     "cloudwatch",
                     "DeleteAlarms DescribeAlarms ListTagsForResource PutMetricAlarm TagResource "
                     "UntagResource",
                 ),
                 alarms,
             ),
-            _allow(
+            allow(
                 "Dashboard",
-                _actions("cloudwatch", "DeleteDashboards GetDashboard PutDashboard"),
+                actions("cloudwatch", "DeleteDashboards GetDashboard PutDashboard"),
                 f"arn:{partition}:cloudwatch::{account_id}:dashboard/{endpoint_name}",
             ),
-            _allow(
+            allow(
                 "Logs",
-                _actions(
+                actions(
                     "logs",
                     "AssociateKmsKey CreateLogGroup DeleteLogGroup DescribeLogStreams "
                     "DisassociateKmsKey ListTagsForResource PutRetentionPolicy TagResource "
@@ -164,18 +159,18 @@ def deployer_policy(
                 ),
                 [logs, f"{logs}:*"],
             ),
-            _allow(
+            allow(
                 "Topics",
-                _actions(
+                actions(
                     "sns",
                     "CreateTopic DeleteTopic GetTopicAttributes ListTagsForResource "
                     "SetTopicAttributes Subscribe TagResource UntagResource",
                 ),
                 arn("sns", f"{name}-*-topic-*"),
             ),
-            _allow(
+            allow(
                 "Bucket",
-                _actions(
+                actions(
                     "s3",
                     "CreateBucket DeleteBucket DeleteBucketPolicy GetAccelerateConfiguration "
                     "GetBucketAcl GetBucketCORS GetBucketLocation GetBucketLogging "
@@ -189,18 +184,18 @@ def deployer_policy(
                 ),
                 bucket,
             ),
-            _allow(
+            allow(
                 "Objects",
-                _actions(
+                actions(
                     "s3",
                     "DeleteObject DeleteObjectVersion GetObject GetObjectTagging PutObject "
                     "PutObjectTagging",
                 ),
                 f"{bucket}/*",
             ),
-            _allow(
+            allow(
                 "Role",
-                _actions(
+                actions(
                     "iam",
                     "CreateRole DeleteRole DeleteRolePolicy GetRole GetRolePolicy "
                     "ListAttachedRolePolicies ListInstanceProfilesForRole ListRolePolicies "
@@ -208,24 +203,24 @@ def deployer_policy(
                 ),
                 role,
             ),
-            _allow(
+            allow(
                 "PassRole",
                 "iam:PassRole",
                 role,
                 {"StringEquals": {"iam:PassedToService": "sagemaker.amazonaws.com"}},
             ),
-            _allow(
+            allow(
                 "ScalingRole",
                 "iam:CreateServiceLinkedRole",
                 f"arn:{partition}:iam::{account_id}:role/aws-service-role/"
                 "sagemaker.application-autoscaling.amazonaws.com/*",
             ),
             # Before it has the tag, a key is told by the one that it is to get.
-            _allow("NewKey", "kms:CreateKey", "*", asked),
-            _allow("TagNewKey", "kms:TagResource", keys, asked),
-            _allow(
+            allow("NewKey", "kms:CreateKey", "*", asked),
+            allow("TagNewKey", "kms:TagResource", keys, asked),
+            allow(
                 "Key",
-                _actions(
+                actions(
                     "kms",
                     f"{use} EnableKeyRotation GetKeyPolicy GetKeyRotationStatus ListResourceTags "
                     "PutKeyPolicy ScheduleKeyDeletion TagResource UntagResource "
@@ -234,14 +229,14 @@ def deployer_policy(
                 keys,
                 {"StringEquals": {f"aws:ResourceTag/{ENDPOINT_TAG}": endpoint_name}},
             ),
-            _allow(
+            allow(
                 "KeyAlias",
-                _actions("kms", "CreateAlias DeleteAlias UpdateAlias"),
+                actions("kms", "CreateAlias DeleteAlias UpdateAlias"),
                 [arn("kms", f"alias/{endpoint_name}"), keys],
             ),
-            _allow(
+            allow(
                 "Budget",
-                _actions(
+                actions(
                     "budgets",
                     "ListTagsForResource ModifyBudget TagResource UntagResource ViewBudget",
                 ),
@@ -250,24 +245,6 @@ def deployer_policy(
             *given,
         ]
     )
-
-
-def _actions(service: str, names: str) -> list[str]:
-    return [f"{service}:{name}" for name in names.split()]
-
-
-def _allow(
-    sid: str,
-    action: str | list[str],
-    resource: str | list[str],
-    condition: Statement | None = None,
-) -> Statement:
-    statement: Statement = {"Sid": sid, "Effect": "Allow", "Action": action, "Resource": resource}
-    return statement | ({"Condition": condition} if condition else {})
-
-
-def _document(statements: Iterable[Statement]) -> dict[str, object]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
 def _sorted(arns: Iterable[str]) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from components.statements import Statement, actions, allow, document
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -93,152 +95,106 @@ def _permissions(
 ) -> dict[str, object]:
     logs = f"arn:{partition}:logs:{args.region}:{account_id}:log-group"
     endpoint_logs = f"{logs}:/aws/sagemaker/Endpoints/{args.endpoint_name}"
-    optional: list[dict[str, object]] = []
+    optional: list[Statement] = []
     if kms_key_arn is not None:
         optional += _key_use(kms_key_arn)
     if args.network is not None:
         optional += _interfaces(args.network, f"arn:{partition}:ec2:{args.region}:{account_id}")
     if args.rollback_alarm is not None:
-        optional.append(
-            {
-                # DG deployment-guardrails-configuration.
-                "Sid": "WatchRollbackAlarm",
-                "Effect": "Allow",
-                "Action": "cloudwatch:DescribeAlarms",
-                "Resource": (
-                    f"arn:{partition}:cloudwatch:{args.region}:{account_id}"
-                    f":alarm:{args.rollback_alarm}"
-                ),
-            }
-        )
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Sid": "ReadInputsAndModel",
-                "Effect": "Allow",
-                "Action": "s3:GetObject",
-                "Resource": sorted({object_arn(uri, partition) for uri in readable}),
-            },
-            {
-                "Sid": "WriteOutputsAndFailures",
-                "Effect": "Allow",
-                "Action": ["s3:PutObject", "s3:AbortMultipartUpload"],
-                "Resource": sorted({object_arn(uri, partition) for uri in writable}),
-            },
-            {
-                "Sid": "FindObjects",
-                "Effect": "Allow",
-                "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
-                "Resource": sorted({bucket_arn(uri, partition) for uri in [*readable, *writable]}),
-            },
-            {
-                "Sid": "Notify",
-                "Effect": "Allow",
-                "Action": "sns:Publish",
-                "Resource": list(topic_arns),
-            },
-            {
-                # ECR knows no narrower resource for this one action.
-                "Sid": "LogInToEcr",
-                "Effect": "Allow",
-                "Action": "ecr:GetAuthorizationToken",
-                "Resource": "*",
-            },
-            {
-                "Sid": "PullImage",
-                "Effect": "Allow",
-                "Action": [
-                    "ecr:BatchCheckLayerAvailability",
-                    "ecr:BatchGetImage",
-                    "ecr:GetDownloadUrlForLayer",
-                ],
-                "Resource": repository_arn(image_uri, partition),
-            },
-            {
-                "Sid": "WriteLogs",
-                "Effect": "Allow",
-                "Action": [
-                    "logs:CreateLogGroup",
-                    "logs:CreateLogStream",
-                    "logs:DescribeLogStreams",
-                    "logs:PutLogEvents",
-                ],
-                "Resource": [endpoint_logs, f"{endpoint_logs}:*"],
-            },
-            {
-                # CloudWatch knows no resources for metrics; the namespace is the limit it offers.
-                "Sid": "PublishMetrics",
-                "Effect": "Allow",
-                "Action": "cloudwatch:PutMetricData",
-                "Resource": "*",
-                "Condition": {
+        alarm = f"arn:{partition}:cloudwatch:{args.region}:{account_id}:alarm:{args.rollback_alarm}"
+        # DG deployment-guardrails-configuration.
+        optional.append(allow("WatchRollbackAlarm", "cloudwatch:DescribeAlarms", alarm))
+    return document(
+        [
+            allow(
+                "ReadInputsAndModel",
+                "s3:GetObject",
+                sorted({object_arn(uri, partition) for uri in readable}),
+            ),
+            allow(
+                "WriteOutputsAndFailures",
+                actions("s3", "PutObject AbortMultipartUpload"),
+                sorted({object_arn(uri, partition) for uri in writable}),
+            ),
+            allow(
+                "FindObjects",
+                actions("s3", "ListBucket GetBucketLocation"),
+                sorted({bucket_arn(uri, partition) for uri in [*readable, *writable]}),
+            ),
+            allow("Notify", "sns:Publish", list(topic_arns)),
+            # ECR knows no narrower resource for this one action.
+            allow("LogInToEcr", "ecr:GetAuthorizationToken", "*"),
+            allow(
+                "PullImage",
+                actions("ecr", "BatchCheckLayerAvailability BatchGetImage GetDownloadUrlForLayer"),
+                repository_arn(image_uri, partition),
+            ),
+            allow(
+                "WriteLogs",
+                actions("logs", "CreateLogGroup CreateLogStream DescribeLogStreams PutLogEvents"),
+                [endpoint_logs, f"{endpoint_logs}:*"],
+            ),
+            # CloudWatch knows no resources for metrics; the namespace is the limit it offers.
+            allow(
+                "PublishMetrics",
+                "cloudwatch:PutMetricData",
+                "*",
+                {
                     "StringEquals": {
                         "cloudwatch:namespace": ["/aws/sagemaker/Endpoints", "AWS/SageMaker"]
                     }
                 },
-            },
+            ),
             *optional,
-        ],
-    }
+        ]
+    )
 
 
-def _key_use(kms_key_arn: str) -> list[dict[str, object]]:
+def _key_use(kms_key_arn: str) -> list[Statement]:
     return [
-        {
-            # Read inputs, write outputs, publish to the topics: all under the one key.
-            "Sid": "UseKey",
-            "Effect": "Allow",
-            "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
-            "Resource": kms_key_arn,
-        },
-        {
-            # For the volumes, which SageMaker attaches under a grant (BC KmsKeyId).
-            "Sid": "EncryptVolumes",
-            "Effect": "Allow",
-            "Action": "kms:CreateGrant",
-            "Resource": kms_key_arn,
-            "Condition": {"Bool": {"kms:GrantIsForAWSResource": "true"}},
-        },
+        # Read inputs, write outputs, publish to the topics: all under the one key.
+        allow("UseKey", actions("kms", "Decrypt GenerateDataKey"), kms_key_arn),
+        # For the volumes, which SageMaker attaches under a grant (BC KmsKeyId).
+        allow(
+            "EncryptVolumes",
+            "kms:CreateGrant",
+            kms_key_arn,
+            {"Bool": {"kms:GrantIsForAWSResource": "true"}},
+        ),
     ]
 
 
-def _interfaces(network: Network, ec2: str) -> list[dict[str, object]]:
+def _interfaces(network: Network, ec2: str) -> list[Statement]:
     """What a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
     return [
-        {
-            "Sid": "AttachToVpc",
-            "Effect": "Allow",
-            "Action": "ec2:CreateNetworkInterface",
-            "Resource": [
+        allow(
+            "AttachToVpc",
+            "ec2:CreateNetworkInterface",
+            [
                 f"{ec2}:network-interface/*",
                 *(f"{ec2}:subnet/{each}" for each in network.subnet_ids),
                 *(f"{ec2}:security-group/{each}" for each in network.security_group_ids),
             ],
-        },
-        {
-            "Sid": "LendInterfaces",
-            "Effect": "Allow",
-            "Action": [
-                "ec2:CreateNetworkInterfacePermission",
-                "ec2:DeleteNetworkInterface",
-                "ec2:DeleteNetworkInterfacePermission",
-            ],
-            "Resource": f"{ec2}:network-interface/*",
-        },
-        {
-            # EC2 knows no resources for these.
-            "Sid": "LookAtVpc",
-            "Effect": "Allow",
-            "Action": [
-                "ec2:DescribeDhcpOptions",
-                "ec2:DescribeNetworkInterfaces",
-                "ec2:DescribeSecurityGroups",
-                "ec2:DescribeSubnets",
-                "ec2:DescribeVpcs",
-            ],
-            "Resource": "*",
-        },
+        ),
+        allow(
+            "LendInterfaces",
+            actions(
+                "ec2",
+                "CreateNetworkInterfacePermission DeleteNetworkInterface "
+                "DeleteNetworkInterfacePermission",
+            ),
+            f"{ec2}:network-interface/*",
+        ),
+        # EC2 knows no resources for these.
+        allow(
+            "LookAtVpc",
+            actions(
+                "ec2",
+                "DescribeDhcpOptions DescribeNetworkInterfaces DescribeSecurityGroups "
+                "DescribeSubnets DescribeVpcs",
+            ),
+            "*",
+        ),
     ]
 
 
