@@ -496,7 +496,12 @@ class AsyncEndpoint(pulumi.ComponentResource):
             tags=args.tags,
             opts=pulumi.ResourceOptions.merge(
                 self._child,
-                pulumi.ResourceOptions(depends_on=[*before, *alarms], hooks=hooks),
+                pulumi.ResourceOptions(
+                    depends_on=[*before, *alarms],
+                    hooks=hooks,
+                    # There is one of its name; what scales it goes and comes with it.
+                    delete_before_replace=True,
+                ),
             ),
         )
 

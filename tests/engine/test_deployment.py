@@ -116,6 +116,12 @@ def test_turning_the_rollback_on_later_says_that_it_replaces_the_endpoint(progra
 
     assert "is deleted, and with it every request in its queue" in said
     assert changes(program.preview())["Endpoint sdxl-endpoint"] == ["replace"]
+    program.up()
+    (target,) = program.client("application-autoscaling").describe_scalable_targets(
+        ServiceNamespace="sagemaker"
+    )["ScalableTargets"]
+    assert target["ResourceId"] == "endpoint/async-sdxl-local/variant/AllTraffic"
+    assert changes(program.preview("--refresh")) == {}
 
 
 def test_a_changed_line_of_code_reaches_the_endpoint(program):
