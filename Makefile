@@ -65,6 +65,10 @@ lock: .venv/.base
 		handlers/digits/requirements.txt - --universal \
 		--generate-hashes --no-emit-index-url -q -c requirements.lock \
 		--custom-compile-command "make lock" -o requirements-serving.lock
+	for handler in inference_code handlers/digits; do \
+		uv pip compile $$handler/requirements.txt --universal --generate-hashes --no-emit-index-url -q \
+			--excludes components/image_packages.txt -c requirements-serving.lock \
+			--custom-compile-command "make lock" -o $$handler/requirements.lock || exit 1; done
 	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
 		--custom-compile-command "make lock" -o requirements-clients.lock
 	uv pip compile --group audit --universal --generate-hashes --no-emit-index-url -q \

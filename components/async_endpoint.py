@@ -128,6 +128,19 @@ def _network(security: Security) -> Network | None:
     return Network(subnet_ids=security.subnet_ids, security_group_ids=security.security_group_ids)
 
 
+def _known_image(args: AsyncEndpointArgs) -> str | None:
+    """What is known of the image before anything is deployed."""
+    if args.image_uri is None:
+        return args.image_tag
+    return args.image_uri if isinstance(args.image_uri, str) else None
+
+
+def _python_path(*folders: str | None) -> dict[str, str]:
+    """The variable that puts folders on Python's path, behind the handler's own."""
+    given = [folder for folder in folders if folder]
+    return {"PYTHONPATH": ":".join(given)} if given else {}
+
+
 def rollback_alarm_name(args: AsyncEndpointArgs) -> str | None:
     """The name of the alarm that rolls an update back, None where nothing does."""
     return f"{args.endpoint_name}-rollback" if args.updates.rollback else None
@@ -143,7 +156,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
 
     - `EncryptionKey`, if its own key is asked for
     - `PrivateBucket` for code, inputs, outputs and failures
-    - `ModelSource`: the packaged handler and the weights' place
+    - `ModelSource`: the packaged handler, its packages and the weights' place
     - `Notifications`: a success and an error topic
     - `ExecutionRole`, limited to what follows from the rest
     - the log group, before SageMaker makes one that is kept for ever
@@ -215,6 +228,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ModelSourceArgs(
                 bucket_name=bucket.bucket_name,
                 handler=args.handler,
+                image=_known_image(args),
                 weights=args.weights,
                 tags=args.tags,
             ),
@@ -411,6 +425,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     ),
                     "MODEL_WEIGHTS": source.weights_location,
                     **args.environment,
+                    **_python_path(source.packages_folder, args.environment.get("PYTHONPATH")),
                 },
             },
             tags=args.tags,

@@ -1,18 +1,17 @@
-"""The handler's code, packaged by content, and where the container finds code and weights."""
+"""The handler's code and packages, packed by content, and where the container finds all of it."""
 
-import gzip
-import hashlib
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pulumi
 import pulumi_aws as aws
 
+from components.archive import archived
+from components.packages import packed, target_of
+
 BUILD_FOLDER = Path(".local/build")
-WEIGHTS_CHANNEL = "weights"
-WEIGHTS_MOUNT = f"/opt/ml/additional-model-data-sources/{WEIGHTS_CHANNEL}"
-"""Where SageMaker puts an additional model data source (BC AdditionalModelDataSource)."""
+WEIGHTS_CHANNEL, PACKAGES_CHANNEL = "weights", "packages"
+_SourceArgsDict = aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict
 _LEFT_OUT = {"__pycache__", ".pytest_cache", ".ruff_cache", ".DS_Store"}
 
 
@@ -21,106 +20,115 @@ class ModelSourceArgs:
     """What a `ModelSource` packages.
 
     Args:
-        bucket_name: where the code archive goes.
+        bucket_name: where the archives go.
         handler: folder whose files become the container's `code/`.
+        image: URI or tag of the container's image, which tells its Python; None where it is not
+            known before the deployment.
         weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
-        tags: tags for the archive.
+        tags: tags for the archives.
     """
 
     bucket_name: pulumi.Input[str]
     handler: Path
+    image: str | None
     weights: str
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def package(handler: Path, build_folder: Path = BUILD_FOLDER) -> Path:
+def mount(channel: str) -> str:
+    """Where SageMaker puts an additional model data source (BC AdditionalModelDataSource)."""
+    return f"/opt/ml/additional-model-data-sources/{channel}"
+
+
+def package(
+    handler: Path, *, without_requirements: bool, build_folder: Path = BUILD_FOLDER
+) -> Path:
     """Pack a handler's files as `code/...` of a model archive named after their content.
 
     The same files give the same bytes, so that only a change reaches the endpoint; symlinks are
     followed, since a model archive must hold none (DG).
 
-    Returns:
-        The archive, `<build_folder>/<sha256>.tar.gz`.
+    Args:
+        handler: the folder.
+        without_requirements: leave out what the container would install at its start.
+        build_folder: where the archive goes.
     """
     files = {
         f"code/{file.relative_to(handler).as_posix()}": file
         for file in sorted(handler.rglob("*"))
         if file.is_file() and not _LEFT_OUT.intersection(file.relative_to(handler).parts)
     }
-    content = hashlib.sha256()
-    for name, file in files.items():
-        content.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    archive = build_folder / f"{content.hexdigest()}.tar.gz"
-    # Reading is quick, compressing is not: a preview without a change does not pack again.
-    if not archive.exists():
-        build_folder.mkdir(parents=True, exist_ok=True)
-        unfinished = archive.with_suffix(".part")
-        _pack(files, unfinished)
-        unfinished.replace(archive)
-    return archive
-
-
-def _pack(files: dict[str, Path], archive: Path) -> None:
-    with (
-        archive.open("wb") as output,
-        gzip.GzipFile(filename="", fileobj=output, mode="wb", mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for name, file in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = file.stat().st_size, 0o644
-            with file.open("rb") as content:
-                tar.addfile(entry, content)
+    if without_requirements:
+        files.pop("code/requirements.txt", None)
+    files.pop("code/requirements.lock", None)
+    return archived(files, build_folder)
 
 
 class ModelSource(pulumi.ComponentResource):
-    """Code and weights as the model's data sources.
+    """Code, packages and weights as the model's data sources.
 
     - the code archive in the bucket, its key holding the content's hash: a changed line makes a new
       object, hence a new model, a new configuration and an update of the endpoint
-    - weights stay where they are; a code change never uploads them again
+    - the archive of the handler's packages the same way, if it asks for any and the image tells its
+      Python; otherwise the container installs them at each start
+    - weights stay where they are; a code change never uploads them again, nor the packages
     """
 
     code_uri: pulumi.Output[str]
     weights_location: str
     """What the handler reads as MODEL_WEIGHTS: a folder, a Hugging Face id, or `tiny`."""
-    additional_sources: (
-        list[aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict] | None
-    )
+    packages_folder: str | None
+    """What belongs on the container's PYTHONPATH."""
+    additional_sources: list[_SourceArgsDict] | None
 
     def __init__(
         self, name: str, args: ModelSourceArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("async-inference:index:ModelSource", name, None, opts)
-        archive = package(args.handler)
+        target = target_of(args.image) if args.image else None
+        packages = packed(args.handler, target, BUILD_FOLDER) if target else None
+        code = package(args.handler, without_requirements=target is not None)
+        self.code_uri = self._uploaded(f"{name}-code", code, "model.tar.gz", args)
+        sources: list[_SourceArgsDict] = []
+        self.packages_folder = None
+        if packages is not None:
+            uri = self._uploaded(f"{name}-packages", packages, "packages.tar.gz", args)
+            sources.append(_source(PACKAGES_CHANNEL, uri, archived=True))
+            self.packages_folder = mount(PACKAGES_CHANNEL)
+        self.weights_location = args.weights
+        if args.weights.startswith("s3://"):
+            archived = args.weights.endswith(".tar.gz")
+            uri = args.weights if archived else f"{args.weights.rstrip('/')}/"
+            sources.append(_source(WEIGHTS_CHANNEL, uri, archived=archived))
+            self.weights_location = mount(WEIGHTS_CHANNEL)
+        self.additional_sources = sources or None
+        self.register_outputs({"code_uri": self.code_uri})
+
+    def _uploaded(
+        self, name: str, archive: Path, file: str, args: ModelSourceArgs
+    ) -> pulumi.Output[str]:
         content_hash = archive.name.removesuffix(".tar.gz")
-        code = aws.s3.BucketObjectv2(
-            f"{name}-code",
+        uploaded = aws.s3.BucketObjectv2(
+            name,
             bucket=args.bucket_name,
-            key=f"code/{content_hash}/model.tar.gz",
+            key=f"code/{content_hash}/{file}",
             source=pulumi.FileAsset(archive),
             tags=args.tags,
             # Going back to earlier code meets the archive under its old key, so deleting what was
             # replaced could delete what runs. Archives are small; they go with the bucket.
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),
         )
-        self.code_uri = pulumi.Output.concat("s3://", code.bucket, "/", code.key)
-        if args.weights.startswith("s3://"):
-            archived = args.weights.endswith(".tar.gz")
-            self.weights_location = WEIGHTS_MOUNT
-            self.additional_sources = [
-                {
-                    "channel_name": WEIGHTS_CHANNEL,
-                    "s3_data_sources": [
-                        {
-                            "s3_uri": args.weights if archived else f"{args.weights.rstrip('/')}/",
-                            "s3_data_type": "S3Object" if archived else "S3Prefix",
-                            "compression_type": "Gzip" if archived else "None",
-                        }
-                    ],
-                }
-            ]
-        else:
-            self.weights_location = args.weights
-            self.additional_sources = None
-        self.register_outputs({"code_uri": self.code_uri})
+        return pulumi.Output.concat("s3://", uploaded.bucket, "/", uploaded.key)
+
+
+def _source(channel: str, uri: pulumi.Input[str], *, archived: bool) -> _SourceArgsDict:
+    return {
+        "channel_name": channel,
+        "s3_data_sources": [
+            {
+                "s3_uri": uri,
+                "s3_data_type": "S3Object" if archived else "S3Prefix",
+                "compression_type": "Gzip" if archived else "None",
+            }
+        ],
+    }

@@ -224,6 +224,8 @@ def _variables(plan: FleetPlan, folder: Path) -> dict[str, str]:
         # Where a container has /opt/ml, this process has a folder of its own.
         key: value.replace(MOUNT, str(folder)) if value.startswith(MOUNT) else value
         for key, value in plan.environment.items()
+        # What it adds to the path is for the container's Python; this one has packages of its own.
+        if key != "PYTHONPATH"
     }
     inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
     return {"OMP_NUM_THREADS": "1", **inherited, **declared, "SAGEMAKER_BASE_DIR": str(folder)}

@@ -4,12 +4,16 @@ import asyncio
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
 from pulumi.runtime import mocks
 from pulumi.runtime.config import set_all_config
+
+from components import model_source
+from components.packages import Target, requirements
 
 ACCOUNT_ID = "123456789012"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference"
@@ -125,12 +129,18 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResourceOutputs(request)
 
 
+def _packed(handler: Path, target: Target, build_folder: Path) -> Path | None:
+    """What the packages' archive is called, without a download."""
+    return build_folder / f"{target.python}.tar.gz" if requirements(handler) else None
+
+
 @pytest.fixture
-def register() -> Iterator[Callable[[Callable[[], Any]], Record]]:
+def register(monkeypatch) -> Iterator[Callable[[Callable[[], Any]], Record]]:
     """Run a function that registers resources; returns once every registration has drained.
 
     Pending tasks leak between tests that share an event loop, so each test has its own.
     """
+    monkeypatch.setattr(model_source, "packed", _packed)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
 

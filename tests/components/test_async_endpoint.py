@@ -329,6 +329,71 @@ def test_weights_on_s3_are_mounted_beside_the_code(register, endpoint, weights, 
     assert readable in policy["Statement"][0]["Resource"]
 
 
+PACKAGES = "/opt/ml/additional-model-data-sources/packages"
+
+
+@pytest.mark.parametrize(
+    ("image", "folders"),
+    [
+        pytest.param({"image_tag": "2.6.0-gpu-py312"}, PACKAGES, id="AWS's image"),
+        pytest.param(
+            {"image_tag": "2.6.0-gpu-py312", "environment": {"PYTHONPATH": "/opt/mine"}},
+            f"{PACKAGES}:/opt/mine",
+            id="beside the user's own folder",
+        ),
+        pytest.param(
+            {"image_uri": "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:py311-2"},
+            PACKAGES,
+            id="an own image whose tag tells its Python",
+        ),
+    ],
+)
+def test_the_handlers_packages_come_beside_the_code_and_nothing_is_installed_at_a_cold_start(
+    register, endpoint, handler, tmp_path, image, folders
+):
+    """The toolkit runs pip on code/requirements.txt before it answers (its model_server.py)."""
+    (handler / "requirements.txt").write_text("diffusers\n")
+
+    record = register(lambda: endpoint(weights="s3://models/sdxl", **image))
+
+    container = record[MODEL, "demo-model"].inputs["primaryContainer"]
+    assert container["environment"]["PYTHONPATH"] == folders
+    packages, weights = container["additionalModelDataSources"]
+    key = record[OBJECT, "demo-packages"].inputs["key"]
+    assert packages == {
+        "channelName": "packages",
+        "s3DataSources": [
+            {
+                "s3Uri": f"s3://{BUCKET}/{key}",
+                "s3DataType": "S3Object",
+                "compressionType": "Gzip",
+            }
+        ],
+    }
+    assert weights["channelName"] == "weights"
+    (archive,) = (tmp_path / ".local" / "build").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["code/inference.py"]
+
+
+@pytest.mark.parametrize("tag", ["1", "latest", "2.6.0-gpu"])
+def test_an_image_that_does_not_tell_its_python_installs_what_the_handler_asks_for(
+    register, endpoint, handler, tmp_path, tag
+):
+    (handler / "requirements.txt").write_text("diffusers\n")
+
+    record = register(
+        lambda: endpoint(image_uri=f"123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{tag}")
+    )
+
+    container = record[MODEL, "demo-model"].inputs["primaryContainer"]
+    assert "PYTHONPATH" not in container["environment"]
+    assert "additionalModelDataSources" not in container
+    (archive,) = (tmp_path / ".local" / "build").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["code/inference.py", "code/requirements.txt"]
+
+
 def test_a_changed_line_of_code_is_another_object_and_model(register, endpoint, handler):
     before = register(endpoint)
     (handler / "inference.py").write_text("def model_fn(folder): return 2\n")

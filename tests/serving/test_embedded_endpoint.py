@@ -27,7 +27,7 @@ ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
 def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
     """An endpoint named after its handler's folder, as the program deploys it."""
     name = handler.name.replace("_", "-")
-    archive = package(handler, folder)
+    archive = package(handler, without_requirements=True, build_folder=folder)
     account.s3.put_object(Bucket="images", Key=f"{name}.tar.gz", Body=archive.read_bytes())
     account.sagemaker.create_model(
         ModelName=name,
@@ -130,9 +130,14 @@ def test_an_endpoint_answers_a_prompt_refuses_a_bad_one_and_repeats_itself_by_se
     forget_handler()
 
 
-def test_the_packaged_handler_holds_its_requirements_and_no_leftovers(tmp_path):
-    with tarfile.open(package(SDXL, tmp_path)) as tar:
-        names = set(tar.getnames())
+def test_the_packaged_handler_holds_its_requirements_if_they_are_not_packed_and_no_leftovers(
+    tmp_path,
+):
+    for packed in (True, False):
+        archive = package(SDXL, without_requirements=packed, build_folder=tmp_path)
+        with tarfile.open(archive) as tar:
+            names = set(tar.getnames())
 
-    assert {"code/inference.py", "code/requirements.txt", "code/tiny/model_index.json"} <= names
-    assert not [name for name in names if "__pycache__" in name]
+        assert {"code/inference.py", "code/tiny/model_index.json"} <= names
+        assert ("code/requirements.txt" in names) != packed
+        assert not [name for name in names if "__pycache__" in name or name.endswith(".lock")]

@@ -4,21 +4,26 @@ What it can not prove: that AWS's image does the same with its own versions of b
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
+import venv
 from collections.abc import Generator
 from pathlib import Path
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
 
 from components.async_endpoint import model_server_environment
 from components.model_source import package
+from components.packages import Target, packed
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.local_aws.conftest import eventually
 
@@ -28,6 +33,8 @@ pytestmark = [
 ]
 
 HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+IMAGE = ("torch", "torchserve", "sagemaker-pytorch-inference", "numpy", "scipy", "setuptools")
+"""What AWS's images bring, as far as serving needs it."""
 # The toolkit writes its configuration to /etc, where a test has no business.
 START = """
 import sys
@@ -46,6 +53,44 @@ def output_fn(answer, accept): return answer, "application/octet-stream"
 """
 
 
+def needed(*names: str) -> set[str]:
+    """Packages with all that they need, of those that are installed here."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        try:
+            asked = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # torch's CPU build comes without CUDA's.
+        found.add(name)
+        requirements = [Requirement(line) for line in asked]
+        left += [each.name for each in requirements if not each.marker or each.marker.evaluate()]
+    return found
+
+
+@pytest.fixture
+def image_python(tmp_path) -> Path:
+    """A Python with what AWS's image brings, and without pip: torch, TorchServe, the toolkit."""
+    folder = tmp_path / "image"
+    venv.create(folder, symlinks=True, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    here = [
+        (distribution, file.parts[0])
+        for distribution in map(importlib.metadata.distribution, needed(*IMAGE))
+        for file in distribution.files or []
+    ]
+    # Several may share a folder.
+    for path in {distribution.locate_file(top) for distribution, top in here if top != ".."}:
+        (packages / Path(str(path)).name).symlink_to(str(path))
+    command = folder / "bin" / "torchserve"
+    command.write_text(f"#!{folder}/bin/python\nfrom ts.model_server import start\nstart()\n")
+    command.chmod(0o755)
+    return folder / "bin" / "python"
+
+
 def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -55,16 +100,18 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def torchserve(folder: Path, code: Path, **variables: str) -> Generator[httpx.Client]:
+def torchserve(
+    folder: Path, code: Path, python: Path = Path(sys.executable), /, **variables: str
+) -> Generator[httpx.Client]:
     """TorchServe with an unpacked model folder, until it has loaded; loopback only."""
     inference, management, metrics, grpc, grpc_management = free_ports(5)
     for part in ("base/model", "temp", "logs"):
         (folder / part).mkdir(parents=True)
     with tarfile.open(code) as tar:
         tar.extractall(folder / "base/model", filter="data")
-    (folder / "base/model/code/requirements.txt").unlink(missing_ok=True)
     environment = {
-        **{key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ},
+        "HOME": os.environ["HOME"],
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "SAGEMAKER_BASE_DIR": str(folder / "base"),
         "SAGEMAKER_PROGRAM": "inference.py",
@@ -82,7 +129,7 @@ def torchserve(folder: Path, code: Path, **variables: str) -> Generator[httpx.Cl
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", START, str(folder / "ts.properties")],
+            [python, "-c", START, str(folder / "ts.properties")],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -111,7 +158,7 @@ def answers(client: httpx.Client, process: subprocess.Popen) -> bool:
 
 @pytest.fixture
 def tiny(tmp_path):
-    code = package(HANDLER, tmp_path / "build")
+    code = package(HANDLER, without_requirements=True, build_folder=tmp_path / "build")
     with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
         yield client
 
@@ -163,7 +210,7 @@ def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
     limits = model_server_environment(
         timeout_s=4, max_payload_bytes=20_000_000, startup_timeout_s=120
     )
-    code = package(handler, tmp_path / "build")
+    code = package(handler, without_requirements=True, build_folder=tmp_path / "build")
 
     with torchserve(tmp_path / "torchserve", code, **limits) as client:
         large_answer = ask(client, {"answer_bytes": 15_000_000})
@@ -179,3 +226,27 @@ def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
     assert too_large_request.status_code == 413
     assert slow.status_code >= 500, "ended after four seconds, not after sixty"
     assert slow.elapsed.total_seconds() < 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
+def test_a_container_without_the_handlers_packages_serves_with_the_packed_ones_and_installs_none(
+    image_python, tmp_path
+):
+    """The packages' folder is on PYTHONPATH, behind the code, as the component sets it."""
+    target = Target(f"3.{sys.version_info.minor}", platform.machine())
+    archive = packed(HANDLER, target, tmp_path / "build")
+    assert archive is not None
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "packages", filter="data")
+    code = package(HANDLER, without_requirements=True, build_folder=tmp_path / "build")
+    here = {"MODEL_WEIGHTS": "tiny", "PYTHONPATH": str(tmp_path / "packages")}
+
+    missing = subprocess.run(
+        [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
+    )
+    with torchserve(tmp_path / "torchserve", code, image_python, **here) as client:
+        answer = ask(client, {"prompt": "a seven", "seed": 7, "steps": 3})
+
+    assert "No module named 'diffusers'" in missing.stderr
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert "installing packages" not in (tmp_path / "torchserve" / "log").read_text()

@@ -1,0 +1,40 @@
+"""Model archives that are the same bytes for the same files, and named after their content."""
+
+import gzip
+import hashlib
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def archived(files: Mapping[str, Path], folder: Path) -> Path:
+    """Pack files, each under its name, unless that was done before.
+
+    Reading is quick, compressing is not: a preview without a change does not pack again.
+
+    Returns:
+        The archive, `<folder>/<sha256 of names and contents>.tar.gz`.
+    """
+    content = hashlib.sha256()
+    for name, file in files.items():
+        content.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    archive = folder / f"{content.hexdigest()}.tar.gz"
+    if not archive.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = archive.with_suffix(".part")
+        _pack(files, unfinished)
+        unfinished.replace(archive)
+    return archive
+
+
+def _pack(files: Mapping[str, Path], archive: Path) -> None:
+    with (
+        archive.open("wb") as output,
+        gzip.GzipFile(filename="", fileobj=output, mode="wb", mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, file in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = file.stat().st_size, 0o644
+            with file.open("rb") as content:
+                tar.addfile(entry, content)
