@@ -1,6 +1,7 @@
 """`generate`, `batch`, `resume`: prompts in, results in a folder."""
 
 import asyncio
+import contextlib
 import json
 import shlex
 import sys
@@ -30,6 +31,14 @@ SetOption = Annotated[
 DeadlineOption = Annotated[
     float | None,
     typer.Option(help="Seconds for everything; what is left then can be resumed.", min=1),
+]
+NotificationsOption = Annotated[
+    bool,
+    typer.Option(
+        "--notifications",
+        help="Be told by the endpoint's topics, through a queue for this run, instead of looking "
+        "at S3.",
+    ),
 ]
 InFlightOption = Annotated[
     int,
@@ -83,6 +92,7 @@ def batch(
         bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
     ] = False,
     deadline_s: DeadlineOption = None,
+    notifications: NotificationsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Get a result for each line of a file; run it again to go on where it stopped.
@@ -116,7 +126,15 @@ def batch(
     target = target_of(endpoint, stack)
     with _opened(output, target.endpoint, target.aws) as ledger:
         ids = ledger.ask(items, failed_too=retry_failed)
-        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
+        _work(
+            target,
+            ledger,
+            ids,
+            deadline_s=deadline_s,
+            in_flight=in_flight,
+            notifications=notifications,
+            as_json=as_json,
+        )
 
 
 def resume(
@@ -126,6 +144,7 @@ def resume(
         bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
     ] = False,
     deadline_s: DeadlineOption = None,
+    notifications: NotificationsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a batch that was interrupted, by its ledger alone.
@@ -137,7 +156,15 @@ def resume(
             ledger.ask_again()
         target = target_of(ledger.endpoint, None, ledger.aws)
         ids = list(ledger.entries)
-        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=in_flight, as_json=as_json)
+        _work(
+            target,
+            ledger,
+            ids,
+            deadline_s=deadline_s,
+            in_flight=in_flight,
+            notifications=notifications,
+            as_json=as_json,
+        )
 
 
 def _opened(output: Path, endpoint: str | None, aws: str | None) -> "Ledger":
@@ -176,6 +203,7 @@ def _work(
     *,
     deadline_s: float | None,
     in_flight: int,
+    notifications: bool = False,
     as_json: bool,
 ) -> None:
     """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
@@ -186,7 +214,7 @@ def _work(
     trouble: str | None = None
     code = 0
     try:
-        asyncio.run(_run(target, ledger, ids, deadline_s, in_flight, screen))
+        asyncio.run(_run(target, ledger, ids, deadline_s, in_flight, notifications, screen))
     except KeyboardInterrupt:
         trouble, code = "interrupted; what is in the queue goes on", EXIT_INTERRUPTED
     except InferenceError as error:
@@ -217,14 +245,18 @@ async def _run(
     ids: list[str],
     deadline_s: float | None,
     in_flight: int,
+    notifications: bool,
     screen: Console,
 ) -> None:
     from async_inference.client.aio import AsyncClient
     from async_inference.client.batch import Batch, estimate
 
     until_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
-    async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
-        work = Batch(client, ledger, ids, in_flight=in_flight, until_s=until_s)
+    async with (
+        AsyncClient(target.endpoint, session=target.session, url=target.url) as client,
+        client.subscribed() if notifications else contextlib.nullcontext() as queue_url,
+    ):
+        work = Batch(client, ledger, ids, in_flight=in_flight, until_s=until_s, queue_url=queue_url)
         with Progress(
             BarColumn(),
             MofNCompleteColumn(),

@@ -1,9 +1,14 @@
-"""A batch's results as one HTML page beside them, with prompts and metadata; loads nothing else."""
+"""A batch's results as one HTML page beside them, with prompts and metadata; loads nothing else.
 
+A result of several images, as zip or JSON, is unpacked into a folder of its own.
+"""
+
+import base64
 import html
 import json
+import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,6 +16,11 @@ from async_inference.client.ledger import Entry
 
 FILE = "index.html"
 SHOWN_CHARACTERS = 2000
+MAX_IMAGES = 100
+"""More of one result are not shown."""
+MAX_IMAGE_BYTES = 64 << 20
+MAX_JSON_BYTES = 256 << 20
+"""A larger document is linked, not read."""
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem; }
@@ -68,12 +78,84 @@ def _figure(folder: Path, entry: Entry) -> str:
     assert entry.result is not None
     path, link = folder / entry.file, html.escape(quote(entry.file))
     if entry.result.content_type.startswith("image/") or path.suffix in (".png", ".jpg", ".webp"):
-        body = f'<a href="{link}"><img src="{link}" alt="{label}" loading="lazy"></a>'
-        return _block(body, label, asked | png_text(path))
+        return _picture(folder, path, label, asked)
+    pictures = unpacked(path)
+    if pictures:
+        return "\n".join(
+            _picture(folder, picture, f"{label} ({number} of {len(pictures)})", asked)
+            for number, picture in enumerate(pictures, 1)
+        )
     with path.open("rb") as file:
         start = file.read(SHOWN_CHARACTERS).decode("utf-8", "replace")
     text = html.escape(start) if start.isprintable() or "\n" in start else ""
     return _block(f'<a href="{link}">{link}</a><pre>{text}</pre>', label, asked)
+
+
+def _picture(folder: Path, path: Path, label: str, asked: dict[str, str]) -> str:
+    link = html.escape(quote(path.relative_to(folder).as_posix()))
+    body = f'<a href="{link}"><img src="{link}" alt="{label}" loading="lazy"></a>'
+    return _block(body, label, asked | png_text(path))
+
+
+def unpacked(path: Path) -> list[Path]:
+    """The images in a zip file, or in base64 in the list `images` of a JSON document, as files.
+
+    They go into the folder named after the result; none for anything else, or what is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        found = _zipped(path)
+    elif path.suffix == ".json" and path.stat().st_size <= MAX_JSON_BYTES:
+        found = _in_json(path)
+    else:
+        return []
+    folder = path.with_suffix("")
+    files = []
+    for number, image in enumerate(found):
+        if number == MAX_IMAGES:
+            break
+        folder.mkdir(exist_ok=True)
+        # Numbered, since an archive may call its entries anything.
+        file = folder / f"{number}{_suffix(image)}"
+        if not file.exists() or file.stat().st_size != len(image):
+            file.write_bytes(image)
+        files.append(file)
+    return files
+
+
+def _zipped(path: Path) -> Iterator[bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    image = file.read(MAX_IMAGE_BYTES + 1)
+                if len(image) <= MAX_IMAGE_BYTES and _suffix(image):
+                    yield image
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+        return  # Damaged, encrypted, or compressed in a way of its own.
+
+
+def _in_json(path: Path) -> Iterator[bytes]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        return
+    images = document.get("images") if isinstance(document, dict) else None
+    for text in images if isinstance(images, list) else ():
+        try:
+            image = base64.b64decode(text, validate=True)
+        except (ValueError, TypeError):
+            continue
+        if _suffix(image):
+            yield image
+
+
+def _suffix(content: bytes) -> str:
+    """The file extension for an image's bytes; empty for what is no image."""
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    if content.startswith(b"\xff\xd8\xff"):
+        return ".jpg"
+    return ".webp" if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else ""
 
 
 def _block(body: str, label: str, facts: dict[str, str]) -> str:

@@ -123,7 +123,7 @@ class Watch:
         return found
 
     def _receive(self, queue_url: str, left_s: float) -> Rule[None]:
-        wait_s = min(LONGEST_RECEIVE_S, int(left_s))
+        wait_s = int(min(LONGEST_RECEIVE_S, left_s))
         try:
             answer = yield Call(
                 "sqs",

@@ -11,7 +11,9 @@ import logging
 import random
 import re
 import threading
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -31,6 +33,10 @@ from async_inference.local_aws.journal import Call, Journal
 
 _READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
 _KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
+LONGEST_WAIT_S = 20
+"""Of ReceiveMessage (BC sqs)."""
+VISIBLE_AGAIN_S = 0.5
+"""How often a waiting ReceiveMessage looks again, though nothing was sent."""
 PUT_OBJECT, PUBLISH = "PutObject", "Publish"
 """The calls that this process makes itself: straight to moto, without HTTP in between."""
 
@@ -83,6 +89,7 @@ class MotoServices:
         self._dice = random.Random(faults.seed)  # noqa: S311 no secret
         self._application = DomainDispatcherApplication(_backend_app)
         self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         moto_api_backend.reset()
         for number, call in journal.calls():
@@ -103,19 +110,35 @@ class MotoServices:
         operation = operation_name(environ, body)
         if operation is None and "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
             raise AwsError("MissingAction", "The request has no Action.")
+        until_s = 0.0
+        if operation == "ReceiveMessage":
+            call, wait_s = _without_waiting(call)
+            until_s = time.monotonic() + wait_s
         with self.lock:
-            number = self._journal.next_call()
-            mock_random.seed(number)
-            try:
-                status, headers, parts = self._send(call)
-            except (NotImplementedError, OperationNotFoundError) as error:
-                raise AwsError(
-                    "UnknownOperationException",
-                    f"The embedded AWS does not serve {operation or call.path}: {error}",
-                ) from error
-            if status.startswith("2") and _changes(call, operation, parts):
-                self._journal.record(call)
-        return status, headers, parts
+            while True:
+                status, headers, parts, changed = self._serve(call, operation)
+                if changed:
+                    self._changed.notify_all()
+                left_s = until_s - time.monotonic()
+                if changed or not status.startswith("2") or left_s <= 0:
+                    return status, headers, parts
+                # Messages become visible by time, too.
+                self._changed.wait(min(left_s, VISIBLE_AGAIN_S))
+
+    def _serve(self, call: Call, operation: str | None) -> tuple[str, list, list[bytes], bool]:
+        """Do a call once; the last says whether it changed anything."""
+        mock_random.seed(self._journal.next_call())
+        try:
+            status, headers, parts = self._send(call)
+        except (NotImplementedError, OperationNotFoundError) as error:
+            raise AwsError(
+                "UnknownOperationException",
+                f"The embedded AWS does not serve {operation or call.path}: {error}",
+            ) from error
+        changed = status.startswith("2") and _changes(call, operation, parts)
+        if changed:
+            self._journal.record(call)
+        return status, headers, parts, changed
 
     def get_object(self, bucket: str, key: str) -> tuple[bytes, str]:
         """An object's bytes and content type.
@@ -164,11 +187,13 @@ class MotoServices:
                 self._journal.answer(request_number, written), written, strict=True
             ):
                 self._apply(number, call)
+            self._changed.notify_all()
 
     def perform(self, call: Call) -> None:
         """Journal and do one changing call of this process itself."""
         with self.lock:
             self._apply(self._journal.record(call), call)
+            self._changed.notify_all()
 
     def _write_fails(self) -> bool:
         rate = self._faults.s3_write_failure_rate
@@ -259,6 +284,21 @@ def operation_name(environ: dict[str, Any], body: bytes) -> str | None:
     if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
         return parse_qs(body.decode("utf-8", "replace")).get("Action", [None])[0]
     return None
+
+
+def _without_waiting(call: Call) -> tuple[Call, float]:
+    """A ReceiveMessage that returns at once, and the seconds that it would wait for a message.
+
+    moto waits inside the call, and nothing could send a message meanwhile.
+    """
+    try:
+        asked = json.loads(call.body)
+        wait_s = float(asked["WaitTimeSeconds"])
+    except (ValueError, KeyError, TypeError):
+        return call, 0.0  # Short, or wrong: moto says so.
+    if not 0 < wait_s <= LONGEST_WAIT_S:
+        return call, 0.0
+    return replace(call, body=json.dumps(asked | {"WaitTimeSeconds": 0}).encode()), wait_s
 
 
 def _changes(call: Call, operation: str | None, parts: list[bytes]) -> bool:

@@ -1,9 +1,14 @@
 """Both clients against the embedded endpoint: the rules' requests are what AWS takes."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
+from typer import testing
 
+from async_inference.cli import app
+from async_inference.cli import client as cli
+from async_inference.cli.target import Target
 from async_inference.client import (
     AsyncClient,
     Client,
@@ -112,6 +117,34 @@ def test_asyncio_gets_the_same_answers(account):
     assert one.body == b"hello"
     assert [result.body for result in many] == [b"number %d" % n for n in range(20)]
     assert isinstance(refusal, RejectedError)
+
+
+def batch(monkeypatch, account, endpoint: str, folder: Path, *more: str) -> testing.Result:
+    """`async-inference batch` over two prompts, to an endpoint of this embedded AWS."""
+    target = Target(endpoint, "local", session(), account.aws.url, 60.0, None)
+    monkeypatch.setattr(cli, "target_of", lambda *_: target)
+    folder.mkdir()
+    (folder / "prompts.txt").write_text("one\ntwo\n")
+    asked = ["batch", str(folder / "prompts.txt"), "--output", str(folder / "out"), *more]
+    return testing.CliRunner().invoke(app, asked)
+
+
+def test_a_batch_is_told_by_notifications_where_the_endpoint_has_topics(
+    account, monkeypatch, tmp_path
+):
+    topic = account.sns.create_topic(Name="batch-ends")["TopicArn"]
+    topics = {"NotificationConfig": {"SuccessTopic": topic, "ErrorTopic": topic}}
+    account.deploy("telling", output=topics)
+    account.in_service("telling")
+
+    told = batch(monkeypatch, account, "telling", tmp_path / "told", "--notifications")
+    silent = batch(monkeypatch, account, "echo", tmp_path / "silent", "--notifications")
+
+    assert told.exit_code == 0, told.output
+    assert "2 of 2 results" in told.output
+    assert account.sqs.list_queues().get("QueueUrls", []) == []
+    assert silent.exit_code == 1
+    assert "topic" in silent.output
 
 
 def test_one_queue_hears_how_all_requests_end_and_is_removed_afterwards(account):

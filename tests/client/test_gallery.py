@@ -1,6 +1,9 @@
 """The gallery: one page that shows everything and runs nothing of what it shows."""
 
+import base64
+import json
 import struct
+import zipfile
 import zlib
 from html.parser import HTMLParser
 
@@ -112,6 +115,47 @@ def test_a_result_that_is_no_image_is_linked_and_its_text_shown(tmp_path):
 
     assert "img" not in seen.tags
     assert '{"images": []}' in seen.text
+
+
+def test_the_images_of_a_zip_or_json_result_stand_one_by_one_and_nothing_else_is_unpacked(tmp_path):
+    """What inference_code answers to num_images: 2 (its answer.py), and what it never would."""
+    images = [png((b"tEXt", b"seed\0" + seed)) for seed in (b"7", b"8")]
+    zipped = entry(1, "two sevens", content_type="application/zip", num_images=2)
+    zipped.file = "0001-abcdef01.zip"
+    with zipfile.ZipFile(tmp_path / zipped.file, "w") as archive:
+        archive.writestr("0.png", images[0])
+        archive.writestr("../../outside.png", images[1])
+        archive.writestr("page.html", "<script>alert(1)</script>")
+        archive.writestr("metadata.json", "{}")
+    document = entry(2, "in base64", content_type="application/json")
+    document.file = "0002-abcdef01.json"
+    coded = [base64.b64encode(image).decode() for image in images]
+    (tmp_path / document.file).write_text(
+        json.dumps({"images": [*coded, "not base64!", None, "PHNjcmlwdD4="], "metadata": {}})
+    )
+
+    seen = written(tmp_path, zipped, document)
+
+    paths = [f"{n:04d}-abcdef01/{index}.png" for n in (1, 2) for index in (0, 1)]
+    assert seen.sources == [path for path in paths for _ in ("href", "src")]
+    assert [(tmp_path / path).read_bytes() for path in paths] == images * 2
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4 + 2 + 1
+    for text in ("two sevens (1 of 2)", "in base64 (2 of 2)", "seed7", "seed8", "num_images2"):
+        assert text in seen.text
+
+
+def test_a_damaged_archive_is_linked_as_it_is(tmp_path):
+    one = entry(1, "cut short", content_type="application/zip")
+    one.file = "0001-abcdef01.zip"
+    with zipfile.ZipFile(tmp_path / one.file, "w") as archive:
+        archive.writestr("0.png", png())
+    whole = (tmp_path / one.file).read_bytes()
+    (tmp_path / one.file).write_bytes(whole.replace(b"IHDR", b"XXXX"))
+
+    seen = written(tmp_path, one)
+
+    assert "img" not in seen.tags
+    assert seen.sources == [one.file]
 
 
 def test_a_file_that_is_cut_short_or_no_png_tells_nothing(tmp_path):

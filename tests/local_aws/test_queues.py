@@ -1,0 +1,21 @@
+"""SQS on the embedded AWS: who waits for a message holds up nobody."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytestmark = pytest.mark.local_aws
+
+
+def test_a_receive_that_waits_gets_what_is_sent_meanwhile(start):
+    account = start()
+    queue = account.sqs.create_queue(QueueName="ends")["QueueUrl"]
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(account.sqs.receive_message, QueueUrl=queue, WaitTimeSeconds=20)
+        while not waiting.running():
+            pass
+        account.sqs.send_message(QueueUrl=queue, MessageBody="done")
+
+        (received,) = waiting.result().get("Messages", [])
+
+    assert received["Body"] == "done"
