@@ -1,9 +1,16 @@
-"""The tiny SDXL makes the digit that its prompt names: the whole way from text to image works."""
+"""The tiny SDXL makes the digit that its prompt names: the whole way from text to image works.
 
+Its training is shown to be repeatable by a few steps; that all of them teach it, by what it makes.
+"""
+
+import functools
 import importlib.util
 import io
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,17 +20,53 @@ pytestmark = [
 ]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIGITS = Path(__file__).resolve().parents[2] / "handlers" / "digits" / "inference.py"
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "handlers" / "digits" / "inference.py"
+TRAINING = ROOT / "inference_code" / "tiny" / "train.py"
 IMAGES_EACH = 5
 UNSEEN_SEED = 900_000
 
 
-def test_a_classifier_of_real_digits_recognises_nine_of_ten_images(in_process):
-    spec = importlib.util.spec_from_file_location("digits_handler", DIGITS)
+def module(path: Path) -> ModuleType:
+    """A file as a module of its own, whose name no other takes."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    reader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reader)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def training(monkeypatch) -> Iterator[ModuleType]:
+    """The training, with a few steps for the text encoders, which no argument shortens."""
+    import torch
+
+    threads = torch.get_num_threads()
+    train = module(TRAINING)
+    few = functools.partial(train.train_text_encoders, steps=2)
+    monkeypatch.setattr(train, "train_text_encoders", few)
+    yield train
+    torch.set_num_threads(threads)
+
+
+def test_a_training_is_repeated_to_the_byte_by_its_seed(training, monkeypatch, tmp_path):
+    def trained(name: str, seed: int) -> dict[str, bytes]:
+        few = ["--vae-steps", "2", "--steps", "2", "--output", str(tmp_path / name)]
+        monkeypatch.setattr(sys, "argv", ["train.py", "--seed", str(seed), *few])
+        training.main()
+        files = (tmp_path / name).rglob("*.safetensors")
+        return {file.relative_to(tmp_path / name).as_posix(): file.read_bytes() for file in files}
+
+    first = trained("first", 1)
+
+    assert len(first) == 4, "VAE, UNet and two text encoders"
+    assert trained("again", 1) == first
+    assert trained("other", 2) != first
+
+
+def test_a_classifier_of_real_digits_recognises_nine_of_ten_images(in_process):
+    reader = module(DIGITS)
     knows_digits = reader.model_fn(None)
     model = in_process()
     asked = {"steps": 20, "seed": UNSEEN_SEED, "num_images": IMAGES_EACH}
