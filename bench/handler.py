@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from boto3.s3.transfer import TransferConfig
+
 from async_inference.local_aws.clients import client
 from async_inference.local_aws.server import LocalAws, Options
 from components.model_source import WEIGHTS_CHANNEL
@@ -129,7 +131,10 @@ def weights_ready_s(folder: Path, total_bytes: int) -> tuple[float, float]:
                 name = f"{number}.safetensors"
                 s3.put_object(Bucket="bench", Key=f"weights/{name}", Body=body)
                 _add(tar, name, body)
-        s3.put_object(Bucket="bench", Key="weights.tar.gz", Body=archive.getvalue())
+        archive.seek(0)
+        # In parts, as an archive of this size is sent to S3.
+        parts = TransferConfig(multipart_chunksize=64 << 20)
+        s3.upload_fileobj(archive, "bench", "weights.tar.gz", Config=parts)
         code = io.BytesIO()
         with tarfile.open(fileobj=code, mode="w:gz") as tar:
             _add(tar, "code/inference.py", NO_OP)

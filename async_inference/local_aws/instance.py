@@ -1,13 +1,16 @@
 """The instances of an endpoint: what they run, and how one starts."""
 
 import http.client
-import io
 import os
 import shutil
 import tarfile
+import tempfile
 import threading
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from async_inference.local_aws.moto_services import MotoServices, ObjectMissingE
 from async_inference.local_aws.processes import InstanceProcess, ProcessTemplate
 
 PING_EVERY_S = 0.05
+DOWNLOADS_AT_ONCE = 4
 MOUNT = "/opt/ml"
 
 
@@ -185,26 +189,39 @@ def wait_until_loaded(instance: Instance, process: InstanceProcess) -> None:
 def _lay_out(plan: FleetPlan, folder: Path, services: MotoServices) -> None:
     model = folder / "model"
     model.mkdir(parents=True)
+    downloads: list[Callable[[], None]] = []
     if plan.model_data_url:
-        _download(services, plan.model_data_url, plan.model_data_compression, model)
+        downloads += _downloads(services, plan.model_data_url, plan.model_data_compression, model)
     for source in plan.additional_sources:
         data = source["S3DataSource"]
         into = folder / "additional-model-data-sources" / source["ChannelName"]
         into.mkdir(parents=True)
-        _download(services, data["S3Uri"], data["CompressionType"], into)
+        downloads += _downloads(services, data["S3Uri"], data["CompressionType"], into)
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as threads:
+        for done in [threads.submit(download) for download in downloads]:
+            done.result()
 
 
-def _download(services: MotoServices, uri: str, compression: str, into: Path) -> None:
+def _downloads(
+    services: MotoServices, uri: str, compression: str, into: Path
+) -> list[Callable[[], None]]:
+    """The work that brings what a URI names into a folder, an object each."""
     bucket, key = split_uri(uri)
-    if compression == "Gzip":
-        body, _ = services.get_object(bucket, key)
-        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
-            tar.extractall(into, filter="data")
-        return
-    for found in services.list_objects(bucket, key):
+
+    def unpack() -> None:
+        with tempfile.NamedTemporaryFile(dir=into.parent, suffix=".tar.gz") as archive:
+            services.download(bucket, key, Path(archive.name))
+            with tarfile.open(archive.name) as tar:
+                tar.extractall(into, filter="data")
+
+    def fetch(found: str) -> None:
         target = into / found.removeprefix(key).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(services.get_object(bucket, found)[0])
+        services.download(bucket, found, target)
+
+    if compression == "Gzip":
+        return [unpack]
+    return [partial(fetch, found) for found in services.list_objects(bucket, key)]
 
 
 def _ping(port: int) -> bool:

@@ -8,12 +8,14 @@ made up come back the same.
 import io
 import json
 import logging
+import os
 import random
 import re
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
 
@@ -22,7 +24,8 @@ from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import FakeBucket, S3Backend, s3_backends
+from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
+from moto.settings import get_s3_default_key_buffer_size
 from moto.sns.models import sns_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
@@ -33,6 +36,7 @@ from async_inference.local_aws.journal import Call, Journal
 
 _READS = re.compile(r"^(Get|List|Describe|Head|Lookup|Filter|Test|BatchGet)")
 _KEPT_HEADERS = re.compile(r"^(authorization|content-|x-amz-|host$|smithy-)", re.IGNORECASE)
+PART_BYTES = 1 << 20
 LONGEST_WAIT_S = 20
 """Of ReceiveMessage (BC sqs)."""
 VISIBLE_AGAIN_S = 0.5
@@ -147,10 +151,37 @@ class MotoServices:
             ObjectMissingError: there is none.
         """
         with self.lock:
-            found = _s3_with(bucket).get_object(bucket, key)
-            if found is None:
-                raise ObjectMissingError(f"s3://{bucket}/{key}: the object does not exist")
+            found = self._object(bucket, key)
             return found.value, found.metadata.get("content-type", "binary/octet-stream")
+
+    def download(self, bucket: str, key: str, target: Path) -> None:
+        """Write an object to a file; a large one neither through memory nor under the lock.
+
+        Raises:
+            ObjectMissingError: there is none.
+        """
+        with self.lock:
+            found = self._object(bucket, key)
+            if found.contentsize <= get_s3_default_key_buffer_size():
+                target.write_bytes(found.value)
+                return
+            # moto keeps it in a file without a name, which lives on while this is open.
+            found._value_buffer.flush()
+            source = os.dup(found._value_buffer.fileno())
+        try:
+            with target.open("wb") as file:
+                # By offset, since moto's own reads move the position that both share.
+                while part := os.pread(source, PART_BYTES, file.tell()):
+                    file.write(part)
+        finally:
+            os.close(source)
+
+    @staticmethod
+    def _object(bucket: str, key: str) -> FakeKey:
+        found = _s3_with(bucket).get_object(bucket, key)
+        if found is None:
+            raise ObjectMissingError(f"s3://{bucket}/{key}: the object does not exist")
+        return found
 
     def list_objects(self, bucket: str, prefix: str) -> list[str]:
         """The keys under a prefix.

@@ -92,6 +92,7 @@ class Account:
         instances: int = 1,
         concurrency: int = 1,
         output: dict[str, Any] | None = None,
+        container: dict[str, Any] | None = None,
     ) -> None:
         bucket = f"{name}-bucket"
         archive = io.BytesIO()
@@ -108,6 +109,7 @@ class Account:
                 "Image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1",
                 "ModelDataUrl": f"s3://{bucket}/{key}",
                 "Environment": {"SAGEMAKER_PROGRAM": "inference.py"},
+                **(container or {}),
             },
         )
         self.sagemaker.create_endpoint_config(
