@@ -260,12 +260,7 @@ def _record(capacity, changes, now_s, desired, serving):
 def run(
     arrivals_s,
     service_s,
-    bounds,
-    alarm_numbers,
-    alarm_thresholds,
-    policy_numbers,
-    policy_values,
-    steps,
+    plan,
     phases_s,
     setups_s,
     scheduled,
@@ -284,6 +279,7 @@ def run(
     capacity,
 ):
     requests = len(arrivals_s)
+    bounds, alarm_numbers, alarm_thresholds, policy_numbers, policy_values, steps = plan
     minimum, maximum = bounds[0], bounds[1]
     policies = len(policy_numbers)
     alarms = len(alarm_thresholds)

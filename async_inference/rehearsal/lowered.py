@@ -1,6 +1,6 @@
 """A scaling plan as arrays, the form in which the compiled simulation reads it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ P_TRACKS, P_ADJUSTMENT, P_FIRST_STEP, P_END_STEP, P_MAGNITUDE = range(5)
 V_TARGET, V_OUT_COOLDOWN_S, V_IN_COOLDOWN_S = range(3)
 
 
-@dataclass(frozen=True)
-class Lowered:
+class Lowered(NamedTuple):
     """A plan as arrays, the form in which the compiled simulation reads it."""
 
     bounds: np.ndarray
@@ -33,7 +32,6 @@ class Lowered:
     policy_numbers: np.ndarray
     policy_values: np.ndarray
     steps: np.ndarray
-    names: tuple[str, ...]
 
 
 def lower(plan: ScalingPlan, unsettled: Unsettled) -> Lowered:
@@ -81,5 +79,4 @@ def lower(plan: ScalingPlan, unsettled: Unsettled) -> Lowered:
         policy_numbers=np.array(policies, dtype=np.int64).reshape(-1, 5),
         policy_values=np.array(values, dtype=np.float64).reshape(-1, 3),
         steps=np.array(steps, dtype=np.float64).reshape(-1, 3),
-        names=tuple(policy.name for policy in plan.policies),
     )

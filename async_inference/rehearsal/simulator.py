@@ -167,12 +167,7 @@ def simulate(
     totals = compiled.run(
         traffic.arrivals_s,
         traffic.service_s,
-        lowered.bounds,
-        lowered.alarm_numbers,
-        lowered.alarm_thresholds,
-        lowered.policy_numbers,
-        lowered.policy_values,
-        lowered.steps,
+        lowered,
         drawn_s if phases_s is None else np.array(phases_s, dtype=np.float64),
         setups_s,
         np.array(scheduled, dtype=np.float64).reshape(-1, 3),
@@ -209,7 +204,7 @@ def simulate(
         finished_s=finished_s,
         capacity=capacity[:changes].copy(),
         log=log[:logged].copy(),
-        policies=lowered.names,
+        policies=tuple(policy.name for policy in plan.policies),
     )
 
 
