@@ -6,6 +6,8 @@ TORCH_VERSION := 2.15.0
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
+# Containers often set it: every run of Pulumi would compile its AWS package anew, five seconds each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help up down test check bench docs install lock
 help:
