@@ -235,12 +235,6 @@ class Watch:
 
 
 def _start(console: Console, port: int, minute_s: float) -> Daemon:
-    if _interrupted():
-        # What the engine was doing is not known to its state; nothing here is worth repairing.
-        console.print("The last deployment was interrupted: starting over with an empty stack.")
-        daemon.stop(AWS_FOLDER)
-        for folder in (AWS_FOLDER, PULUMI_STATE):
-            shutil.rmtree(folder, ignore_errors=True)
     known = daemon.running(AWS_FOLDER)
     aws = daemon.start(AWS_FOLDER, port=port, minute_s=minute_s, setup_s=0.0)
     console.print(
@@ -267,6 +261,11 @@ def _checkpoint() -> dict[str, Any]:
 def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
     PULUMI_STATE.mkdir(parents=True, exist_ok=True)
     _pulumi(variables, "stack", "select", "--create", STACK)
+    if _interrupted():
+        console.print("The last deployment was interrupted: going on from there.")
+        _pulumi(variables, "cancel", "--yes", STACK)
+        arguments = ["refresh", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
+        _pulumi(variables, *arguments, "--clear-pending-creates")
     # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
     lost = not client(aws.url, "sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
