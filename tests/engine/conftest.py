@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -133,11 +135,17 @@ class Program:
             120,
         )
         assert process.poll() is None, log.read_text()
+        started = psutil.Process(process.pid).children(recursive=True)
         for number in signals:
             os.killpg(process.pid, number)
             if number == signal.SIGINT:
                 eventually(lambda: "^C received" in log.read_text(), "the CLI notices", 30)
         process.wait(timeout=60)
+        # Plugins have groups of their own, and may go on asking for what they waited for.
+        for left in started:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        psutil.wait_procs(started, timeout=60)
 
     def preview(self, *more: str) -> dict[str, list[str]]:
         """What a preview says: for each resource's name, its steps."""
