@@ -170,9 +170,9 @@ def test_an_up_whose_model_failed_to_load_is_finished_once_that_is_corrected(
     assert everything(program) == uninterrupted
 
 
-@pytest.mark.parametrize("at", ["logs:CreateLogGroup", "kms:CreateAlias", "CreateModel"])
+@pytest.mark.parametrize("at", ["logs:CreateLogGroup", "kms:CreateAlias"])
 def test_an_up_that_was_killed_before_the_endpoint_goes_on(program, at):
-    """Log group and alias have fixed names; a model may be left over, which costs nothing."""
+    """Log group and alias have fixed names; a model may be left over, and costs nothing."""
     if at == "kms:CreateAlias":
         program.configure(security={"encryption": "customer"})
     program.interrupt("up", at=at)
