@@ -4,10 +4,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -111,11 +110,9 @@ class Program:
         arguments = ("destroy", "--yes", "--skip-preview", "--run-program", "-s", self.stack)
         return self.pulumi(*arguments)
 
-    def interrupt(
-        self, *arguments: str, at: str, signals: Sequence[int] = (signal.SIGKILL,)
-    ) -> None:
+    def interrupt(self, *arguments: str, at: str) -> None:
         """Run the CLI until the embedded AWS is asked for an operation of our own services, or an
-        IAM action, and end it by signals, each once the one before has been noticed."""
+        IAM action, and kill it."""
         self.aws.operations.clear()
         self.aws.actions.clear()
         log = self.folder / "interrupted.log"
@@ -126,8 +123,6 @@ class Program:
                 env=self.environment,
                 stdout=said,
                 stderr=said,
-                # As in a terminal, where Ctrl-C reaches what the CLI started too.
-                start_new_session=True,
             )
         eventually(
             lambda: at in {*self.aws.operations, *self.aws.actions} or process.poll() is not None,
@@ -136,10 +131,7 @@ class Program:
         )
         assert process.poll() is None, log.read_text()
         started = psutil.Process(process.pid).children(recursive=True)
-        for number in signals:
-            os.killpg(process.pid, number)
-            if number == signal.SIGINT:
-                eventually(lambda: "^C received" in log.read_text(), "the CLI notices", 30)
+        process.kill()
         process.wait(timeout=60)
         # Plugins have groups of their own, and may go on asking for what they waited for.
         for left in started:
