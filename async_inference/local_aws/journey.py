@@ -150,7 +150,8 @@ def down(console: Console) -> None:
     aws = daemon.running(AWS_FOLDER)
     if aws is None and (AWS_FOLDER / "state.sqlite3").exists() and PULUMI_STATE.exists():
         aws = daemon.start(AWS_FOLDER, port=daemon.PORT, minute_s=1.0, setup_s=0.0)
-    if aws is not None and not _interrupted() and _checkpoint().get("resources"):
+    whole = not _cut_short() and not _interrupted()
+    if aws is not None and whole and _checkpoint().get("resources"):
         # The hooks that guard the live endpoint need the program.
         arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         _shown(environment(aws.url, LOCAL), *arguments)
@@ -235,6 +236,11 @@ class Watch:
 
 
 def _start(console: Console, port: int, minute_s: float) -> Daemon:
+    if _cut_short():
+        console.print("Pulumi was killed while it wrote its state: starting over, empty.")
+        daemon.stop(AWS_FOLDER)
+        for folder in (AWS_FOLDER, PULUMI_STATE):
+            shutil.rmtree(folder, ignore_errors=True)
     known = daemon.running(AWS_FOLDER)
     aws = daemon.start(AWS_FOLDER, port=port, minute_s=minute_s, setup_s=0.0)
     console.print(
@@ -249,6 +255,15 @@ def _interrupted() -> bool:
     if any((PULUMI_STATE / ".pulumi" / "locks").rglob("*.json")):
         return True
     return bool(_checkpoint().get("pending_operations"))
+
+
+def _cut_short() -> bool:
+    """Whether the state is no whole file: the CLI does not replace it at once."""
+    try:
+        _checkpoint()
+    except ValueError:
+        return True
+    return False
 
 
 def _checkpoint() -> dict[str, Any]:

@@ -130,7 +130,21 @@ class Program:
             120,
         )
         assert process.poll() is None, log.read_text()
-        started = psutil.Process(process.pid).children(recursive=True)
+        cli = psutil.Process(process.pid)
+        started = cli.children(recursive=True)
+
+        def stopped_between_two_states() -> bool:
+            cli.suspend()
+            try:
+                for state in self.folder.rglob(f"stacks/**/{self.stack}.json"):
+                    json.loads(state.read_text())
+            except ValueError:
+                cli.resume()
+                return False
+            return True
+
+        # The file backend does not replace the state at once: half of it would be Pulumi's loss.
+        eventually(stopped_between_two_states, "a whole state", 30)
         process.kill()
         process.wait(timeout=60)
         # Plugins have groups of their own, and may go on asking for what they waited for.
