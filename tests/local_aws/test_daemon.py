@@ -66,7 +66,7 @@ def test_a_half_written_note_is_as_good_as_none(tmp_path):
 
 
 def test_make_down_takes_a_state_away_that_was_cut_short(tmp_path, monkeypatch):
-    """Pulumi's file backend does not replace its file at once, so that a kill may leave half of it."""
+    """Pulumi does not replace its file at once, so that a kill may leave half of it."""
     monkeypatch.chdir(tmp_path)
     state = journey.PULUMI_STATE / ".pulumi" / "stacks" / "async-inference" / "local.json"
     state.parent.mkdir(parents=True)
