@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,10 @@ def start(
         _lay_out(plan, folder, services)
     except (ObjectMissingError, tarfile.TarError, OSError) as error:
         raise StartError(f"The model data could not be downloaded: {error}") from error
+    except Exception as error:
+        # Our fault, but an endpoint that stays Creating would hide it.
+        traceback.print_exc()
+        raise StartError(f"The embedded AWS failed, see its log: {error!r}") from error
     instance.log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with instance.log.open("ab") as log:
@@ -202,6 +207,23 @@ def _lay_out(plan: FleetPlan, folder: Path, services: MotoServices) -> None:
             done.result()
 
 
+def extract(tar: tarfile.TarFile, into: Path) -> None:
+    """Unpack an archive, and nothing beside the folder.
+
+    Raises:
+        tarfile.TarError: it holds something that would lie elsewhere.
+    """
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(into, filter="data")
+        return
+    # Python 3.11 has that filter from its fourth patch release on; Debian 12 has the second.
+    for member in tar.getmembers():
+        inside = (into / member.name).resolve().is_relative_to(into.resolve())
+        if not inside or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is no file or folder within the archive")
+    tar.extractall(into)  # noqa: S202 - looked at above
+
+
 def _downloads(
     services: MotoServices, uri: str, compression: str, into: Path
 ) -> list[Callable[[], None]]:
@@ -212,7 +234,7 @@ def _downloads(
         with tempfile.NamedTemporaryFile(dir=into.parent, suffix=".tar.gz") as archive:
             services.download(bucket, key, Path(archive.name))
             with tarfile.open(archive.name) as tar:
-                tar.extractall(into, filter="data")
+                extract(tar, into)
 
     def fetch(found: str) -> None:
         target = into / found.removeprefix(key).lstrip("/")

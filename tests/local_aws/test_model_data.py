@@ -8,6 +8,8 @@ import tarfile
 
 import pytest
 
+from async_inference.local_aws.instance import extract
+
 pytestmark = pytest.mark.local_aws
 
 CODE = """
@@ -80,3 +82,43 @@ def test_data_sources_arrive_whole_large_and_small_packed_and_not(start):
         for name, body in files.items()
     }
     assert found["path"] is None, "its packages are for the container's Python, not for this one"
+
+
+@pytest.fixture(params=["with the standard filter", "without it, as Python 3.11.2"])
+def python(request, monkeypatch):
+    if request.param.startswith("without"):
+        whole = tarfile.TarFile.extractall
+
+        def without_filter(tar, path):
+            whole(tar, path)
+
+        monkeypatch.delattr(tarfile, "data_filter")
+        monkeypatch.setattr(tarfile.TarFile, "extractall", without_filter)
+
+
+def archive_of(name: str, kind: bytes = tarfile.REGTYPE) -> tarfile.TarFile:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.size, entry.linkname = kind, 0, "/etc"
+        tar.addfile(entry, io.BytesIO())
+    return tarfile.open(fileobj=io.BytesIO(content.getvalue()))
+
+
+def test_an_archive_is_unpacked_on_every_python(python, tmp_path):
+    extract(archive_of("code/inference.py"), tmp_path)
+
+    assert (tmp_path / "code" / "inference.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("../beside", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)]
+)
+def test_an_archive_puts_nothing_outside_its_folder(python, tmp_path, name, kind):
+    into = tmp_path / "model"
+    into.mkdir()
+
+    with pytest.raises(tarfile.TarError):
+        extract(archive_of(name, kind), into)
+
+    assert list(tmp_path.rglob("*")) == [into]

@@ -21,6 +21,7 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 
+from async_inference.local_aws.instance import extract
 from components.async_endpoint import model_server_environment
 from components.model_source import package
 from components.packages import Target, packed
@@ -108,7 +109,7 @@ def torchserve(
     for part in ("base/model", "temp", "logs"):
         (folder / part).mkdir(parents=True)
     with tarfile.open(code) as tar:
-        tar.extractall(folder / "base/model", filter="data")
+        extract(tar, folder / "base/model")
     environment = {
         "HOME": os.environ["HOME"],
         "PATH": f"{python.parent}:{os.environ['PATH']}",
@@ -237,7 +238,7 @@ def test_a_container_without_the_handlers_packages_serves_with_the_packed_ones_a
     archive = packed(HANDLER, target, tmp_path / "build")
     assert archive is not None
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path / "packages", filter="data")
+        extract(tar, tmp_path / "packages")
     code = package(HANDLER, without_requirements=True, build_folder=tmp_path / "build")
     here = {"MODEL_WEIGHTS": "tiny", "PYTHONPATH": str(tmp_path / "packages")}
 
