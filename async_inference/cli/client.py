@@ -32,6 +32,9 @@ DeadlineOption = Annotated[
     float | None,
     typer.Option(help="Seconds for everything; what is left then can be resumed.", min=1),
 ]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
+]
 NotificationsOption = Annotated[
     bool,
     typer.Option(
@@ -88,9 +91,7 @@ def batch(
         str | None, typer.Option("--format", help="text, csv or jsonl; by default by the name.")
     ] = None,
     in_flight: InFlightOption = 100,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
-    ] = False,
+    retry_failed: RetryFailedOption = False,
     deadline_s: DeadlineOption = None,
     notifications: NotificationsOption = False,
     as_json: JsonOption = False,
@@ -140,9 +141,7 @@ def batch(
 def resume(
     output: Annotated[Path, typer.Argument(help="Folder of a batch, with its ledger.")],
     in_flight: InFlightOption = 100,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
-    ] = False,
+    retry_failed: RetryFailedOption = False,
     deadline_s: DeadlineOption = None,
     notifications: NotificationsOption = False,
     as_json: JsonOption = False,

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from async_inference.cli.client import EXIT_FAILED
 from async_inference.cli.options import ChangedOption, EndpointOption, JsonOption, TrafficOption
 from async_inference.cli.target import Target, target_of
 from async_inference.validation import InvalidInputError
@@ -15,8 +16,6 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     from async_inference.load import Payload, Replay
     from async_inference.rehearsal.traffic import Traffic
-
-EXIT_FAILED = 1
 
 
 def load(

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -120,11 +120,24 @@ class Caller:
 
 
 @contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Generator[None]:
+    """Do something in the background, which ends by the event that it is given."""
+    done = threading.Event()
+    worker = threading.Thread(target=work, args=(done,))
+    worker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        worker.join()
+
+
+@contextmanager
 def killed_instances(aws: Killable) -> Generator[list[int]]:
     """Kill an instance at random every second; yields those killed so far."""
-    dice, done, killed = random.Random(13), threading.Event(), []
+    dice, killed = random.Random(13), []
 
-    def kill() -> None:
+    def kill(done: threading.Event) -> None:
         while not done.wait(INSTANCE_KILL_EVERY_S):
             # The server, or the instance, may be dead already.
             with suppress(psutil.Error, AssertionError, IndexError):
@@ -132,13 +145,8 @@ def killed_instances(aws: Killable) -> Generator[list[int]]:
                 process.kill()
                 killed.append(process.pid)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with meanwhile(kill):
         yield killed
-    finally:
-        done.set()
-        killer.join()
 
 
 def test_every_accepted_request_ends_in_one_answer_and_one_notification(aws, capsys):
@@ -236,9 +244,8 @@ def heard(account: Account) -> Generator[dict[str, set[str]]]:
     """
     queue = account.sqs.get_queue_url(QueueName="ends-queue")["QueueUrl"]
     found: dict[str, set[str]] = {}
-    done = threading.Event()
 
-    def listen() -> None:
+    def listen(done: threading.Event) -> None:
         while not done.is_set():
             with suppress(ClientError, BotoCoreError):
                 messages = account.sqs.receive_message(
@@ -256,13 +263,8 @@ def heard(account: Account) -> Generator[dict[str, set[str]]]:
                         ],
                     )
 
-    listener = threading.Thread(target=listen)
-    listener.start()
-    try:
+    with meanwhile(listen):
         yield found
-    finally:
-        done.set()
-        listener.join()
 
 
 def left(aws: Killable) -> int:

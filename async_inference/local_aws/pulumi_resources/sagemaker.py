@@ -1,7 +1,7 @@
 """Models, endpoint configurations and endpoints."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
@@ -20,11 +20,28 @@ WAIT_S = 3600.0
 
 
 class Tagged(Kind):
-    """What SageMaker tags by ARN."""
+    """What SageMaker tags by ARN.
+
+    Attributes:
+        description: the call that describes it, and where its ARN is in the answer.
+    """
 
     service = "sagemaker"
     replaces = None
     autoname = Autoname("name", 63)
+    description: ClassVar[tuple[str, str]]
+
+    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+        call, arn = self.description
+        found = unless_gone(getattr(aws, call), **{self.deletion[1]: identity})
+        if found is None:
+            return None
+        tags = from_tag_list(aws.list_tags(ResourceArn=found[arn])["Tags"])
+        return {"name": identity, "arn": found[arn], "tags": tags, **self.described(found)}
+
+    def described(self, found: dict[str, Any]) -> Properties:
+        """What else of the answer is a property."""
+        return {}
 
     def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
         retag(
@@ -34,14 +51,11 @@ class Tagged(Kind):
             lambda _: aws.add_tags(ResourceArn=old["arn"], Tags=tag_list(new)),
         )
 
-    def described(self, aws: Any, name: str, arn: str) -> Properties:
-        tags = aws.list_tags(ResourceArn=arn)["Tags"]
-        return {"name": name, "arn": arn, "tags": from_tag_list(tags)}
-
 
 class Model(Tagged):
     type = "aws:sagemaker/model:Model"
     deletion = ("delete_model", "ModelName")
+    description = ("describe_model", "ModelArn")
 
     def create(self, aws: Any, p: Properties) -> str:
         container = dict(p["primaryContainer"])
@@ -66,14 +80,11 @@ class Model(Tagged):
         )
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
-        found = unless_gone(aws.describe_model, ModelName=identity)
-        return found and self.described(aws, identity, found["ModelArn"])
-
 
 class EndpointConfiguration(Tagged):
     type = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
     deletion = ("delete_endpoint_config", "EndpointConfigName")
+    description = ("describe_endpoint_config", "EndpointConfigArn")
 
     def create(self, aws: Any, p: Properties) -> str:
         asynchronous = pascal(p["asyncInferenceConfig"])
@@ -88,14 +99,11 @@ class EndpointConfiguration(Tagged):
         )
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
-        found = unless_gone(aws.describe_endpoint_config, EndpointConfigName=identity)
-        return found and self.described(aws, identity, found["EndpointConfigArn"])
-
 
 class Endpoint(Tagged):
     type = "aws:sagemaker/endpoint:Endpoint"
     deletion = ("delete_endpoint", "EndpointName")
+    description = ("describe_endpoint", "EndpointArn")
     # In the provider only deploymentConfig.autoRollbackConfiguration does (ForceNew).
     replaces = frozenset({"name", "deploymentConfig.autoRollbackConfiguration"})
 
@@ -109,12 +117,8 @@ class Endpoint(Tagged):
         _wait_in_service(aws, p["name"])
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
-        found = unless_gone(aws.describe_endpoint, EndpointName=identity)
-        return found and {
-            **self.described(aws, identity, found["EndpointArn"]),
-            "endpointConfigName": found["EndpointConfigName"],
-        }
+    def described(self, found: dict[str, Any]) -> Properties:
+        return {"endpointConfigName": found["EndpointConfigName"]}
 
     def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
         # As the provider does: a changed deployment config alone is an update too.
