@@ -47,6 +47,10 @@ from async_inference.scaling.autoscaler import (
     tracked_capacity,
 )
 from async_inference.scaling.plan import Metric
+from async_inference.scaling.rules import RULES
+
+for _rule in RULES:
+    register_jitable(_rule)
 
 MAX_EVENTS = 2**40
 """More than any run has; a counted loop, since LLVM miscompiles the endless one."""

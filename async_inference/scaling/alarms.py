@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import get_args
 
-import numpy as np
-from numba.extending import register_jitable
-
 from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData, Statistic
+from async_inference.scaling.rules import rule
 
 
 class AlarmState(IntEnum):
@@ -35,7 +33,7 @@ _AVERAGE, _MAXIMUM, _MINIMUM, _SUM = (
 )
 
 
-@register_jitable
+@rule
 def evaluation_range(evaluation_periods):
     """How many periods CloudWatch looks back for N evaluation periods.
 
@@ -44,7 +42,7 @@ def evaluation_range(evaluation_periods):
     return evaluation_periods + max(evaluation_periods // 3, 2)
 
 
-@register_jitable
+@rule
 def period_statistic(statistic, total, samples, least, most):
     """What the samples of one period come to; `statistic` is a STATISTIC_CODES code."""
     if statistic == _AVERAGE:
@@ -58,7 +56,7 @@ def period_statistic(statistic, total, samples, least, most):
     return samples * 1.0
 
 
-@register_jitable
+@rule
 def breaches(value, comparison, threshold):
     """Whether a datapoint breaches the threshold; `comparison` is a COMPARISON_CODES code."""
     if comparison == _GREATER_OR_EQUAL:
@@ -70,7 +68,7 @@ def breaches(value, comparison, threshold):
     return value <= threshold
 
 
-@register_jitable
+@rule
 def next_state(points, n, m, comparison, threshold, missing, state):
     """The state after one evaluation.
 
@@ -126,7 +124,7 @@ def evaluate(alarm: MetricAlarm, points: Sequence[float | None], state: AlarmSta
             where there is no datapoint.
         state: the state before.
     """
-    values = np.array([math.nan if point is None else point for point in points], dtype=float)
+    values = [math.nan if point is None else point for point in points]
     return AlarmState(
         next_state(
             values,

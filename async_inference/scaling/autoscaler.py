@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numpy as np
-from numba.extending import register_jitable
-
 from async_inference.scaling.plan import (
     AdjustmentType,
     Comparison,
@@ -24,6 +21,7 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
+from async_inference.scaling.rules import rule
 from async_inference.scaling.unsettled import Unsettled
 
 HIGH_ALARM_PERIODS = 3
@@ -56,7 +54,7 @@ NO_STEP_COVERS = -1
 """What `stepped_capacity` answers when no step holds the breach."""
 
 
-@register_jitable
+@rule
 def stepped_capacity(
     current, difference, adjustment_type, lower, upper, adjustments, min_magnitude
 ):
@@ -93,7 +91,7 @@ def stepped_capacity(
     return NO_STEP_COVERS
 
 
-@register_jitable
+@rule
 def tracked_capacity(current, metric, target, scales_in):
     """The capacity at which a metric that falls with the capacity would be at its target.
 
@@ -105,7 +103,7 @@ def tracked_capacity(current, metric, target, scales_in):
     return min(asked, current) if scales_in else max(asked, current)
 
 
-@register_jitable
+@rule
 def bid(policy, asked, current, minimum, maximum, now_s, out_origin, out_until_s, in_until_s):
     """What a policy's request comes to under its cooldowns and the bounds.
 
@@ -138,7 +136,7 @@ def bid(policy, asked, current, minimum, maximum, now_s, out_origin, out_until_s
     return current, _NOTHING
 
 
-@register_jitable
+@rule
 def winner(current, bids):
     """Which of several bids wins: the largest capacity, for out and for in; -1 if none changes."""
     best = -1
@@ -151,7 +149,7 @@ def winner(current, bids):
     return best
 
 
-@register_jitable
+@rule
 def start_cooldown(
     policy, current, desired, now_s, in_cooldown_s, out_origin, out_until_s, in_until_s
 ):
@@ -168,7 +166,7 @@ def start_cooldown(
         in_until_s[policy] = now_s + in_cooldown_s
 
 
-@register_jitable
+@rule
 def finish_scale_out(now_s, out_cooldown_s, out_until_s):
     """Note that all instances asked for are in service: scale-out cooldowns start to run."""
     for policy in range(len(out_until_s)):
@@ -201,12 +199,12 @@ def tracking_alarms(
     return high, low
 
 
-def step_arrays(policy: StepScalingPolicy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def step_arrays(policy: StepScalingPolicy) -> tuple[list[float], list[float], list[float]]:
     """A step policy's lower bounds, upper bounds and adjustments, for `stepped_capacity`."""
     return (
-        np.array([-math.inf if s.lower_bound is None else s.lower_bound for s in policy.steps]),
-        np.array([math.inf if s.upper_bound is None else s.upper_bound for s in policy.steps]),
-        np.array([float(step.adjustment) for step in policy.steps]),
+        [-math.inf if s.lower_bound is None else s.lower_bound for s in policy.steps],
+        [math.inf if s.upper_bound is None else s.upper_bound for s in policy.steps],
+        [float(step.adjustment) for step in policy.steps],
     )
 
 
@@ -247,10 +245,10 @@ class Autoscaler:
         self.desired = desired
         self._unsettled = unsettled
         self._names: list[str] = []
-        self._out_cooldown_s = np.empty(0)
-        self._out_origin = np.empty(0, dtype=np.int64)
-        self._out_until_s = np.empty(0)
-        self._in_until_s = np.empty(0)
+        self._out_cooldown_s: list[float] = []
+        self._out_origin: list[int] = []
+        self._out_until_s: list[float] = []
+        self._in_until_s: list[float] = []
 
     def decide(self, requests: Sequence[Request], now_s: float) -> list[Decision]:
         """Decide on what all policies ask at one moment; the largest capacity wins.
@@ -265,7 +263,7 @@ class Autoscaler:
             desired, verdict = self._bid(index, request, now_s)
             bids.append(desired)
             verdicts.append(verdict)
-        best = winner(current, np.array(bids, dtype=np.int64)) if bids else -1
+        best = winner(current, bids)
         if best >= 0:
             policy = requests[best].policy
             in_cooldown_s = (
@@ -343,10 +341,10 @@ class Autoscaler:
             self._out_cooldown_s[index] = out_cooldown_s
             return index
         self._names.append(policy.name)
-        self._out_cooldown_s = np.append(self._out_cooldown_s, float(out_cooldown_s))
-        self._out_origin = np.append(self._out_origin, 0)
-        self._out_until_s = np.append(self._out_until_s, -math.inf)
-        self._in_until_s = np.append(self._in_until_s, -math.inf)
+        self._out_cooldown_s.append(float(out_cooldown_s))
+        self._out_origin.append(0)
+        self._out_until_s.append(-math.inf)
+        self._in_until_s.append(-math.inf)
         return len(self._names) - 1
 
     def _bid(self, index: int, request: Request, now_s: float) -> tuple[int, Verdict]:
