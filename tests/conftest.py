@@ -1,8 +1,16 @@
 """Property tests find the same examples everywhere, however slow the machine is just then."""
 
 import gc
+import os
 
 from hypothesis import HealthCheck, settings
+
+from async_inference.local_aws.clients import isolated
+
+# Whoever runs the tests has an AWS environment of their own, which no test may reach.
+alone = isolated({})
+os.environ.clear()
+os.environ.update(alone)
 
 settings.register_profile(
     "project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -71,7 +71,10 @@ def status(
     def look() -> dict[str, Any]:
         try:
             return httpx.get(
-                f"{aws.url}/_local/status", params={"minutes": CHARTED_MINUTES}, timeout=10
+                f"{aws.url}/_local/status",
+                params={"minutes": CHARTED_MINUTES},
+                timeout=10,
+                trust_env=False,
             ).json()
         except (httpx.TransportError, ValueError) as error:
             raise InvalidInputError(

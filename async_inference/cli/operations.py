@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from async_inference.cli.options import JsonOption
+from async_inference.cli.target import reached_by
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -36,22 +37,20 @@ def verify(
 
     For example: async-inference verify --stack prod --within-s 900
     """
-    import boto3
-
     from async_inference import settings
     from async_inference.client import Client
     from async_inference.operations import account, smoke, verify
 
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     request = smoke.BODY if body is None else _read(body)
-    session = boto3.Session(region_name=own.region)
+    reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("reading Pulumi's state and what runs"), _aws_says():
-        asked = account.asked(own, account.exported(stack))
-        live = account.live(session.client, asked)
+        asked = account.asked(own, account.exported(stack, reached.environment))
+        live = account.live(reached.client, asked)
         found = verify.checks(asked, live)
         if sends and live.endpoint is not None:
-            with Client(own.endpoint_name, session=session) as client:
+            with Client(own.endpoint_name, session=reached.session, url=reached.url) as client:
                 found.append(
                     smoke.smoke(
                         client, asked, live, body=request, within_s=within_s, say=console.print
@@ -68,16 +67,14 @@ def preflight(
 
     For example: async-inference preflight --stack prod
     """
-    import boto3
-
     from async_inference import settings
     from async_inference.operations import preflight
 
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    session = boto3.Session(region_name=own.region)
+    reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("looking at the account"), _aws_says():
-        found = preflight.preflight(own, session.client, console.print)
+        found = preflight.preflight(own, reached.client, console.print)
     _show(found, as_json)
 
 

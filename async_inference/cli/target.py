@@ -1,8 +1,10 @@
 """Which endpoint a command talks to, and how it is reached."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from async_inference.validation import InvalidInputError
 
@@ -51,7 +53,7 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
     import boto3
 
     from async_inference import settings
-    from async_inference.local_aws import daemon
+    from async_inference.local_aws import clients, daemon
 
     aws = daemon.running(daemon.AWS_FOLDER)
     if begun_at is not None:
@@ -71,21 +73,60 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
     own = None if stack is None else settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     name = endpoint or (own.endpoint_name if own else "")
     if aws is not None and local:
-        session = boto3.Session(
-            aws_access_key_id="local",
-            aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
-            region_name="us-east-1",
-        )
-        return Target(name, LOCAL_STACK, session, aws.url, aws.minute_s, own)
+        return Target(name, LOCAL_STACK, clients.session(), aws.url, aws.minute_s, own)
     session = boto3.Session(region_name=own.region if own else begun_at)
     if session.region_name is None:
         raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
     return Target(name, session.region_name, session, None, 60.0, own)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """How a stack's resources and its Pulumi state are read.
+
+    Args:
+        session: credentials and region.
+        url: of the embedded AWS, None for what the session finds.
+        environment: variables for the Pulumi CLI.
+    """
+
+    session: "boto3.Session"
+    url: str | None
+    environment: Mapping[str, str]
+
+    def client(self, service: str) -> Any:
+        """A client of one service."""
+        return self.session.client(service, endpoint_url=self.url)
+
+
+def reached_by(stack: str, region: str) -> Reached:
+    """How to read a stack: the local one is found where `make up` put it.
+
+    Raises:
+        InvalidInputError: stack local, and neither `make up` nor the environment gives an AWS.
+    """
+    import boto3
+
+    from async_inference.local_aws import clients, daemon
+
+    if stack == LOCAL_STACK:
+        aws = daemon.running(daemon.AWS_FOLDER)
+        if aws is not None:
+            from async_inference.local_aws import journey
+
+            variables = journey.environment(aws.url, daemon.LOCAL)
+            os.environ["PATH"] = variables["PATH"]  # where subprocess looks the CLI up
+            return Reached(clients.session(region), aws.url, clients.isolated(variables))
+        if "AWS_ENDPOINT_URL" not in os.environ:
+            raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+    return Reached(boto3.Session(region_name=region), None, os.environ)
+
+
 def _runs(url: str, endpoint: str) -> bool:
     """Whether the embedded AWS has this endpoint."""
     import httpx
 
-    regions = httpx.get(f"{url}/_local/status", timeout=10).json()["regions"].values()
+    regions = (
+        httpx.get(f"{url}/_local/status", timeout=10, trust_env=False).json()["regions"].values()
+    )
     return any(endpoint in region["endpoints"] for region in regions)

@@ -1,19 +1,89 @@
-"""boto3 clients of an embedded AWS, which takes any credentials and never the user's own."""
+"""The local stack's isolation: clients and variables that take nothing of the user's AWS setup.
 
-from typing import Any
+Profiles, files, endpoint URLs and switches of the user's shell belong to the real AWS, and a proxy
+never serves loopback.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import boto3
 
 ACCOUNT_ID = "123456789012"
 """Whose resources all of the embedded AWS's are."""
+REGION = "us-east-1"
+LOOPBACK = ("127.0.0.1", "localhost")
+AWS_VARIABLE = re.compile(r"AWS_\w+|BOTO_CONFIG")
+NO_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
-def client(url: str, service: str, region: str = "us-east-1") -> Any:
-    """A client of one service at an embedded AWS's URL."""
+@cache
+def session(region: str = REGION) -> "boto3.Session":
+    """A session with credentials of the embedded AWS, blind to the user's variables and files."""
     import boto3  # a preview that changes nothing needs none
+    import botocore.session
+    from botocore.config import Config
+    from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
-    return boto3.client(
-        service,
-        endpoint_url=url,
+    # Each setting keeps its default, but neither a variable nor a file that it could come from.
+    blind = {
+        name: (None, None, default, conversion)
+        for name, (_, _, default, conversion) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
+    }
+    for name in ("config_file", "credentials_file"):
+        blind[name] = (None, None, os.devnull, None)
+    own = botocore.session.Session(session_vars=blind)
+    own.set_default_client_config(
+        Config(proxies={}, use_fips_endpoint=False, use_dualstack_endpoint=False)
+    )
+    return boto3.Session(
+        botocore_session=own,
         region_name=region,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
     )
+
+
+def client(url: str, service: str, region: str = REGION) -> Any:
+    """A client of one service at an embedded AWS's URL."""
+    return session(region).client(service, endpoint_url=url)
+
+
+def variables(url: str) -> dict[str, str]:
+    """The variables with which any AWS SDK works on an embedded AWS, and on nothing else.
+
+    Args:
+        url: where it listens.
+    """
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": REGION,
+        # All that boto3 and version 1 of the AWS CLI read.
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        **NO_FILES,
+        **_past_the_proxy(os.environ),
+    }
+
+
+def isolated(own: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a process of the local stack.
+
+    Args:
+        own: the variables that the process is given; of the user's, those of AWS are left out, and
+            proxies do not serve loopback.
+    """
+    users = {key: value for key, value in os.environ.items() if not AWS_VARIABLE.fullmatch(key)}
+    return {**users, **NO_FILES, **_past_the_proxy(os.environ), **own}
+
+
+def _past_the_proxy(environ: Mapping[str, str]) -> dict[str, str]:
+    """NO_PROXY with loopback in it, in both spellings, since programs differ in which they read."""
+    given = f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}".split(",")
+    hosts = dict.fromkeys([*filter(None, map(str.strip, given)), *LOOPBACK])
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))

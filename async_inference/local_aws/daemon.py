@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from async_inference.local_aws import clients
 from async_inference.local_aws.faults import Faults
 from async_inference.validation import InvalidInputError
 
@@ -84,6 +85,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=clients.isolated({}),
             start_new_session=True,
         )
     url = f"http://127.0.0.1:{port}"

@@ -3,8 +3,10 @@
 Deployment is the real Pulumi CLI's; state, credentials and plugins are those of the work tree only.
 """
 
+import fcntl
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
-from async_inference.local_aws import daemon, page
+from async_inference.local_aws import clients, daemon, page
 from async_inference.local_aws.clients import client
 from async_inference.local_aws.daemon import AWS_FOLDER, LOCAL, Daemon
 from async_inference.validation import InvalidInputError
@@ -71,12 +73,7 @@ def environment(url: str, folder: Path) -> dict[str, str]:
         # The local stack has no secrets; the file backend still asks for a passphrase.
         "PULUMI_CONFIG_PASSPHRASE": "",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "AWS_ENDPOINT_URL": url,
-        "AWS_REGION": "us-east-1",
-        # All that boto3 and version 1 of the AWS CLI read.
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
+        **clients.variables(url),
     }
 
 
@@ -89,6 +86,24 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
     Raises:
         InvalidInputError: something that a person can put right.
     """
+    with _alone(console):
+        return _up_alone(console, prompt, port, minute_s)
+
+
+@contextmanager
+def _alone(console: Console) -> Generator[None]:
+    """One `make up` or `make down` at a time: the state has one writer."""
+    LOCAL.mkdir(exist_ok=True)
+    with (LOCAL / "lock").open("a") as lock:  # ends with the process, however that ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with console.status("waiting: another make up or make down is at work in this folder"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _up_alone(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     ran_before = daemon.running(AWS_FOLDER) is not None
     try:
         return _up(console, prompt, port, minute_s)
@@ -147,6 +162,11 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
 
 def down(console: Console) -> None:
     """Destroy the stack, stop the embedded AWS, and remove what they kept."""
+    with _alone(console):
+        _down(console)
+
+
+def _down(console: Console) -> None:
     aws = daemon.running(AWS_FOLDER)
     if aws is None and (AWS_FOLDER / "state.sqlite3").exists() and PULUMI_STATE.exists():
         aws = daemon.start(AWS_FOLDER, port=daemon.PORT, minute_s=1.0, setup_s=0.0)
@@ -172,7 +192,7 @@ class Watch:
         self._sagemaker = client(aws.url, "sagemaker")
         self._instances = -1
         self._told: set[str] = set()
-        self._http = httpx.Client(base_url=aws.url, timeout=10)
+        self._http = httpx.Client(base_url=aws.url, timeout=10, trust_env=False)
         for activity in self._activities():
             self._told.add(activity["ActivityId"])
 
@@ -317,7 +337,7 @@ def _pulumi(variables: dict[str, str], *arguments: str) -> str:
 def _merged(variables: dict[str, str]) -> dict[str, str]:
     # subprocess looks programs up in this process's PATH.
     os.environ["PATH"] = variables["PATH"]
-    return {**os.environ, **variables}
+    return clients.isolated(variables)
 
 
 def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
@@ -335,10 +355,18 @@ def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
 
 
 def _write_env_file(variables: dict[str, str]) -> None:
-    lines = [f"export {key}='{value}'" for key, value in variables.items() if key != "PATH"]
+    lines = [
+        "# Nothing of another AWS environment reaches the local stack.",
+        "for name in $(env | sed -n 's/^\\(AWS_[A-Za-z0-9_]*\\)=.*/\\1/p')",
+        'do unset "$name"; done',
+    ]
+    lines += [
+        f"export {key}={shlex.quote(value)}" for key, value in variables.items() if key != "PATH"
+    ]
     path = variables["PATH"].removesuffix(os.environ.get("PATH", ""))
+    lines.append(f'export PATH={shlex.quote(path)}"$PATH"')
     LOCAL.mkdir(exist_ok=True)
-    (LOCAL / "env").write_text("\n".join([*lines, f"export PATH='{path}'\"$PATH\""]) + "\n")
+    (LOCAL / "env").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
+from async_inference.local_aws import clients
+
 MESSAGE_LENGTH = struct.Struct("!I")
 """What goes before each message to the template: the bytes of the instance's variables as JSON."""
 MESSAGE_FDS = 3
@@ -146,7 +148,11 @@ class ProcessTemplate:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[its.fileno()],
-                    env={"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **os.environ},
+                    env={
+                        "OMP_NUM_THREADS": "1",
+                        "PYTHONDONTWRITEBYTECODE": "1",
+                        **clients.isolated({}),
+                    },
                     start_new_session=True,
                 )
             self._socket = mine

@@ -19,10 +19,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape  # writes XML, reads none
 
-import botocore.session
 from botocore import xform_name
+from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel
-from cheroot import wsgi
 from pydantic import ValidationError
 
 from async_inference.local_aws import cloudwatch, page
@@ -34,6 +33,7 @@ from async_inference.local_aws.endpoint import Endpoint
 from async_inference.local_aws.environment import Environment
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.http_server import HttpServer
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.logs import EndpointLogs
 from async_inference.local_aws.metrics import MINUTE_S
@@ -46,9 +46,6 @@ from async_inference.validation import problems_of
 
 SAMPLED_AT_S = 30
 """Within a minute: the middle reproduces the published detection times (aws-facts.md section 6)."""
-SERVER_THREADS = 16
-MAX_HEADER_BYTES = 64 * 1024
-"""No request of an AWS client comes near it."""
 CLOCK_SAVED_EVERY_S = 1.0
 """Real seconds between two records of the simulated time."""
 
@@ -152,10 +149,7 @@ class LocalAws:
         self._walker = threading.Thread(target=self._walk, daemon=True)
         for name in self._journal.documents("region"):
             self._region(name)
-        self._server = wsgi.Server(
-            ("127.0.0.1", options.port), self._application, numthreads=SERVER_THREADS
-        )
-        self._server.max_request_header_size = MAX_HEADER_BYTES
+        self._server = HttpServer(options.port, self._application)
         self._server.prepare()
         self.url = f"http://127.0.0.1:{self._server.bind_addr[1]}"
 
@@ -313,7 +307,8 @@ class LocalAws:
 
     def _service(self, name: str) -> ServiceModel:
         if name not in self._models:
-            self._models[name] = botocore.session.get_session().get_service_model(name)
+            document = Loader().load_service_model(name, "service-2")
+            self._models[name] = ServiceModel(document, name)
         return self._models[name]
 
     def _region(self, name: str) -> Region:
@@ -374,6 +369,11 @@ def _from_headers(operation: OperationModel, environ: dict[str, Any]) -> dict[st
         value = environ.get(key)
         if value is None:
             continue
+        try:
+            # WSGI hands a header's bytes over as Latin-1 (PEP 3333); AWS's clients write UTF-8.
+            value = value.encode("latin-1").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise AwsError("SerializationException", f"{name} must be UTF-8") from error
         if shape.type_name in ("integer", "long"):
             if not re.fullmatch(r"-?\d+", value):
                 raise AwsError("SerializationException", f"{name} must be a whole number")

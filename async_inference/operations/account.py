@@ -23,15 +23,19 @@ Clients = Callable[[str], Any]
 """A boto3 client of a service, in the stack's region."""
 
 
-def exported(stack: str) -> dict[str, Any]:
+def exported(stack: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Pulumi's state of a stack, as `pulumi stack export` prints it.
+
+    Args:
+        stack: its name.
+        environment: the CLI's variables; this process's if None.
 
     Raises:
         InvalidInputError: the CLI is missing, or knows no such stack.
     """
     command = ["pulumi", "stack", "export", "--stack", stack, "--non-interactive"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise InvalidInputError(
             [

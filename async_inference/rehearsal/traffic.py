@@ -2,9 +2,12 @@
 
 import csv
 import gzip
+import itertools
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +18,10 @@ from async_inference.validation import InvalidInputError
 HEADER = ("arrival_s", "service_s")
 SHOWN_PROBLEMS = 20
 DAY_S = 86_400.0
+LONGEST_S = 10 * 365.25 * DAY_S
+"""Ten years. A first arrival beyond that is a Unix time: seconds since 1970."""
+LAST_UNIX_S = 253_402_300_800.0
+"""The year 10000; what is larger counts milliseconds, or nothing."""
 MEAN_SERVICE_S = 25.0
 """Seconds for one SDXL image: between an A10G's 15 and a T4's 32 (aws-facts.md section 7)."""
 
@@ -47,14 +54,17 @@ class Traffic:
 
 
 def read(path: Path) -> Traffic:
-    """A CSV file with the header `arrival_s,service_s`, plain or gzipped.
+    """A CSV file with the header `arrival_s,service_s`, plain or gzipped, also as Excel writes it.
+
+    Arrivals are seconds since the start, Unix times, or ISO 8601 times (UTC unless they say
+    otherwise). The last two are taken relative to the first arrival, which is said on stderr.
 
     Raises:
         InvalidInputError: each line that is wrong, with what is wrong about it.
     """
     try:
         with _opened(path) as file:
-            return _parsed(path, csv.reader(file))
+            return _parsed(path, file)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError([f"{path}: cannot be read as CSV ({error})"]) from error
 
@@ -70,11 +80,12 @@ def write(traffic: Traffic, path: Path) -> None:
 
 def _opened(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
-def _parsed(path: Path, rows: Iterator[list[str]]) -> Traffic:
+def _parsed(path: Path, lines: Iterable[str]) -> Traffic:
+    rows, decimal = _rows(iter(lines))
     header = tuple(cell.strip() for cell in next(rows, []))
     if header != HEADER:
         raise InvalidInputError(
@@ -83,44 +94,106 @@ def _parsed(path: Path, rows: Iterator[list[str]]) -> Traffic:
     arrivals: list[float] = []
     services: list[float] = []
     problems: list[str] = []
+    dated: bool | None = None
     for line, row in enumerate(rows, start=2):
-        if not row:
+        if not any(map(str.strip, row)):
             continue
-        problem = _problem(row, arrivals[-1] if arrivals else 0.0)
-        if problem is not None:
-            problems.append(f"{path}:{line}: {problem}")
+        try:
+            arrival_s, service_s, is_date = _request(row, decimal)
+            if dated is None:
+                dated = is_date
+            if is_date != dated:
+                raise ValueError(f"arrival_s = {row[0]!r}: all must be numbers, or all ISO 8601")
+            _refuse_disorder(arrival_s, arrivals, row[0])
+        except ValueError as error:
+            problems.append(f"{path}:{line}: {error}")
             continue
-        arrivals.append(float(row[0]))
-        services.append(float(row[1]))
+        arrivals.append(arrival_s)
+        services.append(service_s)
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         shown = problems[:SHOWN_PROBLEMS]
         raise InvalidInputError([*shown, f"{path}: and {more} more"] if more > 0 else shown)
     if not arrivals:
         raise InvalidInputError([f"{path}: holds no requests"])
-    return Traffic(np.array(arrivals), np.array(services))
+    since_start_s = np.array(arrivals)
+    if dated or arrivals[0] > LONGEST_S:
+        first = datetime.fromtimestamp(arrivals[0], UTC)
+        print(
+            f"{path}: arrivals are {'dates' if dated else 'Unix times'}; they are taken relative "
+            f"to the first one, {first:%Y-%m-%d %H:%M:%S} UTC",
+            file=sys.stderr,
+        )
+        since_start_s -= arrivals[0]
+    return Traffic(since_start_s, np.array(services))
 
 
-def _problem(row: list[str], before_s: float) -> str | None:
+def _rows(lines: Iterator[str]) -> tuple[Iterator[list[str]], str]:
+    """The file's rows, and its decimal separator.
+
+    Where Excel's locale writes a decimal comma, it separates values by semicolons.
+    """
+    first = next(lines, "")
+    delimiter = next((mark for mark in ";\t" if mark in first), ",")
+    rows = csv.reader(itertools.chain([first] if first else [], lines), delimiter=delimiter)
+    return rows, "." if delimiter == "," else ","
+
+
+def _request(row: list[str], decimal: str) -> tuple[float, float, bool]:
+    """A line's arrival and service in seconds, and whether the arrival is a date."""
     if len(row) != len(HEADER):
-        return f"must have 2 values, it has {len(row)}"
-    values = []
-    for name, cell in zip(HEADER, row, strict=True):
-        try:
-            value = float(cell)
-        except ValueError:
-            return f"{name} = {cell!r} is no number"
-        if not math.isfinite(value):
-            return f"{name} = {cell!r} must be finite"
-        values.append(value)
-    arrival_s, service_s = values
+        raise ValueError(f"must have 2 values, it has {len(row)}")
+    date = _date(row[0])
+    arrival_s = _number("arrival_s", row[0], decimal) if date is None else date.timestamp()
+    service_s = _number("service_s", row[1], decimal)
     if arrival_s < 0:
-        return f"arrival_s = {arrival_s:g} must not be negative"
-    if arrival_s < before_s:
-        return f"arrival_s = {arrival_s:g} comes after {before_s:g}; sort the file"
+        raise ValueError(f"arrival_s = {row[0].strip()} must not be negative")
+    if arrival_s > LAST_UNIX_S:
+        raise ValueError(
+            f"arrival_s = {row[0].strip()} is neither seconds since the start nor a Unix time in "
+            "seconds; divide milliseconds by 1000"
+        )
     if service_s <= 0:
-        return f"service_s = {service_s:g} must be positive"
-    return None
+        raise ValueError(f"service_s = {service_s:g} must be positive")
+    if service_s > LONGEST_S:
+        raise ValueError(f"service_s = {service_s:g} must not be more than ten years")
+    return arrival_s, service_s, date is not None
+
+
+def _date(cell: str) -> datetime | None:
+    try:
+        float(cell)
+    except ValueError:
+        pass
+    else:
+        return None  # ISO 8601 has a form without separators: 20260105 is a number here
+    try:
+        date = datetime.fromisoformat(cell.strip())
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _number(name: str, cell: str, decimal: str) -> float:
+    try:
+        value = float(cell.replace(decimal, "."))
+    except ValueError:
+        raise ValueError(f"{name} = {cell!r} is no number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} = {cell!r} must be finite")
+    return value
+
+
+def _refuse_disorder(arrival_s: float, before: list[float], cell: str) -> None:
+    if not before:
+        return
+    if arrival_s < before[-1]:
+        raise ValueError(f"arrival_s = {cell.strip()} comes after {before[-1]:g}; sort the file")
+    start_s = before[0] if before[0] > LONGEST_S else 0.0
+    if arrival_s - start_s > LONGEST_S:
+        raise ValueError(
+            f"arrival_s = {cell.strip()}: the file spans more than ten years; is it in seconds?"
+        )
 
 
 def steady(random: np.random.Generator) -> Traffic:

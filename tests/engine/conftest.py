@@ -1,7 +1,6 @@
 """The real Pulumi CLI deploying this program onto an embedded AWS, in a folder of its own."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import client, isolated
 from async_inference.local_aws.journey import STATE, environment
 from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
@@ -77,7 +76,7 @@ class Program:
                 (folder / name).symlink_to(ROOT / name)
         self.write_handler(HANDLER)
         (folder / STATE).mkdir(exist_ok=True)
-        self.environment = {**os.environ, **environment(aws.url, folder)}
+        self.environment = isolated(environment(aws.url, folder))
         self.pulumi("stack", "select", "--create", stack)
 
     def write_handler(self, code: str) -> None:

@@ -43,6 +43,68 @@ def test_a_wrong_line_is_named_with_its_number(tmp_path, line, sentence):
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("1764288000", "1764288090.5", "arrivals are Unix times"),
+        ("2025-11-28T00:00:00Z", "2025-11-28T01:01:30.5+01:00", "arrivals are dates"),
+        ("2025-11-28 00:00:00", "2025-11-28 00:01:30.5", "arrivals are dates"),
+    ],
+)
+def test_times_of_a_log_are_taken_relative_to_the_first_and_that_is_said(
+    tmp_path, capsys, first, second, said
+):
+    (tmp_path / "log.csv").write_text(f"arrival_s,service_s\n{first},25\n{second},30\n")
+
+    assert read(tmp_path / "log.csv").arrivals_s.tolist() == [0, 90.5]
+    told = capsys.readouterr().err
+    assert f"{said}; they are taken relative to the first one, 2025-11-28 00:00:00 UTC" in told
+
+
+def test_seconds_since_the_start_stay_what_they_are(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("arrival_s,service_s\n3600,25\n7200,30\n")
+
+    assert read(tmp_path / "a.csv").arrivals_s.tolist() == [3600, 7200]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("0,1\n1e308,1", "arrival_s = 1e308 is neither seconds since the start nor a Unix time"),
+        ("1764288000000,1", "divide milliseconds by 1000"),
+        ("0,1\n400000000,1", "the file spans more than ten years"),
+        ("1400000000,1\n1764288000,1", "the file spans more than ten years"),
+        ("2014-01-01,1\n2026-01-01,1", "the file spans more than ten years"),
+        ("0,1e308", "service_s = 1e\\+308 must not be more than ten years"),
+        ("0,1\n2026-01-01,1", "all must be numbers, or all ISO 8601"),
+    ],
+)
+def test_impossible_times_are_refused_in_a_sentence(tmp_path, lines, sentence):
+    (tmp_path / "bad.csv").write_text(f"arrival_s,service_s\n{lines}\n")
+
+    with pytest.raises(InvalidInputError, match=sentence):
+        read(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffarrival_s,service_s\r\n0,25\r\n1.5,30\r\n",
+        "arrival_s;service_s\r\n0;25\r\n1,5;30\r\n",
+        "\ufeffarrival_s;service_s\r\n0;25\r\n1.5;30\r\n;\r\n",
+        "arrival_s\tservice_s\r\n0\t25\r\n1,5\t30\r\n",
+    ],
+    ids=["byte-order mark", "semicolons and decimal commas", "both, and an empty row", "tabs"],
+)
+def test_a_csv_as_excel_writes_it_is_read(tmp_path, text):
+    (tmp_path / "excel.csv").write_bytes(text.encode())
+
+    traffic = read(tmp_path / "excel.csv")
+
+    assert (traffic.arrivals_s.tolist(), traffic.service_s.tolist()) == ([0, 1.5], [25, 30])
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("", "the first line must be arrival_s,service_s"),
