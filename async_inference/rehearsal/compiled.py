@@ -41,6 +41,7 @@ from async_inference.scaling.autoscaler import (
     NO_STEP_COVERS,
     Verdict,
     bid,
+    change_in_progress,
     finish_scale_out,
     start_cooldown,
     stepped_capacity,
@@ -57,7 +58,7 @@ MAX_EVENTS = 2**40
 SAMPLE_COUNT = STATISTIC_CODES["SampleCount"]
 _ALARM, _INSUFFICIENT = int(AlarmState.ALARM), int(AlarmState.INSUFFICIENT_DATA)
 _SCALED, _NO_STEP = int(Verdict.SCALED), int(Verdict.NO_STEP_COVERS)
-_NEVER_FROM_ZERO = int(Verdict.NEVER_FROM_ZERO)
+_NEVER_FROM_ZERO, _IN_PROGRESS = int(Verdict.NEVER_FROM_ZERO), int(Verdict.CHANGE_IN_PROGRESS)
 _BACKLOG, _PER_INSTANCE, _AGE, _STARVED = range(len(METRICS))
 assert METRICS == (
     Metric.BACKLOG_SIZE,
@@ -200,6 +201,16 @@ def _oldest_at_work_s(its, rows, arrivals_s):
 
 
 @register_jitable
+def _sample(points, looks, metric, minute, value):
+    """Add a look at a metric to its minute's point, the mean of the minute's looks."""
+    looks[metric, minute] += 1
+    if looks[metric, minute] == 1:
+        points[metric, minute] = value
+    else:
+        points[metric, minute] += (value - points[metric, minute]) / looks[metric, minute]
+
+
+@register_jitable
 def _evaluation_window(series, statistic, width, count, end_minute):
     """The newest `count` periods of `width` minutes before `end_minute`, oldest first."""
     if width == 1 and statistic != SAMPLE_COUNT and end_minute >= count:
@@ -271,11 +282,15 @@ def run(
     shortages_s,
     concurrency,
     ttl_s,
+    looks_s,
     metric_delay_s,
     counts_inflight,
     backlog_at_zero,
     never_from_zero,
     drains,
+    refuses,
+    scale_in_takes_s,
+    range_plus_third,
     end_s,
     started_s,
     finished_s,
@@ -314,6 +329,7 @@ def run(
 
     minutes = int(end_s // 60.0) + 2
     points = np.full((4, minutes), math.nan)
+    looks = np.zeros((4, minutes), np.int64)
     states = np.full(alarms, _INSUFFICIENT)
     due_s = phases_s.copy()
     out_origin = np.zeros(policies, np.int64)
@@ -324,7 +340,9 @@ def run(
     logged = changes = expired = interrupted = starts = peak = 0
     detected_s = 0.0
     wake_ups = 0
-    sample_s = 30.0
+    looked = 0
+    sample_s = looks_s[0]
+    scale_in_ends_s = -math.inf
     next_scheduled = 0
     wanted = minimum
     now_s = 0.0
@@ -332,6 +350,8 @@ def run(
     for _ in range(MAX_EVENTS):
         # Bring the instances to what is asked for.
         if wanted != desired:
+            if wanted < desired:
+                scale_in_ends_s = now_s + scale_in_takes_s
             staying = _staying(its, instances)
             while staying < wanted and instances < room:
                 setup_s = setups_s[starts % len(setups_s)]
@@ -406,8 +426,17 @@ def run(
         next_schedule_s = (
             scheduled[next_scheduled, 0] if next_scheduled < len(scheduled) else math.inf
         )
+        # Bounds that a change in progress keeps from being met are met when it is done.
+        outside = desired < minimum or desired > maximum
+        next_clamp_s = max(now_s, scale_in_ends_s) if outside and serving >= desired else math.inf
         now_s = min(
-            next_arrival_s, next_ready_s, next_end_s, sample_s, next_alarm_s, next_schedule_s
+            next_arrival_s,
+            next_ready_s,
+            next_end_s,
+            sample_s,
+            next_alarm_s,
+            next_schedule_s,
+            next_clamp_s,
         )
         answered = head == requests and again == 0 and working + draining == 0
         if now_s > end_s or (answered and desired == minimum and instances == minimum):
@@ -441,8 +470,11 @@ def run(
                 minimum = int(scheduled[next_scheduled, 1])
             if scheduled[next_scheduled, 2] >= 0:
                 maximum = int(scheduled[next_scheduled, 2])
-            wanted = min(max(desired, minimum), maximum)
             next_scheduled += 1
+            if not (refuses and change_in_progress(now_s, desired, serving, scale_in_ends_s)):
+                wanted = min(max(desired, minimum), maximum)
+        elif next_clamp_s == now_s:
+            wanted = min(max(desired, minimum), maximum)
         elif sample_s == now_s:
             while head < arrived and now_s >= arrivals_s[head] + ttl_s:
                 head += 1
@@ -450,9 +482,9 @@ def run(
             minute = int(now_s // 60.0)
             waiting = arrived - head + again
             counted = waiting + (working + draining if counts_inflight else 0)
-            points[_BACKLOG, minute] = counted
+            _sample(points, looks, _BACKLOG, minute, counted)
             if serving or backlog_at_zero:
-                points[_PER_INSTANCE, minute] = counted / max(1, serving)
+                _sample(points, looks, _PER_INSTANCE, minute, counted / max(1, serving))
             oldest_s = math.inf
             if head < arrived:
                 oldest_s = arrivals_s[head]
@@ -461,10 +493,11 @@ def run(
             if working + draining:
                 oldest_s = min(oldest_s, _oldest_at_work_s(its, instances, arrivals_s))
             if oldest_s < math.inf:
-                points[_AGE, minute] = now_s - oldest_s
+                _sample(points, looks, _AGE, minute, now_s - oldest_s)
             starved = waiting + working + draining > 0 and serving == 0
-            points[_STARVED, minute] = 1.0 if starved else 0.0
-            sample_s += 60.0
+            _sample(points, looks, _STARVED, minute, 1.0 if starved else 0.0)
+            looked += 1
+            sample_s = looked // len(looks_s) * 60.0 + looks_s[looked % len(looks_s)]
         else:
             due_s[alarm] += 60.0
             numbers = alarm_numbers[alarm]
@@ -473,7 +506,7 @@ def run(
                 points[numbers[A_METRIC]],
                 numbers[A_STATISTIC],
                 numbers[A_MINUTES],
-                evaluation_range(n),
+                evaluation_range(n, range_plus_third),
                 math.floor((now_s - metric_delay_s) / 60.0),
             )
             threshold = alarm_thresholds[alarm]
@@ -515,6 +548,12 @@ def run(
                     out_until_s,
                     in_until_s,
                 )
+            if (
+                verdict == _SCALED
+                and refuses
+                and change_in_progress(now_s, desired, serving, scale_in_ends_s)
+            ):
+                after, verdict = desired, _IN_PROGRESS
             if verdict == _SCALED:
                 start_cooldown(
                     policy,

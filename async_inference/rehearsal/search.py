@@ -73,11 +73,15 @@ class Shape:
     least one; 0 removes one.
     """
 
+    wake_minutes: int = 1
+    wake_adds: int = 1
     wake_cooldown_s: int = 300
     flood_at: int = 12
     flood_adds: int = 1
     deluge_above: int = 3
     deluge_adds: int = 3
+    torrent_above: int = 0
+    torrent_adds: int = 0
     flood_minutes: int = 1
     flood_cooldown_s: int = 600
     pressure_at: int = 8
@@ -100,11 +104,15 @@ class Shape:
 TUNED_SHAPE = Shape()
 
 CHOICES: dict[str, tuple] = {
+    "wake_minutes": (1, 2),
+    "wake_adds": (1, 2),
     "wake_cooldown_s": (60, 120, 180, 300, 600),
-    "flood_at": (6, 8, 10, 12, 15, 20, 30, 40),
+    "flood_at": (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40),
     "flood_adds": (1, 2, 3),
     "deluge_above": (3, 5, 10, 15, 20, 30),
     "deluge_adds": (1, 2, 3, 4),
+    "torrent_above": (0, 5, 10, 20, 30),
+    "torrent_adds": (0, 1, 2, 3, 4),
     "flood_minutes": (1, 2, 3),
     "flood_cooldown_s": (60, 120, 180, 300, 600),
     "pressure_at": (0, 3, 4, 5, 6, 7, 8, 10, 15),
@@ -130,15 +138,11 @@ def rules(shape: Shape) -> ScalingRules:
     """The policies and schedules that a shape stands for."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
-    wake = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, 1)
-    policies: list[ScalingPolicy] = [_step("WakeUp", wake, one_more, shape.wake_cooldown_s)]
-    above = shape.deluge_above
-    steps = (
-        StepAdjustment(lower_bound=0, upper_bound=above, adjustment=shape.flood_adds),
-        StepAdjustment(lower_bound=above, adjustment=max(shape.flood_adds, shape.deluge_adds)),
-    )
+    wake = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
+    wakes = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
+    policies: list[ScalingPolicy] = [_step("WakeUp", wake, wakes, shape.wake_cooldown_s)]
     alarm = _alarm(Metric.BACKLOG_SIZE, shape.flood_at, shape.flood_minutes)
-    policies.append(_step("Flood", alarm, steps, shape.flood_cooldown_s))
+    policies.append(_step("Flood", alarm, _flood_steps(shape), shape.flood_cooldown_s))
     if shape.pressure_at:
         alarm = _alarm(per_instance, shape.pressure_at, shape.pressure_minutes)
         policies.append(_step("Pressure", alarm, one_more, shape.pressure_cooldown_s))
@@ -157,6 +161,25 @@ def rules(shape: Shape) -> ScalingRules:
     alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
     policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
     return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
+
+
+def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
+    """Two or three steps, none smaller than the one below it."""
+    deluge_adds = max(shape.flood_adds, shape.deluge_adds)
+    from_deluge = StepAdjustment(lower_bound=shape.deluge_above, adjustment=deluge_adds)
+    steps = [
+        StepAdjustment(
+            lower_bound=0, upper_bound=shape.deluge_above, adjustment=shape.flood_adds
+        ),
+        from_deluge,
+    ]
+    if shape.torrent_adds:
+        torrent = shape.deluge_above + max(shape.torrent_above, 1)
+        steps[-1] = from_deluge.model_copy(update={"upper_bound": float(torrent)})
+        steps.append(
+            StepAdjustment(lower_bound=torrent, adjustment=deluge_adds + shape.torrent_adds)
+        )
+    return tuple(steps)
 
 
 def _alarm(metric: Metric, at: float, minutes: int, share: float = 1.0) -> MetricAlarm:

@@ -9,6 +9,7 @@ minute at phases of their own. The same seed gives the same run.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from enum import Enum, auto
 from functools import cached_property
 
 import numpy as np
@@ -18,10 +19,17 @@ from async_inference.rehearsal.lowered import lower
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import schedules
 from async_inference.scaling.autoscaler import Verdict
-from async_inference.scaling.plan import ScalingPlan
+from async_inference.scaling.plan import (
+    Metric,
+    ScalingPlan,
+    ScalingPolicy,
+    TargetTrackingPolicy,
+)
 from async_inference.scaling.unsettled import Unsettled
 
 MINUTE_S = 60.0
+SETUPS = 4096
+"""Setup times that are drawn; after so many starts they repeat."""
 COOL_DOWN_MINUTES = 24 * 60
 """A run ends when all is answered and the capacity is at its minimum, or a day after the last
 arrival."""
@@ -151,13 +159,8 @@ def simulate(
     """
     unsettled = assumptions.unsettled
     lowered = lower(plan, unsettled)
-    random = np.random.default_rng(seed)
     alarms = len(lowered.alarm_thresholds)
-    drawn_s = random.uniform(0.0, MINUTE_S, alarms)
     end_s = traffic.span_s + COOL_DOWN_MINUTES * MINUTE_S
-    setups_s = assumptions.setup_s * np.exp(
-        assumptions.setup_sigma * random.standard_normal(4096 if assumptions.setup_sigma else 1)
-    )
     scheduled = _scheduled(plan, start_s, end_s)
     minutes = int(end_s // MINUTE_S) + 2
     log = np.empty((alarms * minutes + 1, 5))
@@ -168,17 +171,24 @@ def simulate(
         traffic.arrivals_s,
         traffic.service_s,
         lowered,
-        drawn_s if phases_s is None else np.array(phases_s, dtype=np.float64),
-        setups_s,
+        np.array(
+            alarm_phases_s(plan, seed) if phases_s is None else phases_s,
+            dtype=np.float64,
+        ),
+        _setups_s(assumptions, seed),
         np.array(scheduled, dtype=np.float64).reshape(-1, 3),
         np.array(assumptions.shortages_s, dtype=np.float64).reshape(-1, 2),
         assumptions.concurrency,
         assumptions.request_ttl_s,
+        np.array(unsettled.sample_times_s),
         unsettled.metric_delay_s,
         unsettled.backlog_counts_inflight,
         unsettled.backlog_per_instance_at_zero == "backlog",
         unsettled.target_tracking_from_zero == "never",
         unsettled.inflight_on_scale_in == "drain",
+        unsettled.capacity_change_in_progress == "refused",
+        unsettled.scale_in_takes_s,
+        unsettled.evaluation_range == "n_plus_third",
         end_s,
         started_s,
         finished_s,
@@ -206,6 +216,52 @@ def simulate(
         log=log[:logged].copy(),
         policies=tuple(policy.name for policy in plan.policies),
     )
+
+
+def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
+    """When in a minute each alarm is evaluated, in the order of `lower`.
+
+    Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
+    the first of a role in one plan is evaluated when the first of that role in another is. Then
+    plans differ by what they do, not by luck.
+    """
+    roles = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
+    phases_s = []
+    for policy in plan.policies:
+        for role in _roles(policy):
+            phases_s.append(float(roles[role].uniform(0.0, MINUTE_S)))
+    return phases_s
+
+
+class _Role(Enum):
+    WAKE = auto()
+    SCALE_OUT = auto()
+    SCALE_IN = auto()
+
+
+def _roles(policy: ScalingPolicy) -> tuple[_Role, ...]:
+    """The roles of a policy's alarms, in the order of `tracking_alarms`."""
+    if isinstance(policy, TargetTrackingPolicy):
+        high_and_low = (_Role.SCALE_OUT, _Role.SCALE_IN)
+        return high_and_low[:1] if policy.disable_scale_in else high_and_low
+    if policy.alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
+        return (_Role.WAKE,)
+    return (_Role.SCALE_OUT if policy.alarm.looks_up else _Role.SCALE_IN,)
+
+
+def _setups_s(assumptions: Assumptions, seed: int) -> np.ndarray:
+    """Setup times in the order of the starts, the same for every plan."""
+    if not assumptions.setup_sigma:
+        return np.array([assumptions.setup_s])
+    normal = np.random.default_rng((seed, len(_Role))).standard_normal(SETUPS)
+    return assumptions.setup_s * np.exp(assumptions.setup_sigma * normal)
+
+
+def _wait(waits_s: np.ndarray) -> Wait:
+    if not len(waits_s):
+        return Wait(*[math.nan] * 5)
+    p50, p95, p99 = np.percentile(waits_s, [50, 95, 99])
+    return Wait(float(waits_s.mean()), float(p50), float(p95), float(p99), float(waits_s.max()))
 
 
 def _wait(waits_s: np.ndarray) -> Wait:

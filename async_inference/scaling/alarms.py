@@ -34,12 +34,16 @@ _AVERAGE, _MAXIMUM, _MINIMUM, _SUM = (
 
 
 @rule
-def evaluation_range(evaluation_periods):
+def evaluation_range(evaluation_periods, plus_third):
     """How many periods CloudWatch looks back for N evaluation periods.
 
-    Documented for N = 3 only, where it is 5; UNSETTLED otherwise.
+    Documented for N = 3 only, where it is 5; `Unsettled.evaluation_range` otherwise.
+
+    Args:
+        evaluation_periods: N.
+        plus_third: whether the reading is `n_plus_third`, not `n_plus_2`.
     """
-    return evaluation_periods + max(evaluation_periods // 3, 2)
+    return evaluation_periods + (max(evaluation_periods // 3, 2) if plus_third else 2)
 
 
 @rule

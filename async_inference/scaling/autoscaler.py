@@ -45,11 +45,15 @@ class Verdict(IntEnum):
     SCALE_IN_COOLDOWN = 6
     OUTBID = 7
     NEVER_FROM_ZERO = 8
+    CHANGE_IN_PROGRESS = 9
 
 
-_SCALED, _NOTHING, _NO_STEP, _AT_MAXIMUM, _AT_MINIMUM, _OUT_COOLDOWN, _IN_COOLDOWN, _, _ = (
+_SCALED, _NOTHING, _NO_STEP, _AT_MAXIMUM, _AT_MINIMUM, _OUT_COOLDOWN, _IN_COOLDOWN, _, _, _ = (
     int(verdict) for verdict in Verdict
 )
+CHANGE_REFUSED = "Cannot update in-progress endpoint"
+"""How SageMaker refuses a capacity change while another one is in progress (public live runs)."""
+
 NO_STEP_COVERS = -1
 """What `stepped_capacity` answers when no step holds the breach."""
 
@@ -150,6 +154,24 @@ def winner(current, bids):
 
 
 @rule
+def change_in_progress(now_s, desired, in_service, scale_in_ends_s):
+    """Whether a capacity change is under way, so that the endpoint is Updating.
+
+    A scale-out is, until every instance asked for is in service, a shortage included; a scale-in
+    for `Unsettled.scale_in_takes_s` (SageMaker API reference, UpdateEndpointWeightsAndCapacities:
+    the status is Updating until the change is done). What SageMaker does with a second change
+    meanwhile is `Unsettled.capacity_change_in_progress`.
+
+    Args:
+        now_s: the time.
+        desired: instances asked for.
+        in_service: instances in service.
+        scale_in_ends_s: when the newest scale-in is done.
+    """
+    return in_service < desired or now_s < scale_in_ends_s
+
+
+@rule
 def start_cooldown(
     policy, current, desired, now_s, in_cooldown_s, out_origin, out_until_s, in_until_s
 ):
@@ -233,9 +255,12 @@ class Decision:
 class Autoscaler:
     """One scalable target: its bounds, its desired capacity, its policies' cooldowns.
 
+    While a capacity change is in progress and SageMaker refuses others, bounds are set at once and
+    the capacity follows with `clamp` once the change is done.
+
     Args:
         minimum, maximum: the target's bounds.
-        desired: instances asked for now.
+        desired: instances asked for now; as many are taken to be in service.
         unsettled: the reading of what AWS leaves open.
     """
 
@@ -243,6 +268,8 @@ class Autoscaler:
         self.minimum = minimum
         self.maximum = maximum
         self.desired = desired
+        self._in_service = desired
+        self._scale_in_ends_s = -math.inf
         self._unsettled = unsettled
         self._names: list[str] = []
         self._out_cooldown_s: list[float] = []
@@ -264,6 +291,11 @@ class Autoscaler:
             bids.append(desired)
             verdicts.append(verdict)
         best = winner(current, bids)
+        if best >= 0 and self.refuses_change(now_s):
+            for position, verdict in enumerate(verdicts):
+                if verdict == Verdict.SCALED:
+                    bids[position], verdicts[position] = current, Verdict.CHANGE_IN_PROGRESS
+            best = -1
         if best >= 0:
             policy = requests[best].policy
             in_cooldown_s = (
@@ -281,7 +313,7 @@ class Autoscaler:
                 self._out_until_s,
                 self._in_until_s,
             )
-            self.desired = int(bids[best])
+            self._set(int(bids[best]), now_s)
         decisions = []
         for position, request in enumerate(requests):
             verdict = verdicts[position]
@@ -295,19 +327,46 @@ class Autoscaler:
 
     def in_service(self, instances: int, now_s: float) -> None:
         """Note how many instances serve; a scale-out has succeeded once all asked for do."""
+        self._in_service = instances
         if instances >= self.desired:
             finish_scale_out(now_s, self._out_cooldown_s, self._out_until_s)
 
-    def set_bounds(self, minimum: int, maximum: int) -> bool:
+    def refuses_change(self, now_s: float) -> bool:
+        """Whether SageMaker would refuse a capacity change now."""
+        return self._unsettled.capacity_change_in_progress == "refused" and change_in_progress(
+            now_s, self.desired, self._in_service, self._scale_in_ends_s
+        )
+
+    @property
+    def scale_in_ends_s(self) -> float:
+        """When the newest scale-in is done; minus infinity if there was none."""
+        return self._scale_in_ends_s
+
+    def set_bounds(self, minimum: int, maximum: int, now_s: float) -> bool:
         """Set new bounds, as a scheduled action or a registration does, and clamp the capacity.
 
         Returns:
             Whether the capacity changed.
         """
         self.minimum, self.maximum = minimum, maximum
-        before = self.desired
-        self.desired = min(max(before, minimum), maximum)
-        return self.desired != before
+        return self.clamp(now_s)
+
+    def clamp(self, now_s: float) -> bool:
+        """Bring the capacity within the bounds, unless a change in progress forbids it.
+
+        Returns:
+            Whether the capacity changed.
+        """
+        within = min(max(self.desired, self.minimum), self.maximum)
+        if within == self.desired or self.refuses_change(now_s):
+            return False
+        self._set(within, now_s)
+        return True
+
+    def _set(self, desired: int, now_s: float) -> None:
+        if desired < self.desired:
+            self._scale_in_ends_s = now_s + self._unsettled.scale_in_takes_s
+        self.desired = desired
 
     def cooldowns(self) -> dict[str, tuple[int, float, float]]:
         """Per policy: origin and end of the scale-out cooldown, end of the scale-in cooldown."""
@@ -406,3 +465,5 @@ class Autoscaler:
                 return f"another policy asks for more instances than {policy.name}"
             case Verdict.NEVER_FROM_ZERO:
                 return "target tracking does not leave zero (target_tracking_from_zero=never)"
+            case Verdict.CHANGE_IN_PROGRESS:
+                return f"{CHANGE_REFUSED}: the change to {current} instances is not done yet"
