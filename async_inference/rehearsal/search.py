@@ -168,9 +168,7 @@ def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
     deluge_adds = max(shape.flood_adds, shape.deluge_adds)
     from_deluge = StepAdjustment(lower_bound=shape.deluge_above, adjustment=deluge_adds)
     steps = [
-        StepAdjustment(
-            lower_bound=0, upper_bound=shape.deluge_above, adjustment=shape.flood_adds
-        ),
+        StepAdjustment(lower_bound=0, upper_bound=shape.deluge_above, adjustment=shape.flood_adds),
         from_deluge,
     ]
     if shape.torrent_adds:

@@ -226,11 +226,11 @@ def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
     plans differ by what they do, not by luck.
     """
     roles = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
-    phases_s = []
-    for policy in plan.policies:
-        for role in _roles(policy):
-            phases_s.append(float(roles[role].uniform(0.0, MINUTE_S)))
-    return phases_s
+    return [
+        float(roles[role].uniform(0.0, MINUTE_S))
+        for policy in plan.policies
+        for role in _roles(policy)
+    ]
 
 
 class _Role(Enum):

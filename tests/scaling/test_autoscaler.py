@@ -191,9 +191,70 @@ def test_a_scale_out_cancels_the_cooldown_of_a_scale_in():
     less, more, scaler = remove(1, name="less", cooldown_s=300), add(2, name="more"), target(5)
     ask(scaler, less, 0.0)
 
-    assert ask(scaler, more, 10.0).desired == 6
-    scaler.in_service(6, 15.0)
-    assert ask(scaler, less, 20.0).desired == 5
+    assert ask(scaler, more, 60.0).desired == 6
+    scaler.in_service(6, 65.0)
+    assert ask(scaler, less, 70.0).desired == 5
+
+
+def test_a_larger_scale_out_is_refused_while_instances_of_another_still_start():
+    """SageMaker: "Cannot update in-progress endpoint" (aws-facts.md section 6)."""
+    scaler = target(0)
+    ask(scaler, add(1, name="few"), 0.0)
+
+    refused = ask(scaler, add(4, name="many"), 240.0)
+    scaler.in_service(1, 300.0)
+    after = ask(scaler, add(4, name="many"), 300.0)
+
+    assert (refused.verdict, refused.desired) == (Verdict.CHANGE_IN_PROGRESS, 1)
+    assert refused.reason == (
+        "Cannot update in-progress endpoint: the change to 1 instances is not done yet"
+    )
+    assert after.desired == 5
+
+
+def test_a_refused_change_starts_no_cooldown():
+    scaler, more = target(0), add(2, name="more", cooldown_s=300)
+    ask(scaler, add(1, name="few"), 0.0)
+    ask(scaler, more, 60.0)
+
+    scaler.in_service(1, 120.0)
+
+    assert ask(scaler, more, 120.0).desired == 3
+
+
+def test_a_scale_in_keeps_the_endpoint_updating_for_as_long_as_the_reading_says():
+    """scale_in_takes_s, UNSETTLED: the default is 60 s."""
+    scaler = target(5, scale_in_takes_s=90)
+    ask(scaler, remove(1, name="less"), 0.0)
+
+    assert ask(scaler, add(1, name="more"), 89.0).verdict == Verdict.CHANGE_IN_PROGRESS
+    assert ask(scaler, add(1, name="more"), 90.0).desired == 5
+
+
+def test_a_scale_in_is_refused_while_instances_start():
+    scaler = target(2)
+    ask(scaler, add(1, name="more"), 0.0)
+
+    assert ask(scaler, remove(1, name="less"), 60.0).verdict == Verdict.CHANGE_IN_PROGRESS
+
+
+def test_whether_changes_in_progress_refuse_others_is_a_parameter():
+    scaler = target(0, capacity_change_in_progress="allowed")
+    ask(scaler, add(1, name="few"), 0.0)
+
+    assert ask(scaler, add(4, name="many"), 60.0).desired == 5
+
+
+def test_bounds_hold_at_once_and_the_capacity_follows_when_the_change_in_progress_is_done():
+    scaler = target(0)
+    ask(scaler, add(1), 0.0)
+
+    assert not scaler.set_bounds(3, 5, 60.0)
+    assert (scaler.minimum, scaler.desired) == (3, 1)
+    assert not scaler.clamp(299.0)
+    scaler.in_service(1, 300.0)
+    assert scaler.clamp(300.0)
+    assert scaler.desired == 3
 
 
 def test_of_several_policies_the_largest_capacity_wins_for_out_and_for_in():
@@ -245,11 +306,11 @@ def test_new_bounds_clamp_the_capacity_at_once_and_know_no_cooldown():
     policy, scaler = remove(1, cooldown_s=300), target(5)
     ask(scaler, policy, 0.0)
 
-    assert scaler.set_bounds(0, 2)
+    assert scaler.set_bounds(0, 2, 60.0)
     assert scaler.desired == 2
-    assert scaler.set_bounds(3, 5)
+    assert scaler.set_bounds(3, 5, 120.0)
     assert scaler.desired == 3
-    assert not scaler.set_bounds(0, 5)
+    assert not scaler.set_bounds(0, 5, 180.0)
 
 
 def tracking(**changes) -> TargetTrackingPolicy:
