@@ -19,6 +19,7 @@ from async_inference.local_aws.metrics import MINUTE_S, Series
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, publish
 from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
 from async_inference.scaling.plan import Metric, MetricAlarm
+from async_inference.scaling.unsettled import Unsettled
 
 _SIGNS = {
     "GreaterThanOrEqualToThreshold": ">=",
@@ -35,7 +36,7 @@ class Alarms:
         region: the region.
         clock: the clock of the embedded AWS.
         services: where alarms are stored and topics are published to.
-        metric_delay_s: seconds from a minute's end until its datapoint is visible.
+        unsettled: the reading of what AWS leaves open.
         scale: runs a scaling policy by its ARN, and says what came of it.
     """
 
@@ -44,13 +45,14 @@ class Alarms:
         region: str,
         clock: Clock,
         services: MotoServices,
-        metric_delay_s: float,
+        unsettled: Unsettled,
         scale: Callable[[str, str, float, float], str],
     ) -> None:
         self._region = region
         self._clock = clock
         self._services = services
-        self._metric_delay_s = metric_delay_s
+        self._metric_delay_s = unsettled.metric_delay_s
+        self._plus_third = unsettled.evaluation_range == "n_plus_third"
         self._scale = scale
         self._lock = threading.Lock()
         self._known: dict[str, Alarm] = {}
@@ -177,7 +179,7 @@ class Alarms:
             series,
             rules.statistic,
             rules.period_s,
-            evaluation_range(rules.evaluation_periods),
+            evaluation_range(rules.evaluation_periods, self._plus_third),
             at_s - self._metric_delay_s,
         )
         before = AlarmState[alarm.state_value]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from async_inference.local_aws.clock import Clock
+from async_inference.local_aws.endpoint import Capacity, Endpoint, change_refused
 from async_inference.local_aws.errors import AwsError, validation_error
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.moto_services import ACCOUNT_ID
@@ -47,6 +48,8 @@ class Target:
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     activities: list[dict[str, Any]] = field(default_factory=list)
+    awaited: str | None = None
+    """Why the capacity is to come within the bounds once the change in progress is done."""
 
 
 class ApplicationAutoScaling:
@@ -76,12 +79,12 @@ class ApplicationAutoScaling:
         self._put_alarm = put_alarm
         self._delete_alarms = delete_alarms
         self._lock = threading.RLock()
-        self._endpoints: Callable[[], dict[str, Any]] = dict
+        self._endpoints: Callable[[], dict[str, Endpoint]] = dict
         self._targets: dict[str, Target] = {}
         for resource_id, saved in journal.documents(f"{region}/scalable-target").items():
             self._targets[resource_id] = self._restored(saved)
 
-    def attach(self, endpoints: Callable[[], dict[str, Any]]) -> None:
+    def attach(self, endpoints: Callable[[], dict[str, Endpoint]]) -> None:
         """Say where the running endpoints are, by name."""
         self._endpoints = endpoints
 
@@ -123,11 +126,12 @@ class ApplicationAutoScaling:
                 scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
                 target = self._targets[resource_id] = Target(document, scaler)
             target.document = document
-            changed = target.scaler.set_bounds(low, high)
-            if changed:
-                self._set_capacity(
-                    resource_id, target, "a change of the target's minimum or maximum capacity"
-                )
+            cause = (
+                f"minimum capacity was set to {low}"
+                if endpoint.desired < low
+                else f"maximum capacity was set to {high}"
+            )
+            self._set_bounds(target, endpoint, low, high, cause)
             self._save(resource_id)
             return {"ScalableTargetARN": document["ScalableTargetARN"]}
 
@@ -302,27 +306,34 @@ class ApplicationAutoScaling:
                 if resource_id.split("/")[1] == endpoint:
                     self._remove(resource_id)
 
-    def capacity_changed(self, endpoint: str, variant: str, in_service: int, desired: int) -> None:
-        """Note what an endpoint has; scale-out cooldowns start once all instances serve."""
+    def capacity_changed(self, endpoint: Endpoint) -> None:
+        """Note what an endpoint has: a change may be done, and what waited for that follows.
+
+        Scale-out cooldowns start once all instances serve.
+        """
+        resource_id = f"endpoint/{endpoint.name}/variant/{endpoint.plan.variant}"
         with self._lock:
-            target = self._targets.get(f"endpoint/{endpoint}/variant/{variant}")
+            target = self._targets.get(resource_id)
             if target is None:
                 return
-            # An update of the endpoint, or a person, may have set the capacity.
-            target.scaler.desired = desired
-            target.scaler.in_service(in_service, self._clock.now_s())
-            if in_service == desired:
+            now = self._observe(target, endpoint)
+            if now.status == "InService":
                 for activity in target.activities:
                     if activity["StatusCode"] == "InProgress":
                         activity |= {
                             "StatusCode": "Successful",
                             "EndTime": self._clock.now_s(),
                             "StatusMessage": (
-                                f"Successfully set desired instance count to {desired}. "
+                                f"Successfully set desired instance count to {now.desired}. "
                                 "Change successfully fulfilled by sagemaker."
                             ),
                         }
-            self._save(target.document["ResourceId"])
+            now_s, cause = self._clock.now_s(), target.awaited
+            if cause is not None and not target.scaler.refuses_change(now_s):
+                target.awaited = None
+                if target.scaler.clamp(now_s):
+                    self._set_capacity(target, endpoint, cause)
+            self._save(resource_id)
 
     def alarm_fired(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
         """Run the policy that an alarm in ALARM names.
@@ -366,9 +377,32 @@ class ApplicationAutoScaling:
         low = action.get("MinCapacity", target.scaler.minimum)
         high = action.get("MaxCapacity", target.scaler.maximum)
         target.document |= {"MinCapacity": low, "MaxCapacity": high}
-        if target.scaler.set_bounds(low, high):
-            self._set_capacity(resource_id, target, f"scheduled action {name} was executed")
+        cause = f"scheduled action {name} was executed"
+        self._set_bounds(target, self._endpoint(resource_id), low, high, cause)
         self._save(resource_id)
+
+    def _observe(self, target: Target, endpoint: Endpoint) -> Capacity:
+        """Take over what the endpoint has: an update of it, or a person, may have changed it."""
+        now = endpoint.capacity
+        target.scaler.deploying = now.deploying
+        if not now.deploying:
+            target.scaler.observe(
+                now.desired, now.in_service, now.scale_in_ends_s, self._clock.now_s()
+            )
+        return now
+
+    def _set_bounds(
+        self, target: Target, endpoint: Endpoint, low: int, high: int, cause: str
+    ) -> None:
+        """Set bounds at once, and the capacity too unless a change in progress forbids it."""
+        self._observe(target, endpoint)
+        target.awaited = None
+        scaler = target.scaler
+        if scaler.set_bounds(low, high, self._clock.now_s()):
+            self._set_capacity(target, endpoint, cause)
+        elif not low <= scaler.desired <= high:
+            target.awaited = cause
+            self._refused(target, endpoint, cause, min(max(scaler.desired, low), high))
 
     def _run_policy(
         self,
@@ -383,10 +417,9 @@ class ApplicationAutoScaling:
         endpoint = self._endpoint(resource_id)
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
         suspended = target.document["SuspendedState"]
-        if endpoint.status not in ("InService", "Updating"):
+        if endpoint.status in ("Failed", "Deleting"):
             return f"endpoint is {endpoint.status}"
-        if endpoint.incoming is not None:
-            return "the endpoint is being updated to another configuration"
+        self._observe(target, endpoint)
         before = target.scaler.desired
         (decision,) = target.scaler.decide(
             [Request(self._policy(document), metric, threshold)], now_s
@@ -396,17 +429,25 @@ class ApplicationAutoScaling:
             decision.verdict == Verdict.SCALED
             and suspended["DynamicScalingOutSuspended" if grows else "DynamicScalingInSuspended"]
         ):
-            target.scaler.desired = before
+            self._observe(target, endpoint)
             return "dynamic scaling is suspended"
+        said = decision.reason
         if decision.verdict == Verdict.SCALED:
-            self._set_capacity(resource_id, target, cause)
+            self._set_capacity(target, endpoint, cause)
+        elif decision.verdict == Verdict.CHANGE_IN_PROGRESS:
+            said = self._refused(target, endpoint, cause, decision.wanted)
         else:
             self._ignored(target, cause, decision)
         self._save(resource_id)
-        return decision.reason
+        return said
 
-    def _set_capacity(self, resource_id: str, target: Target, cause: str) -> None:
+    def _set_capacity(self, target: Target, endpoint: Endpoint, cause: str) -> None:
         desired = target.scaler.desired
+        if not endpoint.set_desired(desired):
+            # A person was quicker.
+            self._observe(target, endpoint)
+            self._refused(target, endpoint, cause, desired)
+            return
         activity = self._activity(target, cause)
         activity |= {
             "Description": f"Setting desired instance count to {desired}.",
@@ -416,20 +457,48 @@ class ApplicationAutoScaling:
                 "Waiting for change to be fulfilled by sagemaker."
             ),
         }
-        endpoint = self._endpoint(resource_id)
         decided_s = self._clock.now_s()
 
-        def ask() -> None:
+        def tell() -> None:
             with self._clock.at(decided_s):
-                endpoint.set_desired(desired)
+                endpoint.settle()
 
-        threading.Thread(target=ask, daemon=True).start()
+        # SageMaker's lock comes before this one's.
+        threading.Thread(target=tell, daemon=True).start()
+
+    def _refused(self, target: Target, endpoint: Endpoint, cause: str, wanted: int) -> str:
+        """Leave a failed activity; a refusal that repeats makes the same one last longer.
+
+        Returns:
+            What SageMaker said, as AWS words it.
+        """
+        message = (
+            f"Failed to set desired instance count to {wanted}. "
+            f"Reason: {change_refused(self._region, endpoint.name)}"
+        )
+        activity = self._repeated(target, cause, "Failed") or self._activity(target, cause)
+        activity |= {
+            "Description": f"Setting desired instance count to {wanted}.",
+            "StatusCode": "Failed",
+            "StatusMessage": message,
+            "EndTime": self._clock.now_s(),
+        }
+        return message
+
+    def _repeated(self, target: Target, cause: str, status: str) -> dict[str, Any] | None:
+        """The activity of this cause that failed in the same way since the last change."""
+        for activity in reversed(target.activities):
+            if activity["StatusCode"] != "Failed" and "NotScaledReasons" not in activity:
+                return None
+            if activity["Cause"] == cause and activity["StatusCode"] == status:
+                return activity
+        return None
 
     def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
-        latest = target.activities[-1] if target.activities else {}
         description = f"Nothing was scaled: {decision.reason}"
-        if latest.get("Cause") == cause and "NotScaledReasons" in latest:
-            latest |= {"Description": description, "EndTime": self._clock.now_s()}
+        repeated = self._repeated(target, cause, "Successful")
+        if repeated is not None:
+            repeated |= {"Description": description, "EndTime": self._clock.now_s()}
             return
         activity = self._activity(target, cause)
         activity |= {
@@ -504,7 +573,7 @@ class ApplicationAutoScaling:
             )
         return made
 
-    def _endpoint(self, resource_id: str) -> Any:
+    def _endpoint(self, resource_id: str) -> Endpoint:
         parts = re.fullmatch(r"endpoint/([^/]+)/variant/([^/]+)", resource_id)
         endpoint = self._endpoints().get(parts[1]) if parts else None
         if parts is None or endpoint is None or endpoint.plan.variant != parts[2]:
@@ -553,6 +622,7 @@ class ApplicationAutoScaling:
             "policies": target.policies,
             "schedules": target.schedules,
             "activities": target.activities,
+            "awaited": target.awaited,
             "desired": target.scaler.desired,
             "cooldowns": target.scaler.cooldowns(),
         }
@@ -564,7 +634,12 @@ class ApplicationAutoScaling:
             document["MinCapacity"], document["MaxCapacity"], saved["desired"], self._unsettled
         )
         target = Target(
-            document, scaler, saved["policies"], saved["schedules"], saved["activities"]
+            document,
+            scaler,
+            saved["policies"],
+            saved["schedules"],
+            saved["activities"],
+            saved.get("awaited"),
         )
         policies = [self._policy(policy) for policy in target.policies.values()]
         scaler.restore(policies, saved["cooldowns"])

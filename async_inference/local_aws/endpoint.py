@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from async_inference.local_aws.instance import (
     wait_until_loaded,
 )
 from async_inference.local_aws.metrics import Series
+from async_inference.local_aws.moto_services import ACCOUNT_ID
+from async_inference.scaling.autoscaler import CHANGE_REFUSED, change_in_progress
 
 NAMESPACE = "AWS/SageMaker"
 INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
@@ -34,6 +37,25 @@ LOOK_AGAIN_S = 0.05
 """Real seconds between two looks at what an update waits for."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
 """Metrics that are published for each configuration too, for rollback alarms (DG guardrails)."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """An endpoint's capacity at one moment, as the rule on capacity changes reads it.
+
+    Args:
+        status: the endpoint's status.
+        desired: instances asked for.
+        in_service: instances in service; as many as asked for where only a lost one is replaced.
+        scale_in_ends_s: when the newest scale-in is done.
+        deploying: whether a configuration is being deployed, the first one included.
+    """
+
+    status: str
+    desired: int
+    in_service: int
+    scale_in_ends_s: float
+    deploying: bool
 
 
 class Endpoint:
@@ -67,12 +89,14 @@ class Endpoint:
         self.requests = Backlog(name, region, environment, self._lock)
         self._ended = False
         self._threads: list[threading.Thread] = []
+        self._in_progress_since_s: float | None = environment.clock.now_s()
+        self._scale_in_ends_s = -math.inf
         self._live = Fleet(plan, plan.initial_instances if resumed is None else resumed)
         self._incoming: Fleet | None = None
         self._shifted = 0
         with self._lock:
             self._fill(self._live)
-        self._settle()
+        self.settle()
 
     @property
     def configuration(self) -> str:
@@ -108,20 +132,57 @@ class Endpoint:
         with self._lock:
             return self.requests.waiting + self.requests.working
 
-    def set_desired(self, count: int) -> None:
-        """Ask for another number of instances, as Application Auto Scaling does."""
+    @property
+    def in_progress_since_s(self) -> float | None:
+        """Since when it is Creating or Updating; None if it is neither."""
+        return self._in_progress_since_s
+
+    @property
+    def scale_in_ends_s(self) -> float:
+        """When the newest scale-in is done; `settle` is to be called then."""
+        return self._scale_in_ends_s
+
+    @property
+    def capacity(self) -> Capacity:
+        """What there is and what is asked for."""
         with self._lock:
+            desired = self._live.desired
+            settled = self.status == "InService"
+            return Capacity(
+                status=self.status,
+                desired=desired,
+                in_service=desired if settled else len(self._live.serving),
+                scale_in_ends_s=self._scale_in_ends_s,
+                deploying=self._incoming is not None or self.status == "Creating",
+            )
+
+    def set_desired(self, count: int) -> bool:
+        """Ask for another number of instances; then call `settle`, which tells the others.
+
+        Returns:
+            Whether it is accepted: not while the endpoint is in progress, unless
+            `Unsettled.capacity_change_in_progress` allows it.
+        """
+        now_s = self._environment.clock.now_s()
+        unsettled = self._environment.unsettled
+        with self._lock:
+            overlaps = unsettled.capacity_change_in_progress == "allowed"
+            if self._incoming is not None or not (
+                self.status == "InService" or (overlaps and self.status == "Updating")
+            ):
+                return False
+            if count < self._live.desired:
+                self._scale_in_ends_s = now_s + unsettled.scale_in_takes_s
             self._live.desired = count
-            if self.status == "InService":
-                self.status = "Updating"
+            self._begin_update(now_s)
             self._shrink(self._live, count)
             self._fill(self._live)
-        self._settle()
+        return True
 
     def update(self, plan: FleetPlan, instances: int, deployment: Deployment) -> None:
         """Replace the fleet by another, as the deployment says; it comes back if that fails."""
         with self._lock:
-            self.status = "Updating"
+            self._begin_update(self._environment.clock.now_s())
             self.failure_reason = None
             self._incoming = Fleet(plan, 0 if deployment.rolling else instances)
             self._shifted = 0
@@ -147,8 +208,12 @@ class Endpoint:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def sample(self) -> None:
-        """Publish this minute's datapoints (aws-facts.md section 4)."""
+    def sample(self, first: bool) -> None:
+        """Publish a look at the queue (aws-facts.md section 4).
+
+        Args:
+            first: whether it is the minute's first look; instances are counted once a minute.
+        """
         now_s = self._environment.clock.now_s()
         self.requests.expire(self._live.plan)
         with self._lock:
@@ -174,7 +239,7 @@ class Endpoint:
                 self._put(name, fleet, values, now_s)
         for name, values in together.items():
             self._put(name, variant, values, now_s)
-        if serving:
+        if serving and first:
             series = Series.of(INSTANCE_NAMESPACE, "CPUUtilization", variant)
             self._environment.metrics.put(series, now_s, [0.0] * serving)
 
@@ -255,21 +320,31 @@ class Endpoint:
             instance.active = index < count
         self._lock.notify_all()
 
-    def _settle(self) -> None:
-        """Move the status on where the fleet has become what was asked for."""
+    def _begin_update(self, now_s: float) -> None:
+        if self.status == "InService":
+            self._in_progress_since_s = now_s
+        self.status = "Updating"
+
+    def settle(self) -> None:
+        """Move the status on where a change is done, and tell that something changed."""
+        now_s = self._environment.clock.now_s()
         with self._lock:
             self._activate()
             if self._ended:
                 return
             if self.status == "Creating" and self._live.failure is not None:
                 self.status = "Failed"
+                self._in_progress_since_s = None
                 self.failure_reason = self._live.failure
             elif (
                 self._incoming is None
                 and self.status in ("Creating", "Updating")
-                and len(self._live.serving) == self._live.desired
+                and not change_in_progress(
+                    now_s, self._live.desired, len(self._live.serving), self._scale_in_ends_s
+                )
             ):
                 self.status = "InService"
+                self._in_progress_since_s = None
         self._changed()
 
     # Updates
@@ -295,7 +370,7 @@ class Endpoint:
                 self.failure_reason = problem
                 for instance in incoming.staying:
                     self._dismiss(instance, drain=True)
-        self._settle()
+        self.settle()
 
     def _shift(
         self, deployment: Deployment, incoming: Fleet, instances: int, before: int
@@ -413,7 +488,7 @@ class Endpoint:
                 instance.in_service = instance.active = False
                 fleet.instances.remove(instance)
             shutil.rmtree(folder, ignore_errors=True)
-            self._settle()
+            self.settle()
 
     def _start(self, instance: Instance, folder: Path) -> None:
         """Start the instance's process and wait until it serves."""
@@ -431,7 +506,7 @@ class Endpoint:
         with self._lock:
             instance.in_service = True
         with clock.at(min(serves_s, clock.now_s())):
-            self._settle()
+            self.settle()
 
     def _notify(self) -> None:
         with self._lock:
@@ -472,3 +547,9 @@ class Endpoint:
                 if instance.leaving and not instance.busy:
                     instance.kill()
                 self._lock.notify_all()
+
+
+def change_refused(region: str, endpoint: str) -> str:
+    """How SageMaker refuses a change of an endpoint that is in progress."""
+    arn = f"arn:aws:sagemaker:{region}:{ACCOUNT_ID}:endpoint/{endpoint.lower()}"
+    return f'{CHANGE_REFUSED} "{arn}".'

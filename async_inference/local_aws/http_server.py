@@ -53,7 +53,7 @@ class HttpServer(wsgi.Server):
     ) -> None:
         super().__init__(("127.0.0.1", port), application, numthreads=THREADS)
         self.max_request_header_size = MAX_HEADER_BYTES
-        self.keep_alive_conn_limit = None
+        self.keep_alive_conn_limit = None  # ty: ignore[invalid-assignment] cheroot takes None
         self.request_queue_size = 1024
         self._headers_within_s = headers_within_s
         self._arriving: dict[int, Arriving] = {}

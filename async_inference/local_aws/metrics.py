@@ -36,6 +36,16 @@ class Datapoint:
     least: float
     most: float
 
+    def joined(self, later: "Datapoint") -> "Datapoint":
+        """This minute's datapoint with more samples."""
+        return Datapoint(
+            self.minute,
+            self.total + later.total,
+            self.count + later.count,
+            min(self.least, later.least),
+            max(self.most, later.most),
+        )
+
 
 class MetricStore:
     """The newest two weeks of every series."""
@@ -45,13 +55,17 @@ class MetricStore:
         self._series: dict[Series, deque[Datapoint]] = {}
 
     def put(self, series: Series, at_s: float, samples: Iterable[float]) -> None:
-        """Record the samples of the minute that holds `at_s`; none is no datapoint."""
+        """Add samples to the minute that holds `at_s`; none is no datapoint."""
         values = list(samples)
         if not values:
             return
         point = Datapoint(int(at_s // MINUTE_S), sum(values), len(values), min(values), max(values))
         with self._lock:
-            self._series.setdefault(series, deque(maxlen=KEPT_MINUTES)).append(point)
+            points = self._series.setdefault(series, deque(maxlen=KEPT_MINUTES))
+            if points and points[-1].minute == point.minute:
+                points.append(points.pop().joined(point))
+            else:
+                points.append(point)
 
     def known(self) -> list[Series]:
         """All series that have a datapoint."""

@@ -14,7 +14,7 @@ from typing import Any
 from async_inference.local_aws import deployment
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.deployment import Deployment
-from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.endpoint import Endpoint, change_refused
 from async_inference.local_aws.environment import Environment
 from async_inference.local_aws.errors import AwsError, validation_error
 from async_inference.local_aws.instance import FleetPlan
@@ -70,8 +70,9 @@ class SageMaker:
 
     def running(self) -> dict[str, Endpoint]:
         """The endpoints at work, by name."""
-        with self._lock:
-            return dict(self._running)
+        # Without the lock: Application Auto Scaling asks under its own, and is told things under
+        # this one.
+        return dict(self._running)
 
     # Models
 
@@ -263,7 +264,9 @@ class SageMaker:
                     )
             for change in request["DesiredWeightsAndCapacities"]:
                 if "DesiredInstanceCount" in change:
-                    endpoint.set_desired(change["DesiredInstanceCount"])
+                    if not endpoint.set_desired(change["DesiredInstanceCount"]):
+                        raise validation_error(change_refused(self._region, name))
+                    endpoint.settle()
             return {"EndpointArn": self._arn("endpoint", name)}
 
     def delete_endpoint(self, request: Request) -> Any:
@@ -403,9 +406,7 @@ class SageMaker:
         endpoint = self._running.get(name)
         status = endpoint.status if endpoint else self._endpoints[name]["EndpointStatus"]
         if status != "InService":
-            raise validation_error(
-                f'Cannot update in-progress endpoint "{self._arn("endpoint", name)}".'
-            )
+            raise validation_error(change_refused(self._region, name))
 
     def _plan(self, configuration: str) -> FleetPlan:
         document = self._configuration(configuration)
@@ -503,9 +504,7 @@ class SageMaker:
             self._save_endpoint(name)
             if endpoint.incoming is not None:
                 return
-        self._autoscaling.capacity_changed(
-            name, endpoint.plan.variant, endpoint.in_service, endpoint.desired
-        )
+        self._autoscaling.capacity_changed(endpoint)
 
     def _save_endpoint(self, name: str) -> None:
         self._environment.journal.save(f"{self._region}/endpoint", name, self._endpoints[name])

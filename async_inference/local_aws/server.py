@@ -1,7 +1,7 @@
 """The embedded AWS: one process, one loopback port, an endpoint URL like any AWS emulator.
 
 SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread walks
-simulated time: metrics in the middle of each minute, alarms at their phases, schedules when due.
+simulated time: looks at queues, ends of scale-ins, alarms at their phases, schedules when due.
 """
 
 import json
@@ -44,8 +44,6 @@ from async_inference.local_aws.status import RegionStatus
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import problems_of
 
-SAMPLED_AT_S = 30
-"""Within a minute: the middle reproduces the published detection times (aws-facts.md section 6)."""
 CLOCK_SAVED_EVERY_S = 1.0
 """Real seconds between two records of the simulated time."""
 
@@ -91,7 +89,7 @@ class Region:
         processes: ProcessTemplate,
     ) -> None:
         self.metrics = cloudwatch.of_region(ACCOUNT_ID, name).metrics
-        self.alarms = Alarms(name, clock, services, options.unsettled.metric_delay_s, self._scale)
+        self.alarms = Alarms(name, clock, services, options.unsettled, self._scale)
         environment = Environment(
             clock=clock,
             journal=journal,
@@ -188,18 +186,29 @@ class LocalAws:
         saved_s = 0.0
         while not self._stopping.is_set():
             now_s = self.clock.now_s()
-            next_sample_s = ((last_s - SAMPLED_AT_S) // MINUTE_S + 1) * MINUTE_S + SAMPLED_AT_S
+            looks_s = [_next_s(at_s, last_s) for at_s in self._options.unsettled.sample_times_s]
             alarm_times = [r.alarms.next_evaluation_s(last_s) for r in self._regions.values()]
-            due_s = min([next_sample_s, *(at_s for at_s in alarm_times if at_s is not None)])
+            scale_ins_s = [
+                endpoint.scale_in_ends_s
+                for region in self._regions.values()
+                for endpoint in region.sagemaker.running().values()
+                if endpoint.scale_in_ends_s > last_s
+            ]
+            due_s = min(
+                [*looks_s, *scale_ins_s, *(at_s for at_s in alarm_times if at_s is not None)]
+            )
             if due_s > now_s:
                 # Bounded, so that a new alarm or region is seen in time.
                 self.clock.wait(self._stopping, min(due_s - now_s, MINUTE_S / 4))
                 continue
             with self.clock.at(due_s):
                 for region in list(self._regions.values()):
-                    if due_s == next_sample_s:
-                        for endpoint in region.sagemaker.running().values():
-                            endpoint.sample()
+                    for endpoint in region.sagemaker.running().values():
+                        if endpoint.scale_in_ends_s == due_s:
+                            endpoint.settle()
+                        if due_s in looks_s:
+                            endpoint.sample(first=due_s == looks_s[0])
+                    if due_s == looks_s[0]:
                         region.status.sample()
                     region.alarms.evaluate_due(last_s, due_s)
                     region.autoscaling.run_schedules(last_s, due_s)
@@ -325,6 +334,11 @@ class LocalAws:
                     self._processes,
                 )
             return self._regions[name]
+
+
+def _next_s(second: float, after_s: float) -> float:
+    """When a minute next reaches a second of it, strictly after a time."""
+    return ((after_s - second) // MINUTE_S + 1) * MINUTE_S + second
 
 
 def _refuse_other_sites(environ: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ them once a simulated minute, since AWS publishes no metric of either.
 
 import math
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from async_inference.local_aws.alarms import Alarms
@@ -87,7 +88,8 @@ class RegionStatus:
     def _activities(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """What was scaled, and what was not, newest first; the same refusal is told once.
 
-        A policy that its alarm runs every minute is refused every minute.
+        A policy that its alarm runs every minute is refused every minute, by itself or by SageMaker
+        while another change is in progress.
         """
         found: list[dict[str, Any]] = []
         token: dict[str, str] = {}
@@ -105,15 +107,17 @@ class RegionStatus:
         told: dict[tuple[str, str, str], dict[str, Any]] = {}
         for activity in found:
             resource_id = activity["ResourceId"]
-            if "NotScaledReasons" not in activity:
+            failed = activity["StatusCode"] == "Failed"
+            if not failed and "NotScaledReasons" not in activity:
                 scaled.append(activity)
                 told = {key: refusal for key, refusal in told.items() if key[0] != resource_id}
                 continue
-            key = (resource_id, activity["Cause"], activity["Description"])
+            why = activity["StatusMessage"] if failed else activity["Description"]
+            key = (resource_id, activity["Cause"], why)
             if key not in told:
                 told[key] = {
                     "ResourceId": resource_id,
-                    "Description": activity["Description"],
+                    "Description": why,
                     "Cause": activity["Cause"],
                     "StartTime": activity["StartTime"],
                 }
@@ -127,6 +131,7 @@ class RegionStatus:
         instances = endpoint.instances()
         found: dict[str, Any] = {
             "status": endpoint.status,
+            "in_progress_since_s": endpoint.in_progress_since_s,
             "failure_reason": endpoint.failure_reason,
             "configuration": endpoint.configuration,
             "desired": endpoint.desired,
@@ -207,7 +212,9 @@ def summary(endpoint: dict[str, Any]) -> str:
     if endpoint["status"] == "Failed":
         return "Failed: it could not be created."
     if endpoint["status"] == "Creating":
-        return f"Being created: {_count(asked_for, 'instance')} starting."
+        return f"Being created: {_count(asked_for, 'instance')} starting." + _blocked(
+            endpoint["in_progress_since_s"]
+        )
     said = _doing(endpoint["backlog"], endpoint["busy"], asked_for, in_service)
     if in_service and in_service != asked_for:
         said += f" Scaling {'out' if asked_for > in_service else 'in'} to {asked_for}."
@@ -215,7 +222,16 @@ def summary(endpoint: dict[str, Any]) -> str:
     arriving = configurations - {endpoint["configuration"]}
     if arriving and endpoint["status"] == "Updating":
         said += f" An update to {', '.join(sorted(arriving))} is under way."
+    if endpoint["status"] == "Updating":
+        said += _blocked(endpoint["in_progress_since_s"])
     return said
+
+
+def _blocked(since_s: float | None) -> str:
+    if since_s is None:
+        return ""
+    since = datetime.fromtimestamp(since_s, UTC)
+    return f" In progress since {since:%H:%M} UTC; until it is done nothing else can be changed."
 
 
 def _doing(backlog: int, busy: int, asked_for: int, in_service: int) -> str:

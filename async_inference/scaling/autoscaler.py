@@ -250,6 +250,8 @@ class Decision:
     before: int
     desired: int
     reason: str
+    wanted: int
+    """What the policy asked for within the bounds, also where a change in progress refuses it."""
 
 
 class Autoscaler:
@@ -270,6 +272,9 @@ class Autoscaler:
         self.desired = desired
         self._in_service = desired
         self._scale_in_ends_s = -math.inf
+        self.deploying = False
+        """Whether a configuration is being deployed: that blocks scaling in every reading (AWS's
+        page on updating endpoints that use automatic scaling)."""
         self._unsettled = unsettled
         self._names: list[str] = []
         self._out_cooldown_s: list[float] = []
@@ -290,6 +295,7 @@ class Autoscaler:
             desired, verdict = self._bid(index, request, now_s)
             bids.append(desired)
             verdicts.append(verdict)
+        wanted = list(bids)
         best = winner(current, bids)
         if best >= 0 and self.refuses_change(now_s):
             for position, verdict in enumerate(verdicts):
@@ -321,7 +327,14 @@ class Autoscaler:
                 verdict = Verdict.OUTBID
             reason = self._reason(indexes[position], request, verdict, current, now_s)
             decisions.append(
-                Decision(request.policy, verdict, current, int(bids[position]), reason)
+                Decision(
+                    request.policy,
+                    verdict,
+                    current,
+                    int(bids[position]),
+                    reason,
+                    int(wanted[position]),
+                )
             )
         return decisions
 
@@ -331,8 +344,16 @@ class Autoscaler:
         if instances >= self.desired:
             finish_scale_out(now_s, self._out_cooldown_s, self._out_until_s)
 
+    def observe(self, desired: int, in_service: int, scale_in_ends_s: float, now_s: float) -> None:
+        """Take over what the endpoint has: an update of it, or a person, may have changed it."""
+        self.desired = desired
+        self._scale_in_ends_s = scale_in_ends_s
+        self.in_service(in_service, now_s)
+
     def refuses_change(self, now_s: float) -> bool:
         """Whether SageMaker would refuse a capacity change now."""
+        if self.deploying:
+            return True
         return self._unsettled.capacity_change_in_progress == "refused" and change_in_progress(
             now_s, self.desired, self._in_service, self._scale_in_ends_s
         )

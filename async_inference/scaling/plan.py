@@ -396,17 +396,11 @@ TUNED = ScalingRules(
         ),
         StepScalingPolicy(
             name="Flood-ScalingPolicy",
-            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=12),
+            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=15),
             steps=(
-                StepAdjustment(lower_bound=0, upper_bound=3, adjustment=1),
-                StepAdjustment(lower_bound=3, adjustment=3),
+                StepAdjustment(lower_bound=0, upper_bound=10, adjustment=1),
+                StepAdjustment(lower_bound=10, adjustment=4),
             ),
-            cooldown_s=600,
-        ),
-        StepScalingPolicy(
-            name="Pressure-ScalingPolicy",
-            alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE_PER_INSTANCE, threshold=8),
-            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
             cooldown_s=600,
         ),
         StepScalingPolicy(
@@ -419,8 +413,8 @@ TUNED = ScalingRules(
                 datapoints_to_alarm=8,
             ),
             adjustment_type=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY,
-            steps=(StepAdjustment(upper_bound=0, adjustment=-75),),
-            cooldown_s=300,
+            steps=(StepAdjustment(upper_bound=0, adjustment=-25),),
+            cooldown_s=900,
         ),
         StepScalingPolicy(
             name="Sleep-ScalingPolicy",
@@ -429,11 +423,11 @@ TUNED = ScalingRules(
                 comparison=Comparison.LESS,
                 threshold=0.5,
                 evaluation_periods=120,
-                datapoints_to_alarm=66,
+                datapoints_to_alarm=84,
             ),
             adjustment_type=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY,
-            steps=(StepAdjustment(upper_bound=0, adjustment=-90),),
-            cooldown_s=60,
+            steps=(StepAdjustment(upper_bound=0, adjustment=-50),),
+            cooldown_s=300,
         ),
     )
 )

@@ -260,7 +260,8 @@ def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> 
     scaled = [
         (a["StartTime"].timestamp(), int(a["Description"].rstrip(".").rpartition(" ")[2]))
         for a in ordered
-        if a["StartTime"].timestamp() > arrivals[0]
+        # A change that met another one in progress changed nothing.
+        if a["StartTime"].timestamp() > arrivals[0] and a["StatusCode"] != "Failed"
     ]
     return Observed(
         arrivals_s=arrivals,
