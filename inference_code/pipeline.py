@@ -142,7 +142,7 @@ def generate(model: Model, request: ImageRequest) -> Answer:
         )
     pipeline = _pipeline_for(model, request)
     refine = None
-    # A generator for each image, on the CPU: an image does not depend on how many were asked for,
+    # A generator for each image, on the CPU: the noise does not depend on how many were asked for,
     # nor on the device.
     generators = [
         torch.Generator("cpu").manual_seed((request.seed + index) % 2**64)

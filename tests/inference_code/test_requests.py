@@ -425,7 +425,7 @@ def flipped(data: bytes, changes: list[tuple[int, int]]) -> str:
     return base64.b64encode(changed).decode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     form=st.sampled_from(["PNG", "JPEG", "WEBP"]),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
