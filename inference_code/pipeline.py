@@ -16,6 +16,7 @@ from device import GIB, pixels_that_fit, weight_bytes
 from diffusers import StableDiffusionXLPipeline
 from errors import RefusedError
 from PIL import Image
+from prompts import prompt_arguments
 from request import ImageRequest
 from weights import Weights, check_layout, half_precision
 
@@ -149,19 +150,19 @@ def generate(model: Model, request: ImageRequest) -> Answer:
         for index in range(request.num_images)
     ]
     common = {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt or None,
         "num_inference_steps": request.steps,
         "guidance_scale": float(request.guidance_scale),
         "num_images_per_prompt": request.num_images,
         "generator": generators,
     }
     with torch.inference_mode(), _dtype_kept(model.base.vae, model.base.unet.dtype):
+        texts = prompt_arguments(pipeline, request.prompt, request.negative_prompt)
         if request.image is None:
             if model.refiner is not None:
                 refine = REFINED_SHARE if request.refine is None else float(request.refine) or None
             if refine:
                 latents = pipeline(
+                    **texts,
                     **common,
                     width=width,
                     height=height,
@@ -171,11 +172,14 @@ def generate(model: Model, request: ImageRequest) -> Answer:
                 # On the base's schedule: another scheduler reads the latents' noise wrongly.
                 scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
                 refiner = _rebuilt(type(model.refiner), model.refiner, scheduler)
-                images = refiner(**common, image=latents, denoising_start=1 - refine).images
+                texts = prompt_arguments(refiner, request.prompt, request.negative_prompt)
+                images = refiner(
+                    **texts, **common, image=latents, denoising_start=1 - refine
+                ).images
             else:
-                images = pipeline(**common, width=width, height=height).images
+                images = pipeline(**texts, **common, width=width, height=height).images
         else:
-            images = _from_picture(pipeline, common, request, (width, height))
+            images = _from_picture(pipeline, texts | common, request, (width, height))
     return Answer(
         images=images,
         metadata=Metadata(

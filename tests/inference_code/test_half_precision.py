@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,33 @@ def test_transparency_shows_white_and_an_alpha_mask_paints_what_is_opaque(half):
     assert (mask.getpixel((5, 5)), mask.getpixel((60, 5))) == (255, 0)
 
 
+def test_a_long_prompt_counts_to_its_end_and_stays_out_of_the_log(half, capfd, caplog):
+    start = " ".join(["seven"] * 90)
+    for more in ({}, {"negative_prompt": "a blurred four"}):
+        one = half.ask(ASKED | more | {"prompt": f"{start} private"})
+        other = half.ask(ASKED | more | {"prompt": f"{start} a nine"})
+
+        assert (one.status, other.status) == (200, 200)
+        assert opened(one.body).tobytes() != opened(other.body).tobytes()
+    assert "private" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_one_chunk_is_encoded_as_diffusers_does(half):
+    import prompts
+    import torch
+
+    base = half.transformer._model.base
+    encoders = [(base.tokenizer, base.text_encoder), (base.tokenizer_2, base.text_encoder_2)]
+    with torch.inference_mode():
+        expected, _, expected_pooled, _ = base.encode_prompt(
+            "a seven", do_classifier_free_guidance=False
+        )
+        embeds, pooled = prompts._encoded(encoders, "a seven", 1)
+
+    assert torch.equal(embeds, expected)
+    assert torch.equal(pooled, expected_pooled)
+
+
 def test_a_lora_may_be_named_by_its_file(in_process, tmp_path):
     import diffusers
     import torch
@@ -194,7 +222,9 @@ def test_a_lora_may_be_named_by_its_file(in_process, tmp_path):
     plain = in_process()
     made = plain.ask(ASKED).body
     torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel.from_config(plain.transformer._model.base.unet.config)
+    unet: Any = diffusers.UNet2DConditionModel.from_config(
+        plain.transformer._model.base.unet.config
+    )
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     diffusers.StableDiffusionXLPipeline.save_lora_weights(
         tmp_path, get_peft_model_state_dict(unet), weight_name="style.safetensors"
