@@ -1,6 +1,7 @@
-"""The full-size SDXL on a GPU: seconds an image, peak memory, and what the handler adds.
+"""The full-size SDXL on a GPU: seconds an image and peak memory of the handler.
 
-    python -m bench.gpu              full size, random weights in fp16, 1024 pixels, 30 steps
+    python -m bench.gpu              full size, random weights in fp16, 1024 pixels, 30 and 4 steps
+    python -m bench.gpu --memory-gib 14.6   with no more memory than a T4 has
     python -m bench.gpu --tiny       the same measurements with the tiny model: no GPU needed
 
 Random weights take the same time and memory as trained ones; nothing is downloaded.
@@ -56,7 +57,10 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="the tiny model, on whatever is there")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--pixels", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--memory-gib", type=float, help="cap the memory; 14.6 is a T4's")
+    parser.add_argument("--half-vae", action="store_true", help="decode in fp16, not in fp32")
+    parser.add_argument("--savers", action="store_true", help="slice attention and tile, as before")
     options = parser.parse_args()
     sys.path.insert(0, str(HANDLER))
     import torch
@@ -65,7 +69,7 @@ def main() -> int:
         print("error: no GPU here; --tiny runs the same measurements without one", file=sys.stderr)
         return 2
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    title = f"{options.pixels} pixels, {options.steps} steps, on {device}"
+    title = f"{options.pixels} pixels, on {device}"
     table = Table("what", "seconds an image", "peak GPU memory", title=title, title_justify="left")
     for row in measured(options):
         table.add_row(*row)
@@ -74,7 +78,7 @@ def main() -> int:
 
 
 def measured(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """Rows: the bare pipeline and the handler, without and with the memory savers."""
+    """Rows: what was asked, seconds an image, peak memory."""
     import pipeline as handler
     import torch
     from request import ImageRequest
@@ -83,32 +87,44 @@ def measured(options: argparse.Namespace) -> list[tuple[str, str, str]]:
     tiny = handler.load(Weights.from_environment(".", {"MODEL_WEIGHTS": "tiny"}))
     model = tiny if options.tiny else handler.Model(full_size(tiny.base), None, "full", "-", 0.0)
     side = options.pixels
-    request = ImageRequest(prompt="a seven", steps=options.steps, seed=1, width=side, height=side)
-
-    def bare() -> Any:
-        with torch.inference_mode():
-            return model.base(
-                request.prompt, num_inference_steps=request.steps, width=side, height=side
-            )
-
+    if torch.cuda.is_available() and options.memory_gib:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_gib * 2**30 / total))
+    model.base.vae.register_to_config(force_upcast=not options.half_vae)
+    if options.savers:
+        model.base.enable_attention_slicing()
+        model.base.vae.enable_tiling()
+    else:
+        model.base.vae.enable_slicing()
     rows = []
-    for savers in ("", ", memory savers"):
-        if savers:
-            handler.save_memory(model.base)
-        works = {
-            "bare pipeline": bare,
-            "handler": lambda: handler.generate(model, request),
-        }
-        for name, work in works.items():
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            seconds = statistics.median(_timed(work) for _ in range(options.repeats))
-            peak = "-"
-            if torch.cuda.is_available():
-                peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-            rows.append((name + savers, f"{seconds:.3f}", peak))
+    for steps in (options.steps, 4):
+        for images in (1, 2, 4):
+            request = ImageRequest(
+                prompt="a seven", steps=steps, seed=1, width=side, height=side, num_images=images
+            )
+            name = f"{steps} steps, {images} image{'s' if images > 1 else ''}"
+            try:
+                rows.append((name, *_measured(model, request, options.repeats)))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                rows.append((name, "out of memory", "-"))
     return rows
+
+
+def _measured(model: Any, request: Any, repeats: int) -> tuple[str, str]:
+    import pipeline as handler
+    import torch
+
+    def work() -> None:
+        handler.generate(model, request)
+
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    seconds = statistics.median(_timed(work) for _ in range(repeats)) / request.num_images
+    if not torch.cuda.is_available():
+        return f"{seconds:.3f}", "-"
+    return f"{seconds:.3f}", f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
 
 
 def full_size(tiny: Any) -> Any:

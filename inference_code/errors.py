@@ -8,6 +8,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+MAX_PROBLEMS = 16
+MAX_PROBLEM_CHARACTERS = 400
+"""Together they keep an answer below 64 kB, whatever was sent."""
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -18,9 +22,17 @@ class Refusal:
 
     @property
     def body(self) -> bytes:
-        return json.dumps(
-            {"error": "; ".join(self.problems), "problems": list(self.problems)}
-        ).encode()
+        problems = [
+            text
+            if len(text) <= MAX_PROBLEM_CHARACTERS
+            else text[: MAX_PROBLEM_CHARACTERS - 1] + "…"
+            for text in self.problems[:MAX_PROBLEMS]
+        ]
+        if len(self.problems) > MAX_PROBLEMS:
+            problems[-1] = f"and {len(self.problems) - MAX_PROBLEMS + 1} problems more"
+        content = {"error": "; ".join(problems), "problems": problems}
+        # A lone surrogate in a field's name has no UTF-8.
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class RefusedError(Exception):

@@ -4,12 +4,12 @@ To bring another model, write another folder with these four functions and name 
 `handler`; nothing else changes. `handlers/digits` is one.
 """
 
-import gc
 import os
 import sys
 import traceback
 
 from answer import JSON, Answer, encode, negotiated
+from device import end_process_if_broken, free_memory, is_out_of_memory
 from errors import Refusal, RefusedError, answer_without_traceback
 from request import ImageRequest, parse
 
@@ -45,7 +45,10 @@ def input_fn(body, content_type, context) -> ImageRequest | Refusal:
 
 
 def predict_fn(request, model) -> Answer | Refusal:
-    """Make the images; deterministic by seed. Whatever goes wrong, the worker goes on."""
+    """Make the images; deterministic by seed.
+
+    After an error the process serves on, unless CUDA no longer works: then it ends.
+    """
     if isinstance(request, Refusal):
         return request
     from pipeline import generate
@@ -56,10 +59,13 @@ def predict_fn(request, model) -> Answer | Refusal:
         return error.refusal
     except Exception as error:
         traceback.print_exc()
-        if not _out_of_memory(error):
-            return Refusal(500, (f"the model failed: {type(error).__name__}: {error}",))
+        out_of_memory = is_out_of_memory(error)
+        failure = f"the model failed: {type(error).__name__}: {error}"
     # Here, where the traceback no longer holds the failed run's tensors.
-    _free_memory()
+    free_memory()
+    end_process_if_broken()
+    if not out_of_memory:
+        return Refusal(500, (failure,))
     size = f" of {request.width} x {request.height}" if request.width and request.height else ""
     return Refusal(
         507,
@@ -83,17 +89,6 @@ def _accepted(context) -> str:
     """The Accept header; without one, what the toolkit takes for it (its default is JSON)."""
     headers = context.request_processor[0].get_request_properties()
     accept = headers.get("Accept") or headers.get("accept")
-    return JSON if accept in (None, "", "*/*") else accept
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    # Of CUDA, and of torch's allocator on the CPU, which raises a plain RuntimeError.
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if accept in (None, "", "*/*"):
+        return os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT") or JSON
+    return accept

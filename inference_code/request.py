@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import json
+import math
 import os
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -51,23 +52,44 @@ def _picture(value: object) -> "Image":
         raise ValueError(f"must be a {', '.join(PICTURE_FORMATS)} picture in base64")
     from PIL import Image, ImageOps
 
-    encoded = value.partition(",")[2] if value.startswith("data:") else value
-    try:
-        file = io.BytesIO(base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError):
-        raise ValueError("is no base64") from None
+    file = io.BytesIO(_decoded(value))
     too_large = ValueError(f"has too many pixels; at most {MAX_INPUT_PIXELS} are read")
     try:
         picture = Image.open(file, formats=PICTURE_FORMATS)
         if picture.width * picture.height > MAX_INPUT_PIXELS:
             raise too_large
-        return ImageOps.exif_transpose(picture)
+        picture.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
     except Image.UnidentifiedImageError:
         raise ValueError(f"is no picture in a format of {', '.join(PICTURE_FORMATS)}") from None
-    except (OSError, SyntaxError, EOFError, OverflowError, IndexError) as error:
+    except Exception as error:
+        if error is too_large:
+            raise
+        # Pillow's decoders raise whatever a broken file leads to.
         raise ValueError(f"cannot be decoded: {error}") from None
+    try:
+        picture = ImageOps.exif_transpose(picture)
+    except Exception as error:
+        raise ValueError(f"has EXIF data that cannot be read, remove it: {error}") from None
+    return _eight_bits(picture)
+
+
+def _decoded(value: str) -> bytes:
+    """Bytes from base64 as mail, URLs and browsers write it: with line breaks, `-_`, `data:`."""
+    encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
+    encoded = "".join(encoded.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is no base64") from None
+
+
+def _eight_bits(picture: "Image") -> "Image":
+    """Grey of 16 bits scaled to 8; Pillow's own conversion cuts it off at 255."""
+    if picture.mode.startswith("I"):
+        return picture.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
+    return picture
 
 
 Side = Annotated[StrictInt, Field(ge=SMALLEST_SIDE, le=4096, multiple_of=PIXEL_STEP)]
@@ -140,10 +162,23 @@ class ImageRequest(BaseModel):
         return self
 
     def size(self, default: tuple[int, int]) -> tuple[int, int]:
-        """Width and height to make: as asked, as `image` has them, or the default."""
-        if self.image is not None:
-            default = (_side(self.image.width), _side(self.image.height))
-        return self.width or default[0], self.height or default[1]
+        """Width and height to make: as asked, as `image` has them, or the default.
+
+        A side that is not given follows the image's; an image above MAX_PIXELS is scaled down to
+        the default's area.
+        """
+        if self.image is None:
+            return self.width or default[0], self.height or default[1]
+        width, height = self.image.size
+        if self.width and self.height:
+            return self.width, self.height
+        if self.width or self.height:
+            scale = self.width / width if self.width else self.height / height
+        elif _side(width) * _side(height) > MAX_PIXELS:
+            scale = math.sqrt(min(default[0] * default[1], MAX_PIXELS) / (width * height))
+        else:
+            scale = 1.0
+        return self.width or _side(width * scale), self.height or _side(height * scale)
 
 
 def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
@@ -174,6 +209,12 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
             raise RefusedError(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
         raise RefusedError(400, 'the body must be a JSON object like {"prompt": "a lighthouse"}')
+    # null is as if the field were absent, for every field.
+    fields = {
+        name: value
+        for name, value in fields.items()
+        if value is not None or name not in ImageRequest.model_fields
+    }
     try:
         return ImageRequest.model_validate(fields)
     except ValidationError as error:
@@ -181,8 +222,8 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
         raise RefusedError(400, *map(_sentence, problems)) from None
 
 
-def _side(pixels: int) -> int:
-    return max(SMALLEST_SIDE, pixels // PIXEL_STEP * PIXEL_STEP)
+def _side(pixels: float) -> int:
+    return max(SMALLEST_SIDE, int(pixels) // PIXEL_STEP * PIXEL_STEP)
 
 
 def _sentence(problem) -> str:

@@ -55,7 +55,34 @@ class Weights:
 
 def half_precision(folder: Path) -> bool:
     """Whether a folder holds weights of the variant fp16."""
-    return any(folder.rglob("*.fp16.safetensors"))
+    # Not below the components: a refiner in a folder of its own has its own variant.
+    return any(folder.glob("*/*.fp16.safetensors"))
+
+
+def check_layout(place: str) -> None:
+    """Tell what is wrong with a folder that diffusers would call no model.
+
+    Raises:
+        ValueError: it is a single-file checkpoint, or a folder without model_index.json.
+    """
+    path = Path(place)
+    convert = (
+        "convert it with StableDiffusionXLPipeline.from_single_file(...).save_pretrained(folder) "
+        "and publish that folder"
+    )
+    if path.is_file():
+        raise ValueError(f"weights {place}: a single-file checkpoint; {convert}")
+    if not path.is_dir() or (path / "model_index.json").exists():
+        return
+    deeper = sorted(file.parent.name for file in path.glob("*/model_index.json"))
+    if deeper:
+        raise ValueError(
+            f"weights {place}: the model is one level deeper, in {', '.join(deeper)}; "
+            "publish that folder itself"
+        )
+    if any(path.glob("*.safetensors")):
+        raise ValueError(f"weights {place}: holds a single-file checkpoint; {convert}")
+    raise ValueError(f"weights {place}: no model_index.json; publish a folder of diffusers' layout")
 
 
 def _loaded_files(folder: Path) -> list[Path]:

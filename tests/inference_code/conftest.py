@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "inference_code"
-MODULES = ("inference", "request", "answer", "errors", "weights", "pipeline")
+MODULES = ("inference", "request", "answer", "errors", "device", "weights", "prompts", "pipeline")
 
 
 def forget_handler() -> None:

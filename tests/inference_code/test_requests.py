@@ -284,15 +284,17 @@ def malformed() -> list[tuple[bytes, str]]:
         {name: value}
         for name in (*numbers, "guidance_scale", "strength", "refine", "scheduler", "image")
         for value in wrong_types
-        if not (value is None and name in ("width", "height", "refine", "scheduler", "image"))
+        if value is not None  # null is as if the field were absent
         and not (value == 0 and name in ("seed", "guidance_scale", "refine"))
         and not (value == 1.5 and name == "guidance_scale")
     ]
-    fields += [{"width": width} for width in (1, 63, 65, 100, 4097, 4104, 2**31, 2**63)]
+    fields += [
+        {"width": width} for width in (1, 63, 65, 100, 1001, 2047, 4095, 4097, 4104, 2**31, 2**63)
+    ]
     fields += [{"width": 4096, "height": height} for height in (1024, 2048, 4096)]
     fields += [{"prompt": prompt} for prompt in ("", None, 7, [], {}, "x" * 4_001, "\ud800")]
     fields += [{"prompt": "x" * 10**power} for power in (4, 5, 6, 7)]
-    fields += [{"negative_prompt": wrong} for wrong in (None, 7, [], "x" * 4_001)]
+    fields += [{"negative_prompt": wrong} for wrong in (7, [], "x" * 4_001)]
     fields += [{name: 1} for name in ("Prompt", "colour", "__class__", "model_config", "")]
     pictures = [bomb(), bomb(4_097, 4_096), bomb(1, 2**31 - 1), "data:,", "data:image/png;base64,"]
     pictures += [picture()[:length] for length in range(4, 68, 8)]
@@ -334,3 +336,132 @@ def test_two_hundred_malformed_requests_get_a_message_each_and_leave_no_memory(h
 
     assert left_bytes < 2_000_000
     assert peak_bytes < 200_000_000, "no picture was decoded"
+
+
+def asked(handler, **fields):
+    return handler.input_fn(json.dumps({"prompt": "x"} | fields), "application/json", Context())
+
+
+def test_a_photo_without_a_size_is_scaled_to_the_models_area(handler):
+    request = asked(handler, image=picture(4000, 3000, "JPEG"))
+
+    width, height = request.size((1024, 1024))
+
+    assert 0.95 * 1024**2 < width * height <= 1024**2
+    assert width / height == pytest.approx(4 / 3, rel=0.02)
+
+
+def test_one_side_given_takes_the_other_from_the_picture(handler):
+    assert asked(handler, image=picture(4000, 3000, "JPEG"), width=800).size((64, 64)) == (800, 600)
+
+
+def test_grey_of_sixteen_bits_keeps_its_tones(handler):
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("I;16", (64, 64), 128 * 256).save(buffer, "PNG")
+
+    read = asked(handler, image=base64.b64encode(buffer.getvalue()).decode()).image
+
+    assert (read.mode, read.getpixel((0, 0))) == ("L", 128)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+        lambda text: text.replace("+", "-").replace("/", "_").rstrip("="),
+        lambda text: f"DATA:image/png;base64,{text}",
+    ],
+    ids=["line breaks", "URL-safe", "DATA:"],
+)
+def test_base64_is_read_as_others_write_it(handler, written):
+    assert asked(handler, image=written(picture(72, 64))).image.size == (72, 64)
+
+
+def test_null_is_as_if_the_field_were_absent(handler):
+    request = asked(handler, seed=None, width=None, steps=None)
+
+    assert (type(request.seed), request.steps) == (int, 30)
+
+
+def test_a_refusal_of_countless_fields_is_short(handler):
+    fields = {f"\U0001f600{number}" * 20: 1 for number in range(20_000)}
+    context = Context()
+
+    refused = handler.input_fn(json.dumps(fields), "application/json", context)
+    body, _ = handler.output_fn(refused, "image/png", context)
+
+    assert context.status == 400
+    assert len(body) < 64_000
+    assert "problems more" in json.loads(body)["problems"][-1]
+
+
+def test_broken_exif_is_a_sentence(handler, monkeypatch):
+    from PIL import ImageOps
+
+    def broken(_picture):
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", broken)
+
+    status, problems = refusal(handler, json.dumps({"prompt": "x", "image": picture()}))
+
+    assert (status, "EXIF" in problems[0]) == (400, True)
+
+
+def test_the_servers_default_accept_is_checked_before_the_work(handler, monkeypatch):
+    monkeypatch.setenv("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "image/png")
+
+    refused = handler.input_fn(
+        '{"prompt": "x", "num_images": 2}', "application/json", Context(accept="")
+    )
+
+    assert refused.status == 406
+
+
+def flipped(data: bytes, changes: list[tuple[int, int]]) -> str:
+    changed = bytearray(data)
+    for at, value in changes:
+        changed[at % len(changed)] = value
+    return base64.b64encode(changed).decode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    form=st.sampled_from(["PNG", "JPEG", "WEBP"]),
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
+)
+def test_no_mutated_picture_escapes_as_an_exception(form, changes):
+    handler = importlib.import_module("inference")
+    data = base64.b64decode(picture(form=form))
+
+    request = asked(handler, image=flipped(data, changes))
+
+    assert type(request).__name__ in ("ImageRequest", "Refusal")
+    assert getattr(request, "status", 200) in (200, 400)
+
+
+def test_a_folder_that_is_no_model_says_what_to_do(tmp_path):
+    weights = importlib.import_module("weights")
+    (tmp_path / "sdxl").mkdir()
+    (tmp_path / "sdxl" / "model_index.json").write_text("{}")
+    (tmp_path / "single").mkdir()
+    checkpoint = tmp_path / "single" / "sdxl.safetensors"
+    checkpoint.write_bytes(b"")
+
+    with pytest.raises(ValueError, match="one level deeper, in sdxl"):
+        weights.check_layout(str(tmp_path))
+    for place in (checkpoint, checkpoint.parent):
+        with pytest.raises(ValueError, match="single-file checkpoint; convert it"):
+            weights.check_layout(str(place))
+
+
+def test_a_plain_base_beside_a_half_precision_refiner_is_plain(tmp_path):
+    weights = importlib.import_module("weights")
+    for name in ("unet/model.safetensors", "refiner/unet/model.fp16.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+
+    assert not weights.half_precision(tmp_path)
+    assert weights.half_precision(tmp_path / "refiner")

@@ -1,0 +1,64 @@
+"""Prompts of any length for CLIP's encoders, which read 77 tokens at a time."""
+
+from typing import Any
+
+import torch
+
+
+def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[str, Any]:
+    """A pipeline's arguments for two prompts: as texts, or as embeddings where they are longer.
+
+    Longer ones are cut into chunks of the encoder's window, each encoded by itself, and the
+    embeddings follow each other. The pooled embedding is that of the first chunk.
+    """
+    encoders = [
+        (tokenizer, encoder)
+        for tokenizer, encoder in (
+            (pipeline.tokenizer, pipeline.text_encoder),
+            (pipeline.tokenizer_2, pipeline.text_encoder_2),
+        )
+        if tokenizer is not None
+    ]
+    # Both prompts must come out equally long.
+    count = max(
+        len(_chunks(tokenizer, text))
+        for tokenizer, _ in encoders
+        for text in (prompt, negative_prompt)
+    )
+    if count == 1:
+        return {"prompt": prompt, "negative_prompt": negative_prompt or None}
+    embeds, pooled = _encoded(encoders, prompt, count)
+    if negative_prompt or not pipeline.config.get("force_zeros_for_empty_prompt", True):
+        negative_embeds, negative_pooled = _encoded(encoders, negative_prompt, count)
+    else:
+        negative_embeds, negative_pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+    return {
+        "prompt_embeds": embeds,
+        "pooled_prompt_embeds": pooled,
+        "negative_prompt_embeds": negative_embeds,
+        "negative_pooled_prompt_embeds": negative_pooled,
+    }
+
+
+def _chunks(tokenizer: Any, text: str) -> list[list[int]]:
+    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    # Begin and end take two of the window.
+    window = tokenizer.model_max_length - 2
+    return [ids[at : at + window] for at in range(0, len(ids), window)] or [[]]
+
+
+def _encoded(encoders: list[Any], text: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The embeddings of both encoders side by side, and the second's pooled one."""
+    by_encoder, pooled = [], torch.empty(0)
+    for tokenizer, encoder in encoders:
+        chunks = _chunks(tokenizer, text)
+        rows = []
+        for chunk in chunks + [[]] * (count - len(chunks)):
+            ids = [tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id]
+            rows.append(ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids)))
+        found = encoder(torch.tensor(rows, device=encoder.device), output_hidden_states=True)
+        # SDXL is trained on the layer before the last.
+        by_encoder.append(found.hidden_states[-2].flatten(0, 1)[None])
+        if found[0].ndim == 2:
+            pooled = found[0][:1]
+    return torch.cat(by_encoder, dim=-1), pooled
