@@ -122,21 +122,20 @@ def _complete(connection: Any) -> bool:
     reader, plain = connection.rfile, connection.socket
     # What came with the request before.
     buffered = bytes(reader._read_buf[reader._read_pos :])  # has_data looks there too
+    # A socket with a timeout waits in recv whatever its flags say, so it is asked first.
+    happened = _happened(plain)
     try:
-        peeked = plain.recv(MAX_HEADER_BYTES + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        peeked = None
+        peeked = plain.recv(MAX_HEADER_BYTES + 1, socket.MSG_PEEK) if happened else None
     except OSError:
         return True  # the worker finds out, and closes it
-    if peeked == b"" or _half_closed(plain):
+    if peeked == b"" or happened & ~select.POLLIN:
         return True
     there = buffered + (peeked or b"")
     return b"\r\n\r\n" in there or b"\n\n" in there or len(there) > MAX_HEADER_BYTES
 
 
-def _half_closed(plain: socket.socket) -> bool:
-    """Whether the client sends no more, though what it sent is not read yet."""
-    hung_up = getattr(select, "POLLRDHUP", select.POLLHUP)
+def _happened(plain: socket.socket) -> int:
+    """Poll events: data, or that the client sends no more though what it sent is not read yet."""
     poll = select.poll()
-    poll.register(plain, hung_up)
-    return bool(poll.poll(0))
+    poll.register(plain, select.POLLIN | getattr(select, "POLLRDHUP", select.POLLHUP))
+    return next((events for _, events in poll.poll(0)), 0)

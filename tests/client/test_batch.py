@@ -117,6 +117,7 @@ def test_a_deadline_leaves_a_ledger_that_goes_on(account, tmp_path):
         EndpointName="idle",
         DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}],
     )
+    account.in_service("idle")
     ledger = run(account, tmp_path, "one", "two", endpoint="idle", deadline_s=0.5, in_flight=1)
     assert len(events(ledger, "accepted")) == 1
     assert not any(entry.ended for entry in ledger.entries.values())

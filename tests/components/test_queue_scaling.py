@@ -59,7 +59,7 @@ def test_the_documented_plan_is_a_target_two_policies_and_one_alarm(register):
 def test_the_tuned_plan_is_rendered_like_any_other_with_its_memory_of_two_hours(register):
     record = register(lambda: scaling(plan=bounded(plans.TUNED)))
 
-    names = ("wakeup", "flood", "pressure", "thinning", "sleep")
+    names = ("wakeup", "flood", "thinning", "sleep")
     assert record.keys == {
         (COMPONENT, "demo"),
         (TARGET, "demo-target"),
@@ -67,10 +67,10 @@ def test_the_tuned_plan_is_rendered_like_any_other_with_its_memory_of_two_hours(
         *((ALARM, f"demo-{name}-alarm") for name in names),
     }
     sleep = record[ALARM, "demo-sleep-alarm"].inputs
-    assert (sleep["datapointsToAlarm"], sleep["evaluationPeriods"]) == (66, 120)
+    assert (sleep["datapointsToAlarm"], sleep["evaluationPeriods"]) == (84, 120)
     steps = record[POLICY, "demo-sleep-policy"].inputs["stepScalingPolicyConfiguration"]
     assert steps["adjustmentType"] == "PercentChangeInCapacity"
-    assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -90}]
+    assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -50}]
 
 
 def test_the_target_counts_the_variants_instances_within_the_plans_bounds(register):

@@ -19,6 +19,7 @@ def endpoint(**changes: Any) -> dict[str, Any]:
         "configuration": "echo-1",
         "desired": 0,
         "in_service": 0,
+        "in_progress_since_s": None,
         "backlog": 0,
         "busy": 0,
         "instances": [],
@@ -52,6 +53,18 @@ def endpoint(**changes: Any) -> dict[str, Any]:
         ),
         ({"desired": 1}, "Starting 1 instance, though nothing is queued."),
         ({"status": "Creating", "desired": 1}, "Being created: 1 instance starting."),
+        (
+            {
+                "status": "Updating",
+                "desired": 2,
+                "in_service": 1,
+                "backlog": 3,
+                "busy": 1,
+                "in_progress_since_s": 3600.0,
+            },
+            "At work: 1 instance on 1 request; 2 more wait. Scaling out to 2. In progress since "
+            "01:00 UTC; until it is done nothing else can be changed.",
+        ),
         (
             {"status": "Failed", "failure_reason": "no such handler"},
             "Failed: it could not be created.",
