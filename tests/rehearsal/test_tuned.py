@@ -1,25 +1,64 @@
 """Preset `tuned` needs fewer instance hours than `documented` at no longer waits, everywhere."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from async_inference.rehearsal.simulator import Assumptions, simulate
+from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import GENERATORS, generated
-from async_inference.scaling.plan import PRESETS, ScalingPlan
+from async_inference.scaling.plan import PRESETS
 from async_inference.scaling.unsettled import Unsettled
 
 pytestmark = pytest.mark.rehearsal
 UNSEEN_SEEDS = (40, 41, 42)
-"""The search that chose the preset saw seeds 0 to 2, its author 60 to 62 as well."""
+"""Of the traffic; the search that chose the preset saw seeds 0 to 3."""
+PHASE_SEEDS = range(4)
+"""Of the alarms' phases, the same for both plans. One alone is noise: on sparse traffic the
+difference in mean wait changes its sign from seed to seed."""
 
 
-def runs(preset: str, assumptions: Assumptions) -> list:
-    plan = ScalingPlan(min_capacity=0, max_capacity=5, **dict(PRESETS[preset]))
+@dataclass(frozen=True)
+class Mean:
+    """The runs of one plan over one trace, averaged over the alarms' phases."""
+
+    instance_hours: float
+    mean_wait_s: float
+    p95_wait_s: float
+    interrupted: float
+    expired: float
+
+
+def runs(preset: str, assumptions: Assumptions) -> list[Mean]:
+    plan = PRESETS[preset].within(0, 5)
     return [
-        simulate(plan, generated(name, seed), assumptions, seed)
+        averaged(
+            [simulate(plan, generated(name, seed), assumptions, phase) for phase in PHASE_SEEDS]
+        )
         for name in GENERATORS
         for seed in UNSEEN_SEEDS
     ]
+
+
+def averaged(runs: list[Run]) -> Mean:
+    return Mean(
+        *(
+            float(np.mean(values))
+            for values in zip(
+                *(
+                    (
+                        run.instance_hours,
+                        run.wait_s.mean,
+                        run.wait_s.p95,
+                        run.interrupted,
+                        run.expired,
+                    )
+                    for run in runs
+                ),
+                strict=True,
+            )
+        )
+    )
 
 
 def geometric_mean(ratios: list[float]) -> float:
@@ -32,14 +71,14 @@ def test_over_all_generators_it_beats_the_documented_policy_on_traffic_it_never_
     documented, tuned = runs("documented", assumptions), runs("tuned", assumptions)
     pairs = list(zip(documented, tuned, strict=True))
     hours = [after.instance_hours / before.instance_hours for before, after in pairs]
-    means = [after.wait_s.mean / before.wait_s.mean for before, after in pairs]
-    p95s = [after.wait_s.p95 / before.wait_s.p95 for before, after in pairs]
+    means = [after.mean_wait_s / before.mean_wait_s for before, after in pairs]
+    p95s = [after.p95_wait_s / before.p95_wait_s for before, after in pairs]
 
     assert geometric_mean(hours) <= 0.50
     assert geometric_mean(means) <= 0.95
     assert geometric_mean(p95s) <= 1.0
-    assert max(hours) <= 1.05
-    assert max(means) <= 1.15
+    assert max(hours) <= 0.85
+    assert max(means) <= 1.10
     assert sum(run.interrupted for run in tuned) <= 0.5 * sum(run.interrupted for run in documented)
     assert sum(run.expired for run in tuned) == 0
 
@@ -47,6 +86,10 @@ def test_over_all_generators_it_beats_the_documented_policy_on_traffic_it_never_
 @pytest.mark.parametrize(
     "reading",
     [
+        Unsettled(capacity_change_in_progress="allowed"),
+        Unsettled(scale_in_takes_s=180),
+        Unsettled(samples_per_minute=6),
+        Unsettled(evaluation_range="n_plus_2"),
         Unsettled(backlog_counts_inflight=False),
         Unsettled(backlog_per_instance_at_zero="no_data"),
         Unsettled(inflight_on_scale_in="drain"),
