@@ -7,7 +7,8 @@ Sources: botocore's service models (BC), SageMaker developer guide (DG).
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,25 @@ PROVIDER_WAIT_S = 3600
 """The provider waits so long for an endpoint to be in service (aws-facts.md section 3)."""
 MAX_TAGS = 49
 """AWS takes 50 (BC TagList); one is the endpoint's name, which the program adds."""
+ENDPOINT_TAG = "endpoint"
+"""The key of that tag: budgets, cost allocation and the deployer's permissions select by it."""
+MAX_STACK_NAME = 52
+"""What an endpoint's 63 characters (BC EndpointName) leave behind `async-sdxl-`."""
+COMPONENT_VARIABLES = frozenset(
+    {
+        "MODEL_WEIGHTS",
+        "SAGEMAKER_PROGRAM",
+        "SAGEMAKER_REGION",
+        "SAGEMAKER_SUBMIT_DIRECTORY",
+        "TS_DEFAULT_STARTUP_TIMEOUT",
+        *(
+            f"{server}_{limit}"
+            for server in ("TS", "MMS")
+            for limit in ("DEFAULT_RESPONSE_TIMEOUT", "MAX_REQUEST_SIZE", "MAX_RESPONSE_SIZE")
+        ),
+    }
+)
+"""Variables of the container that follow from other keys."""
 
 S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
@@ -145,6 +165,34 @@ class Settings(StackValue):
             raise ValueError(f"SageMaker hosts no family {parts[1]!r}; use ml.g4dn or ml.g5")
         return value
 
+    @field_validator("stack")
+    @classmethod
+    def _names_an_endpoint(cls, value: str) -> str:
+        # BC EndpointName has fewer characters than a stack's name: two stacks could share one.
+        if len(value) <= MAX_STACK_NAME and re.fullmatch(r"[a-zA-Z0-9]+(-[a-zA-Z0-9]+)*", value):
+            return value
+        raise ValueError(
+            "the endpoint is named after the stack, and another stack could get the same name; "
+            "use letters, digits and single hyphens between them, at most "
+            f"{MAX_STACK_NAME} characters: pulumi stack rename NAME"
+        )
+
+    @field_validator("tags")
+    @classmethod
+    def _taggable(cls, value: dict[str, str]) -> dict[str, str]:
+        problems = list(_tag_problems(value))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _handlers_own(cls, value: dict[str, str]) -> dict[str, str]:
+        taken = sorted(COMPONENT_VARIABLES & value.keys())
+        if taken:
+            raise ValueError(f"the program sets {', '.join(taken)} from other keys; remove it here")
+        return value
+
     @field_validator("weights")
     @classmethod
     def _weights_source(cls, value: str) -> str:
@@ -163,10 +211,49 @@ class Settings(StackValue):
 
     @property
     def endpoint_name(self) -> str:
-        """The endpoint's stable name; Pulumi allows characters in a stack that AWS does not."""
-        return ("async-sdxl-" + re.sub(r"[^a-zA-Z0-9]+", "-", self.stack).strip("-"))[:63].strip(
-            "-"
-        )
+        """The endpoint's stable name."""
+        return f"async-sdxl-{self.stack}"
+
+
+def _tag_problems(tags: Mapping[str, str]) -> Iterator[str]:
+    """What AWS refuses about tags (BC Tag of SageMaker and IAM; IAM guide, tags: keys are compared
+    without case)."""
+    seen = {ENDPOINT_TAG: "the program's own tag"}
+    for key, value in tags.items():
+        if key.lower().startswith("aws:"):
+            yield f"key {key!r}: aws: is reserved; choose another prefix"
+        if not (_taggable(key) and _taggable(value)):
+            yield f"{key}={value!r}: letters, digits, spaces and _ . : / = + - @ only"
+        if key.lower() in seen:
+            yield f"key {key!r}: is {seen[key.lower()]}, since IAM ignores case; rename it"
+        seen.setdefault(key.lower(), f"the same as {key!r}")
+
+
+def _taggable(text: str) -> bool:
+    return all(unicodedata.category(c)[0] in "LZN" or c in "_.:/=+-@" for c in text)
+
+
+def _default_tag_problems(value: object, tags: Mapping[str, str]) -> Iterator[str]:
+    """The same of the provider's default tags, which every resource gets too."""
+    try:
+        document = _decoded(value)
+    except ValueError as error:
+        yield str(error)
+        return
+    found = document.get("tags", {}) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        yield "must be an object with a mapping `tags`"
+        return
+    defaults = {str(key): str(text) for key, text in found.items()}
+    yield from _tag_problems(defaults)
+    spellings = {key.lower(): key for key in tags}
+    for key in defaults:
+        own = spellings.get(key.lower(), key)
+        if own != key:
+            yield f"key {key!r}: is the same as {own!r} of tags, since IAM ignores case; rename it"
+    together = len(defaults.keys() | tags.keys())
+    if together > MAX_TAGS:
+        yield f"{together} tags together with those of tags; at most {MAX_TAGS}"
 
 
 @dataclass(frozen=True)
@@ -257,6 +344,17 @@ def _key_of_region(settings: Settings) -> str | None:
     )
 
 
+@_rule("image_uri", "region")
+def _image_of_region(settings: Settings) -> str | None:
+    parts = re.match(r"\d+\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.", settings.image_uri or "")
+    if parts is None or parts[1] == settings.region:
+        return None
+    return (
+        f"imageUri = {settings.image_uri!r}: is in {parts[1]}, the stack in {settings.region}; "
+        "SageMaker pulls images of its own region only: copy it there"
+    )
+
+
 @_rule("subscriptions", "observability")
 def _listeners_hear(settings: Settings) -> str | None:
     heard = settings.observability.enabled
@@ -305,6 +403,7 @@ _RULES = (
     _handler_exists,
     _isolated_weights,
     _key_of_region,
+    _image_of_region,
     _listeners_hear,
     _capacity_carries_steps,
     _provider_outlasts,
@@ -339,6 +438,12 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
         {**own, "stack": stack, "region": values.get("aws:region", "us-east-1")}
     )
     problems += found
+    if "aws:defaultTags" in values:
+        tags = {} if "tags" in wrong else settings.tags
+        problems += [
+            f"aws:defaultTags: {problem}"
+            for problem in _default_tag_problems(values["aws:defaultTags"], tags)
+        ]
     for rule in _RULES:
         if rule.fields & wrong:
             continue
@@ -367,11 +472,13 @@ def _validated(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]
         keys = {str(problem["loc"][0]) for problem in error.errors()}
     wrong = {name for name, field in Settings.model_fields.items() if field.alias in keys}
     right = {key: value for key, value in candidate.items() if key not in keys}
-    settings = Settings.model_validate({"region": "us-east-1"} | right)
+    settings = Settings.model_validate({"region": "us-east-1", "stack": "stack"} | right)
     return settings, wrong, problems
 
 
 def _qualified(problem: str) -> str:
+    if problem.startswith("stack = "):
+        return problem
     return f"aws:{problem}" if problem.startswith("region") else f"{PROJECT}:{problem}"
 
 

@@ -5,8 +5,8 @@ The program attaches them to nobody: whoever deploys has a role already, and cli
 
 from collections.abc import Iterable, Sequence
 
+from async_inference.settings import ENDPOINT_TAG
 from components.execution_role import bucket_arn, object_arn
-from components.observability import ENDPOINT_TAG
 from components.statements import actions, allow, document
 
 

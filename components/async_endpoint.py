@@ -10,12 +10,13 @@ import pulumi_aws as aws
 
 from async_inference.groups import Observability, Retention, Security, Subscription, Updates
 from async_inference.scaling.plan import ScalingPlan
+from async_inference.settings import ENDPOINT_TAG
 from components.access import deployer_policy, invoker_policy
 from components.encryption import EncryptionKey, EncryptionKeyArgs
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
 from components.notifications import Notifications, NotificationsArgs
-from components.observability import ENDPOINT_TAG, EndpointWatch, EndpointWatchArgs
+from components.observability import EndpointWatch, EndpointWatchArgs
 from components.preview import Fleet, PreviewWords
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
@@ -230,7 +231,6 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 handler=args.handler,
                 image=_known_image(args),
                 weights=args.weights,
-                tags=args.tags,
             ),
             opts=self._child,
         )

@@ -1,6 +1,6 @@
 """The handler's code and packages, packed by content, and where the container finds all of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
@@ -25,14 +25,12 @@ class ModelSourceArgs:
         image: URI or tag of the container's image, which tells its Python; None where it is not
             known before the deployment.
         weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
-        tags: tags for the archives.
     """
 
     bucket_name: pulumi.Input[str]
     handler: Path
     image: str | None
     weights: str
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 def mount(channel: str) -> str:
@@ -113,7 +111,8 @@ class ModelSource(pulumi.ComponentResource):
             bucket=args.bucket_name,
             key=f"code/{content_hash}/{file}",
             source=pulumi.FileAsset(archive),
-            tags=args.tags,
+            # An object takes ten tags (S3 user guide), other resources 50: none of them here.
+            override_provider={"default_tags": {"tags": {}}},
             # Going back to earlier code meets the archive under its old key, so deleting what was
             # replaced could delete what runs. Archives are small; they go with the bucket.
             opts=pulumi.ResourceOptions(parent=self, retain_on_delete=True),

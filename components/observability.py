@@ -9,6 +9,7 @@ import pulumi_aws as aws
 
 from async_inference.groups import Observability, Subscription
 from async_inference.scaling.plan import Comparison, ScalingPlan
+from async_inference.settings import ENDPOINT_TAG
 from components.notifications import subscribe
 from components.queue_scaling import METRIC_NAMESPACE
 
@@ -16,8 +17,6 @@ INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 MINUTE_S = 60
 TREND_S = 300
 """Period of what is about a trend: long enough that one request does not make one."""
-ENDPOINT_TAG = "endpoint"
-"""On every resource: budgets, cost allocation and the deployer's permissions select by it."""
 RUNBOOK = "docs/operations.md"
 NEAR_TTL = 0.8
 """Share of a request's time to live after which its waiting alarms."""

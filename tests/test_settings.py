@@ -317,3 +317,100 @@ def test_a_stack_file_that_is_no_yaml_says_so(tmp_path):
 def test_a_missing_stack_file_names_those_that_exist():
     with pytest.raises(InvalidInputError, match=r"Pulumi\.dev\.yaml"):
         settings.from_stack_file(Path("Pulumi.nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tags": {"aws:team": "a"}}, "aws: is reserved"),
+        ({"tags": {"AWS:team": "a"}}, "aws: is reserved"),
+        ({"tags": {"team": "a & b"}}, "letters, digits, spaces"),
+        ({"tags": {"te#am": "a"}}, "letters, digits, spaces"),
+        ({"tags": {"Endpoint": "mine"}}, "is the program's own tag"),
+        ({"tags": {"Team": "a", "team": "b"}}, "is the same as 'Team', since IAM ignores case"),
+        ({"environment": {"SAGEMAKER_PROGRAM": "mine.py"}}, "program sets SAGEMAKER_PROGRAM"),
+        ({"environment": {"TS_MAX_REQUEST_SIZE": "1"}}, "program sets TS_MAX_REQUEST_SIZE"),
+        (
+            {"imageUri": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/image:py312"},
+            "is in eu-west-1, the stack in us-east-1",
+        ),
+    ],
+)
+def test_what_aws_would_refuse_later_is_refused_now(changes, words):
+    (problem,) = problems(config(**changes))
+
+    assert words in problem
+
+
+def test_its_right_neighbours_are_taken():
+    stack = load(
+        config(
+            tags={"team:größe 1": "a+b=c@d/e_f.g-h", "Cost": ""},
+            environment={"SAGEMAKER_CONTAINER_LOG_LEVEL": "10", "TS_NUMBER_OF_GPU": "1"},
+            imageUri="123456789012.dkr.ecr.us-east-1.amazonaws.com/image:py312",
+        ),
+        stack="feature-x",
+    )
+
+    assert stack.endpoint_name == "async-sdxl-feature-x"
+
+
+def test_all_that_is_wrong_is_said_in_one_message():
+    found = problems(
+        config(
+            tags={"aws:a": "1", "B": "2", "b": "3"},
+            environment={"MODEL_WEIGHTS": "mine"},
+            imageUri="123456789012.dkr.ecr.eu-west-1.amazonaws.com/image:1",
+        )
+    )
+
+    text = "\n".join(found)
+    assert all(each in text for each in ("'aws:a'", "'b'", "MODEL_WEIGHTS", "eu-west-1"))
+
+
+@pytest.mark.parametrize(
+    ("default_tags", "words"),
+    [
+        ({"tags": {f"k{i}": "v" for i in range(49)}}, "50 tags together with those of tags"),
+        ('{"tags": {"TEAM": "a"}}', "'TEAM': is the same as 'team' of tags"),
+        ({"tags": {"aws:a": "b"}}, "aws: is reserved"),
+        ("nonsense", "must be an object"),
+    ],
+)
+def test_the_providers_default_tags_count_too(default_tags, words):
+    values = config(tags={"team": "a"}) | {"aws:defaultTags": default_tags}
+
+    (problem,) = problems(values)
+
+    assert problem.startswith("aws:defaultTags: ")
+    assert words in problem
+
+
+@given(st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3))
+def test_tags_are_taken_exactly_if_sagemaker_and_iam_take_them(tags):
+    import regex
+
+    model = botocore.session.get_session().get_service_model("iam")
+    key, value = (
+        regex.compile(model.shape_for(f"tag{part}Type").metadata["pattern"])
+        for part in ("Key", "Value")
+    )
+    folded = [each.lower() for each in tags]
+    allowed = (
+        all(key.fullmatch(k) and value.fullmatch(v) for k, v in tags.items())
+        and len({*folded, "endpoint"}) == len(folded) + 1
+        and not any(each.startswith("aws:") for each in folded)
+    )
+
+    try:
+        load(config(tags=tags), stack="test")
+    except InvalidInputError:
+        assert not allowed
+    else:
+        assert allowed
+
+
+@pytest.mark.parametrize("stack", ["feature.x", "feature_x", "---", "a--b", "-a", "a" * 53])
+def test_a_stack_whose_endpoint_could_be_anothers_is_refused(stack):
+    with pytest.raises(InvalidInputError, match="another stack could get the same name"):
+        load(config(), stack=stack)

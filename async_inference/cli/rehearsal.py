@@ -20,7 +20,11 @@ def rehearse(
         str | None, typer.Option(help="A preset or a YAML file instead of the stack's plan.")
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Presets, files or git revisions to compare with.")
+        list[str] | None,
+        typer.Option(
+            help="Presets, files or git revisions to compare with; documented, or tuned if that is "
+            "the stack's plan."
+        ),
     ] = None,
     changed: ChangedOption = None,
     seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
@@ -41,7 +45,7 @@ def rehearse(
             stack=stack,
             traffic=traffic,
             policy=policy,
-            against=["documented"] if against is None else against,
+            against=_usual(stack, policy) if against is None else against,
             changed=changed or [],
             seed=seed,
         )
@@ -56,6 +60,18 @@ def rehearse(
         console.print(rehearsal.as_table(found))
     if page is not None:
         Console(stderr=True, soft_wrap=True).print(f"The report: {page}")
+
+
+def _usual(stack: str, policy: str | None) -> list[str]:
+    """What a plan is compared with unless something is named: another plan than itself."""
+    from async_inference import settings
+    from async_inference.scaling.plan import PRESETS
+
+    if policy is None:
+        plan = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml")).plan
+        documented = PRESETS["documented"].within(plan.min_capacity, plan.max_capacity)
+        return ["tuned"] if plan == documented else ["documented"]
+    return ["tuned"] if policy == "documented" else ["documented"]
 
 
 def tune(

@@ -21,6 +21,8 @@ MAX_HEADER_BYTES = 64 * 1024
 HEADERS_WITHIN_S = 10.0
 LOOKED_EVERY_S = 0.05
 """At headers that have begun: a selector would report them as readable all the time."""
+HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""Event of a connection whose client sends no more; macOS has no name of its own for it."""
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -53,7 +55,6 @@ class HttpServer(wsgi.Server):
     ) -> None:
         super().__init__(("127.0.0.1", port), application, numthreads=THREADS)
         self.max_request_header_size = MAX_HEADER_BYTES
-        self.keep_alive_conn_limit = None  # ty: ignore[invalid-assignment] cheroot takes None
         self.request_queue_size = 1024
         self._headers_within_s = headers_within_s
         self._arriving: dict[int, Arriving] = {}
@@ -120,22 +121,22 @@ class HttpServer(wsgi.Server):
 def _complete(connection: Any) -> bool:
     """Whether a worker need not wait for headers: they are whole, too long, or end here."""
     reader, plain = connection.rfile, connection.socket
-    # What came with the request before.
-    buffered = bytes(reader._read_buf[reader._read_pos :])  # has_data looks there too
-    # A socket with a timeout waits in recv whatever its flags say, so it is asked first.
-    happened = _happened(plain)
-    try:
-        peeked = plain.recv(MAX_HEADER_BYTES + 1, socket.MSG_PEEK) if happened else None
-    except OSError:
-        return True  # the worker finds out, and closes it
-    if peeked == b"" or happened & ~select.POLLIN:
-        return True
-    there = buffered + (peeked or b"")
-    return b"\r\n\r\n" in there or b"\n\n" in there or len(there) > MAX_HEADER_BYTES
-
-
-def _happened(plain: socket.socket) -> int:
-    """Poll events: data, or that the client sends no more though what it sent is not read yet."""
+    if plain.fileno() < 0:
+        return True  # the worker finds out
     poll = select.poll()
-    poll.register(plain, select.POLLIN | getattr(select, "POLLRDHUP", select.POLLHUP))
-    return next((events for _, events in poll.poll(0)), 0)
+    poll.register(plain, select.POLLIN | HUNG_UP)
+    events = poll.poll(0)
+    # What came with the request before.
+    there = bytes(reader._read_buf[reader._read_pos :])  # has_data looks there too
+    for _, event in events:
+        if event & ~select.POLLIN:
+            return True  # the client sends no more: the worker reads what there is, and closes
+        try:
+            # Never before the poll: a Python socket with a timeout waits, whatever the flag says.
+            peeked = plain.recv(MAX_HEADER_BYTES + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return True
+        if not peeked:
+            return True
+        there += peeked
+    return b"\r\n\r\n" in there or b"\n\n" in there or len(there) > MAX_HEADER_BYTES

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from botocore.model import OperationNotFoundError
 from moto.iam.access_control import IAMPolicy, PermissionResult
@@ -69,6 +69,12 @@ def _backend_app(service: Any) -> Any:
     application = create_backend_app(service)
     application.config["PROPAGATE_EXCEPTIONS"] = True
     return application
+
+
+_S3_HOST = re.compile(
+    r"((?P<bucket>[a-z0-9][a-z0-9.-]+)\.)?s3([.-](dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(\.cn)?"
+)
+"""S3's hosts, with the bucket in front or in the path (S3 user guide, virtual hosting)."""
 
 
 class ObjectMissingError(Exception):
@@ -288,8 +294,22 @@ def publish(topic_arn: str, message: str) -> Call:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of an `s3://` URI."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    """Bucket and key of an `s3://` URI, or of an object's `https://` URL at S3.
+
+    Raises:
+        ObjectMissingError: a URL of another place.
+    """
+    if not uri.startswith("https://"):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return bucket, key
+    url = urlsplit(uri)
+    host = _S3_HOST.fullmatch(url.netloc)
+    if host is None:
+        raise ObjectMissingError(f"{uri} is no URL of an S3 object")
+    path = unquote(url.path.removeprefix("/"))
+    if host["bucket"]:
+        return host["bucket"], path
+    bucket, _, key = path.partition("/")
     return bucket, key
 
 

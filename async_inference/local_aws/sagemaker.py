@@ -333,8 +333,8 @@ class SageMaker:
             raise _invalid(
                 f"Body of {len(body)} bytes exceeds the limit of {MAX_INLINE_BODY_BYTES} bytes."
             )
-        if location is not None and not re.fullmatch(r"s3://[^/]+/.+", location):
-            raise _invalid(f"InputLocation {location} is not an S3 URI of an object.")
+        if location is not None and not re.fullmatch(r"(s3|https)://[^/]+/.+", location):
+            raise _invalid(f"InputLocation {location} is not the URI of an S3 object.")
         inference_id = request.get("InferenceId") or str(uuid.uuid4())
         output, failure = _locations(endpoint.plan, request)
         endpoint.requests.accept(

@@ -16,8 +16,8 @@ from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
 from async_inference.settings import Settings
 
-NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
-"""An endpoint's name (BC)."""
+_NO_PROFILE = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+"""What botocore itself knows, whether or not AWS_PROFILE names a profile that exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,7 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
     caller = client("sts").get_caller_identity()
     found = [
         Check("credentials", "an account", f"{caller['Account']}, as {caller['Arn']}"),
-        region(settings, botocore.session.get_session().get_available_regions("sagemaker")),
-        name(settings),
+        region(settings, _NO_PROFILE.get_available_regions("sagemaker")),
     ]
     looked_up: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("quota", lambda: quota(settings, _quota(client("service-quotas"), settings))),
@@ -85,21 +84,6 @@ def region(settings: Settings, known: Iterable[str]) -> Check:
         "not among the regions of SageMaker that this botocore knows",
         "correct aws:region, or update boto3",
     )
-
-
-def name(settings: Settings) -> Check:
-    """The endpoint's name; whatever else has one gets it from Pulumi, within AWS's limits."""
-    given = settings.endpoint_name
-    if not re.fullmatch(NAME, given):
-        return Check("endpoint name", NAME, given, "give the stack another name")
-    if len(given) - len("async-sdxl-") < len(settings.stack):
-        return Check(
-            "endpoint name",
-            f"the whole of {settings.stack}",
-            f"{given}: cut, so that another long stack may get the same",
-            "give the stack a shorter name",
-        )
-    return Check("endpoint name", "within 63 characters", given)
 
 
 # Quota

@@ -155,8 +155,11 @@ def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
     busy = status in ("Creating", "Updating", "RollingBack", "SystemUpdating")
     found = f"{status}: {reason}" if reason else status
     what = f"endpoint {name}"
-    if status == "InService":
-        yield Check(what, "InService", found)
+    # Only an update to a new configuration has a pending deployment (BC DescribeEndpoint); without
+    # one an endpoint is Updating because it scales.
+    scales = status == "Updating" and "PendingDeploymentSummary" not in endpoint
+    if status == "InService" or scales:
+        yield Check(what, "InService", "Updating: it scales" if scales else found)
     else:
         remedy = "wait until it is through, then verify again" if busy else f"find out why; {logs}"
         yield Check(what, "InService", found, remedy)

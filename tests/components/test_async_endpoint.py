@@ -11,6 +11,7 @@ import pytest
 from async_inference.groups import Subscription
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan
+from async_inference.settings import COMPONENT_VARIABLES
 from components.async_endpoint import (
     AsyncEndpoint,
     AsyncEndpointArgs,
@@ -464,3 +465,23 @@ def test_topics_are_encrypted_and_listeners_subscribed(register, endpoint):
         "boss@example.com",
     }
     assert all("demo-error-topic" in subscription["topic"] for subscription in subscriptions)
+
+
+def test_archives_bear_no_tags_since_an_s3_object_takes_ten(register, endpoint):
+    many = {f"key-{number}": "value" for number in range(49)}
+
+    record = register(lambda: endpoint(tags=many))
+
+    code = record[OBJECT, "demo-code"].inputs
+    assert "tags" not in code
+    assert code["overrideProvider"] == {"defaultTags": {"tags": {}}}
+    assert len(record[ENDPOINT, "demo-endpoint"].inputs["tags"]) == 50
+
+
+def test_every_variable_that_the_component_sets_is_refused_in_a_stacks_environment(
+    register, endpoint
+):
+    container = register(endpoint)[MODEL, "demo-model"].inputs["primaryContainer"]
+
+    free = {"SAGEMAKER_CONTAINER_LOG_LEVEL", "PYTHONPATH"}
+    assert container["environment"].keys() - free == COMPONENT_VARIABLES

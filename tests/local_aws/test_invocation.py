@@ -1,5 +1,9 @@
 """InvokeEndpointAsync on the embedded AWS: every accepted request ends in one answer."""
 
+import http.client
+from contextlib import closing
+from urllib.parse import urlsplit
+
 import pytest
 
 from tests.local_aws.conftest import eventually
@@ -46,6 +50,49 @@ def test_a_missing_input_object_is_a_failure_that_names_it(account):
     assert b"s3://echo-bucket/in/nothing" in account.read(accepted["FailureLocation"])
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://echo-bucket/in/größe ü.json",
+        "https://echo-bucket.s3.us-east-1.amazonaws.com/in/gr%C3%B6%C3%9Fe%20%C3%BC.json",
+        "https://s3.us-east-1.amazonaws.com/echo-bucket/in/gr%C3%B6%C3%9Fe%20%C3%BC.json",
+    ],
+)
+def test_an_input_location_may_be_any_text_and_a_url(account, location):
+    """BC InputLocation begins with s3:// or https://; headers are UTF-8."""
+    account.s3.put_object(Bucket="echo-bucket", Key="in/größe ü.json", Body=b"hello")
+
+    # botocore itself sends no header but ASCII and Latin-1, so this is what other clients send.
+    status, said = invoked(account.aws.url, location)
+
+    assert status == 202, said
+    assert account.read(said) == b"hello"
+
+
+def test_a_url_of_another_place_is_a_failure_that_names_it(account):
+    accepted = account.runtime.invoke_endpoint_async(
+        EndpointName="echo", InputLocation="https://example.com/request"
+    )
+
+    failure = account.read(accepted["FailureLocation"])
+    assert b"https://example.com/request is no URL of an S3 object" in failure
+
+
+def invoked(url: str, location: str) -> tuple[int, str]:
+    """The status of an invocation whose InputLocation is sent as UTF-8, and its OutputLocation."""
+    place = urlsplit(url)
+    scope = "Credential=local/20260101/us-east-1/sagemaker/aws4_request"
+    with closing(http.client.HTTPConnection(place.netloc, timeout=30)) as connection:
+        connection.putrequest("POST", "/endpoints/echo/async-invocations")
+        connection.putheader("Authorization", f"AWS4-HMAC-SHA256 {scope}")
+        connection.putheader("X-Amzn-SageMaker-InputLocation", location.encode())
+        connection.putheader("Content-Length", "0")
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers.get("X-Amzn-SageMaker-OutputLocation", "")
+
+
 def test_an_inference_beyond_its_timeout_fails_and_the_model_is_loaded_again(account):
     accepted = account.submit(b"slow", InvocationTimeoutSeconds=1)
 
@@ -64,7 +111,7 @@ def test_real_time_invocation_of_an_asynchronous_endpoint_is_refused(account):
     [
         ({"Body": b"x" * 128_001}, "exceeds the limit of 128000 bytes"),
         ({"InputLocation": "s3://b/k", "Body": b"x"}, "Exactly one of InputLocation and Body"),
-        ({"InputLocation": "http://b/k"}, "failed to satisfy constraint|not an S3 URI"),
+        ({"InputLocation": "http://b/k"}, "failed to satisfy constraint|not the URI"),
         ({"Body": b"x", "RequestTTLSeconds": 59}, "greater than or equal to 60"),
         ({"Body": b"x", "InvocationTimeoutSeconds": 3601}, "less than or equal to 3600"),
         ({"Body": b"x", "InferenceId": "i" * 65}, "less than or equal to 64"),

@@ -103,11 +103,6 @@ def test_a_too_new_image_is_told_which_ami_would_carry_it():
     assert "al2-ami-sagemaker-inference-gpu-3-1 would carry it" in (check.remedy or "")
 
 
-def test_a_long_stack_name_that_is_cut_is_told():
-    assert preflight.name(stack("x" * 52)).verdict == "ok"
-    assert preflight.name(stack("x" * 53)).verdict == "differs"
-
-
 def test_a_region_without_sagemaker_is_told():
     assert preflight.region(stack(), ["us-east-1"]).verdict == "ok"
     assert preflight.region(stack(), ["eu-west-1"]).verdict == "differs"

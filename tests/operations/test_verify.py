@@ -329,3 +329,15 @@ def test_no_request_is_sent_to_an_endpoint_that_nothing_wakes():
 
     assert check.found == "not sent: it would wait in vain"
     assert said == []
+
+
+def test_an_endpoint_that_scales_is_as_asked_and_one_that_gets_a_new_configuration_is_not():
+    def endpoint(**more: Any) -> Check:
+        live = replace(
+            LIVE, endpoint={**(LIVE.endpoint or {}), "EndpointStatus": "Updating", **more}
+        )
+        return next(each for each in checks(ASKED, live) if each.what == f"endpoint {NAME}")
+
+    assert endpoint().passed
+    assert endpoint().found == "Updating: it scales"
+    assert not endpoint(PendingDeploymentSummary={"EndpointConfigName": "config-3"}).passed

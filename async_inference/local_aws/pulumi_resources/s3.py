@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
@@ -18,6 +19,8 @@ from async_inference.local_aws.pulumi_resources.kind import (
     unless_gone,
 )
 
+MAX_OBJECT_TAGS = 10
+"""S3 user guide, object tagging: moto takes any number."""
 _BLOCKS = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
 
 
@@ -205,12 +208,15 @@ class BucketObject(Kind):
     computed = frozenset({"etag", "tagsAll"})
 
     def create(self, aws: Any, p: Properties) -> str:
+        tags = tags_of(p)
+        if len(tags) > MAX_OBJECT_TAGS:
+            raise RuntimeError(f"S3 takes {MAX_OBJECT_TAGS} tags of an object, not {len(tags)}")
         with open(p["source"], "rb") as body:
             aws.put_object(
                 Bucket=p["bucket"],
                 Key=p["key"],
                 Body=body.read(),
-                Tagging="&".join(f"{key}={value}" for key, value in tags_of(p).items()),
+                Tagging=urlencode(tags),
             )
         return p["key"]
 

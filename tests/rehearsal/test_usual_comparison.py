@@ -1,0 +1,25 @@
+"""`rehearse` compares a plan with another one, unless something is named."""
+
+from pathlib import Path
+
+import pytest
+
+from async_inference.cli.rehearsal import _usual
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
+@pytest.mark.parametrize(
+    ("stack", "policy", "against"),
+    [
+        ("dev", None, ["tuned"]),
+        ("prod", None, ["documented"]),
+        ("prod", "documented", ["tuned"]),
+        ("dev", "tuned", ["documented"]),
+    ],
+)
+def test_no_plan_is_compared_with_itself(stack, policy, against):
+    assert _usual(stack, policy) == against
