@@ -25,11 +25,11 @@ them in one message. `aws:region` is required beside these.
 
 Beside the limits in the tables below, these are checked:
 
-- The stack's name: another stack could get the same endpoint name unless it is of letters, digits and
-  single hyphens between them, at most 52 characters (EndpointName).
+- The stack's name: another stack could get the same endpoint name unless it is of letters, digits
+  and single hyphens between them, at most 52 characters (EndpointName).
 - `tags` and `aws:defaultTags`: characters and lengths, the prefix `aws:` in any case, at most 49
-  together, keys that differ only by case, the program's own `endpoint` (TagList of SageMaker, and IAM,
-  which ignores case). Archives on S3 bear no tags, since an object takes ten.
+  together, keys that differ only by case, the program's own `endpoint` (TagList of SageMaker, and
+  IAM, which ignores case). Archives on S3 bear no tags, since an object takes ten.
 - `environment`: what the program sets from other keys, such as `SAGEMAKER_PROGRAM` and the server's
   limits.
 - `imageUri` and `security.encryption`: an image or a key of another region than the stack's.
