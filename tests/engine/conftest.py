@@ -132,8 +132,17 @@ class Program:
         cli = psutil.Process(process.pid)
         started = cli.children(recursive=True)
 
+        def stopped() -> bool:
+            """Every thread: one may still be in the middle of a write when the signal is sent."""
+            threads = Path(f"/proc/{process.pid}/task").glob("*/stat")
+            try:
+                return all(stat.read_text().rpartition(") ")[2].startswith("T") for stat in threads)
+            except (FileNotFoundError, ProcessLookupError):
+                return False  # one ended while they were read
+
         def stopped_between_two_states() -> bool:
             cli.suspend()
+            eventually(stopped, "every thread stopped", 30)
             try:
                 for state in self.folder.rglob(f"stacks/**/{self.stack}.json"):
                     json.loads(state.read_text())
