@@ -72,7 +72,8 @@ def aws(tmp_path_factory):
 def start(folder: Path, port: int) -> daemon.Daemon:
     """An AWS that refuses some writes of S3 objects, by endpoints and clients alike."""
     faults = Faults(s3_write_failure_rate=WRITES_REFUSED)
-    return daemon.start(folder / ".local" / "aws", port=port, minute_s=60, setup_s=0, faults=faults)
+    # A minute of five seconds: a scale-in keeps the endpoint Updating for a simulated minute.
+    return daemon.start(folder / ".local" / "aws", port=port, minute_s=5, setup_s=0, faults=faults)
 
 
 def scale(account: Account, instances: int) -> None:
