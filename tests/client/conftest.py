@@ -5,6 +5,7 @@ import pytest
 
 from async_inference.client import Client, Pace
 from async_inference.local_aws.server import LocalAws, Options
+from async_inference.scaling.unsettled import Unsettled
 from tests.local_aws.conftest import REGION, Account
 
 QUICK = Pace(first_s=0.02, longest_s=2.0)
@@ -20,7 +21,9 @@ def session() -> boto3.Session:
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
     """An embedded AWS with the endpoint `echo` in service, shared by a file's tests."""
-    aws = LocalAws(Options(folder=tmp_path_factory.mktemp("aws")))
+    # Its minutes are real ones: no test waits one for a scale-in to be done.
+    quick = Unsettled(scale_in_takes_s=0)
+    aws = LocalAws(Options(folder=tmp_path_factory.mktemp("aws"), unsettled=quick))
     aws.start()
     account = Account(aws)
     account.deploy()
