@@ -39,7 +39,7 @@ def _zero_to_n(found: Rehearsal) -> Figure:
         label = f"{name}: {run.instance_hours:.0f} GPU-hours, ${run.cost_usd:.0f}, "
         label += f"mean wait {run.wait_s.mean:.0f} s"
         backlog.step(at_s / 3600, waiting, where="post", color=color)
-        changes_s, _, serving = run.capacity.T
+        changes_s, serving = run.capacity["at_s"], run.capacity["in_service"]
         instances.fill_between(changes_s / 3600, serving, step="post", color=color, alpha=0.25)
         instances.step(changes_s / 3600, serving, where="post", color=color, label=label)
         served = ~np.isnan(run.finished_s)

@@ -71,7 +71,8 @@ def timeline(rehearsal: Rehearsal) -> Figure:
         color = f"C{number}"
         at_s, waiting = backlog(rehearsal, run)
         queued.step(at_s / unit_s, waiting, where="post", color=color, label=name, lw=1)
-        changes_s, asked, serving = run.capacity.T
+        changes_s = run.capacity["at_s"]
+        asked, serving = run.capacity["desired"], run.capacity["in_service"]
         instances.step(changes_s / unit_s, asked, where="post", color=color, lw=0.8, ls=":")
         instances.step(changes_s / unit_s, serving, where="post", color=color, lw=1)
         _draw_waits(waits, rehearsal, run, color, unit_s)
@@ -122,9 +123,9 @@ def _draw_actions(
 ) -> None:
     if not len(run.log):
         return
-    at_s, policies, _, before, after = run.log.T
+    at_s, before, after = run.log["at_s"], run.log["before"], run.log["after"]
     for index, policy in enumerate(run.policies):
-        row, own = len(labels), policies == index
+        row, own = len(labels), run.log["policy"] == index
         labels.append(f"{name}: {policy.removesuffix('-ScalingPolicy')}")
         for which, marker, shade, size in (
             (after == before, ".", "lightgrey", 2),
@@ -196,7 +197,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
 
 
 def _ignored(run: Run) -> Iterator[tuple[tuple[str, Verdict], int]]:
-    counts = Counter((int(row[1]), int(row[2])) for row in run.log)
+    counts = Counter(run.log[["policy", "verdict"]].tolist())
     for (policy, verdict), count in sorted(counts.items()):
         if verdict != Verdict.SCALED:
             yield (run.policies[policy], Verdict(verdict)), count

@@ -14,8 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from async_inference.rehearsal import compiled
-from async_inference.rehearsal.lowered import lower
+from async_inference.rehearsal import compiled, records
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import schedules
 from async_inference.scaling.autoscaler import Verdict
@@ -107,8 +106,8 @@ class Run:
 
     `made_of` says what the instance hours went into; `detection_s` is the mean time from the
     arrival of the oldest waiting request to leaving zero, NaN if that never happened.
-    `started_s` and `finished_s` are NaN for requests that expired; `capacity` holds (second,
-    instances asked for, instances in service) at each change; `log` is what `actions` reads.
+    `started_s` and `finished_s` are NaN for requests that expired; `capacity` has a record
+    (`at_s`, `desired`, `in_service`) for each change; `log` is what `actions` reads.
     """
 
     completed: int
@@ -131,10 +130,8 @@ class Run:
     def actions(self) -> tuple[Action, ...]:
         """Each time that an alarm asked a policy to act, in order."""
         return tuple(
-            Action(
-                row[0], self.policies[int(row[1])], Verdict(int(row[2])), int(row[3]), int(row[4])
-            )
-            for row in self.log
+            Action(at_s, self.policies[policy], Verdict(verdict), before, after)
+            for at_s, policy, verdict, before, after in self.log.tolist()
         )
 
 
@@ -158,68 +155,98 @@ def simulate(
             the policies, of target tracking the high one first; drawn where not given.
     """
     unsettled = assumptions.unsettled
-    lowered = lower(plan, unsettled)
-    alarms = len(lowered.alarm_thresholds)
+    rules = records.from_plan(plan, unsettled)
+    rules.alarms["due_s"] = alarm_phases_s(plan, seed) if phases_s is None else phases_s
     end_s = traffic.span_s + COOL_DOWN_MINUTES * MINUTE_S
-    scheduled = _scheduled(plan, start_s, end_s)
+    scheduled = np.array(_scheduled(plan, start_s, end_s), records.SCHEDULED)
     minutes = int(end_s // MINUTE_S) + 2
-    log = np.empty((alarms * minutes + 1, 5))
-    capacity = np.empty((4 * traffic.requests + 4 * minutes + 16, 3))
-    started_s = np.full(traffic.requests, math.nan)
-    finished_s = np.full(traffic.requests, math.nan)
-    totals = compiled.run(
-        traffic.arrivals_s,
-        traffic.service_s,
-        lowered,
-        np.array(
-            alarm_phases_s(plan, seed) if phases_s is None else phases_s,
-            dtype=np.float64,
-        ),
-        _setups_s(assumptions, seed),
-        np.array(scheduled, dtype=np.float64).reshape(-1, 3),
-        np.array(assumptions.shortages_s, dtype=np.float64).reshape(-1, 2),
-        assumptions.concurrency,
-        assumptions.request_ttl_s,
-        np.array(unsettled.sample_times_s),
-        unsettled.metric_delay_s,
-        unsettled.backlog_counts_inflight,
-        unsettled.backlog_per_instance_at_zero == "backlog",
-        unsettled.target_tracking_from_zero == "never",
-        unsettled.inflight_on_scale_in == "drain",
-        unsettled.capacity_change_in_progress == "refused",
-        unsettled.scale_in_takes_s,
-        unsettled.evaluation_range == "n_plus_third",
-        end_s,
-        started_s,
-        finished_s,
-        log,
-        capacity,
+    requests = np.empty(traffic.requests, records.REQUEST)
+    requests["arrival_s"], requests["service_s"] = traffic.arrivals_s, traffic.service_s
+    requests["started_s"] = requests["finished_s"] = math.nan
+    most = max([1, plan.max_capacity, *scheduled["minimum"], *scheduled["maximum"]])
+    instances = 2 * most + 2  # as many again may still be leaving
+    states = np.zeros(1, records.STATE)
+    state = states[0]
+    state["minimum"] = state["wanted"] = plan.min_capacity
+    state["maximum"] = plan.max_capacity
+    state["end_s"] = end_s
+    state["scale_in_ends_s"] = -math.inf
+    state["next_look_s"] = unsettled.sample_times_s[0]
+    state["alarm"] = rules.alarms["due_s"].argmin() if len(rules.alarms) else 0
+    state["next_alarm_s"] = rules.alarms["due_s"].min(initial=math.inf)
+    recorded = compiled.Recorded(
+        log=np.empty(len(rules.alarms) * minutes + 1, records.LOGGED),
+        capacity=np.empty(4 * traffic.requests + 4 * minutes + 16, records.CAPACITY),
     )
-    logged, changes, expired, interrupted, starts, peak, detection_s, lives = totals
+    compiled.run(
+        states,
+        _reading(assumptions),
+        compiled.Queue(requests, again=np.empty(traffic.requests, int)),
+        compiled.Fleet(
+            np.zeros(instances, records.INSTANCE),
+            np.zeros((instances, assumptions.concurrency), records.SLOT),
+        ),
+        rules,
+        scheduled,
+        compiled.Supply(
+            _setups_s(assumptions, seed), np.array(list(assumptions.shortages_s), records.SHORTAGE)
+        ),
+        compiled.Metrics(
+            points=np.full((len(records.METRICS), minutes), math.nan),
+            looks=np.zeros((len(records.METRICS), minutes), int),
+            looks_s=np.array(unsettled.sample_times_s),
+        ),
+        recorded,
+    )
+    started_s, finished_s = requests["started_s"].copy(), requests["finished_s"].copy()
     waits_s = (started_s - traffic.arrivals_s)[~np.isnan(finished_s)]
-    made_of = _made_of(lives, assumptions)
+    made_of = InstanceHours(
+        *(
+            float(state[f"{part}_s"]) / 3600
+            for part in ("work", "setup", "gaps", "tail", "over_shoot", "lost")
+        )
+    )
     hours = sum(astuple(made_of))
     return Run(
         completed=len(waits_s),
-        expired=expired,
-        interrupted=interrupted,
+        expired=int(state["expired"]),
+        interrupted=int(state["interrupted"]),
         wait_s=_wait(waits_s),
         instance_hours=hours,
         cost_usd=hours * assumptions.usd_per_instance_hour,
-        starts=starts,
-        peak_instances=peak,
+        starts=int(state["starts"]),
+        peak_instances=int(state["peak"]),
         made_of=made_of,
-        detection_s=detection_s,
+        detection_s=state["detected_s"] / state["wake_ups"] if state["wake_ups"] else math.nan,
         started_s=started_s,
         finished_s=finished_s,
-        capacity=capacity[:changes].copy(),
-        log=log[:logged].copy(),
+        capacity=recorded.capacity[: state["changes"]].copy(),
+        log=recorded.log[: state["logged"]].copy(),
         policies=tuple(policy.name for policy in plan.policies),
     )
 
 
+def _reading(assumptions: Assumptions) -> np.ndarray:
+    """The numbers among the assumptions, as the event loop reads them."""
+    unsettled = assumptions.unsettled
+    readings = np.zeros(1, records.READING)
+    reading = readings[0]
+    reading["concurrency"] = assumptions.concurrency
+    reading["ttl_s"] = assumptions.request_ttl_s
+    reading["metric_delay_s"] = unsettled.metric_delay_s
+    reading["scale_in_takes_s"] = unsettled.scale_in_takes_s
+    reading["counts_inflight"] = unsettled.backlog_counts_inflight
+    reading["backlog_at_zero"] = unsettled.backlog_per_instance_at_zero == "backlog"
+    reading["never_from_zero"] = unsettled.target_tracking_from_zero == "never"
+    reading["drains"] = unsettled.inflight_on_scale_in == "drain"
+    reading["refuses"] = unsettled.capacity_change_in_progress == "refused"
+    reading["range_plus_third"] = unsettled.evaluation_range == "n_plus_third"
+    reading["setup_is_billed"] = unsettled.setup_is_billed
+    return readings
+
+
 def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
-    """When in a minute each alarm is evaluated, in the order of `lower`.
+    """When in a minute each alarm is evaluated, in the order of `records.from_plan`.
 
     Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
     the first of a role in one plan is evaluated when the first of that role in another is. Then
@@ -262,34 +289,6 @@ def _wait(waits_s: np.ndarray) -> Wait:
         return Wait(*[math.nan] * 5)
     p50, p95, p99 = np.percentile(waits_s, [50, 95, 99])
     return Wait(float(waits_s.mean()), float(p50), float(p95), float(p99), float(waits_s.max()))
-
-
-def _wait(waits_s: np.ndarray) -> Wait:
-    if not len(waits_s):
-        return Wait(*[math.nan] * 5)
-    p50, p95, p99 = np.percentile(waits_s, [50, 95, 99])
-    return Wait(float(waits_s.mean()), float(p50), float(p95), float(p99), float(waits_s.max()))
-
-
-def _made_of(lives: np.ndarray, assumptions: Assumptions) -> InstanceHours:
-    asked_s, ready_s, work_s, lost_s, last_end_s, gone_s = lives.T
-    if not assumptions.unsettled.setup_is_billed:
-        asked_s = np.minimum(ready_s, gone_s)
-    work_s, lost_s = work_s / assumptions.concurrency, lost_s / assumptions.concurrency
-    served = ~np.isnan(last_end_s)
-    return InstanceHours(
-        *(
-            float(seconds.sum()) / 3600
-            for seconds in (
-                work_s,
-                (ready_s - asked_s)[served],
-                (last_end_s - ready_s - work_s - lost_s)[served],
-                (gone_s - last_end_s)[served],
-                (gone_s - asked_s)[~served],
-                lost_s,
-            )
-        )
-    )
 
 
 def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[float, int, int]]:

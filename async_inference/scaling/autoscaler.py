@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple, Self
 
 from async_inference.scaling.plan import (
     AdjustmentType,
@@ -58,10 +59,42 @@ NO_STEP_COVERS = -1
 """What `stepped_capacity` answers when no step holds the breach."""
 
 
+class Step(NamedTuple):
+    """A step's bounds, infinite where a policy leaves them open, and its adjustment."""
+
+    lower: float
+    upper: float
+    adjustment: float
+
+
+@dataclass
+class Cooldown:
+    """Where one policy's cooldowns stand.
+
+    Args:
+        out_cooldown_s: how long its scale-out cooldown lasts.
+        in_cooldown_s: how long its scale-in cooldown lasts.
+        out_origin: the capacity that its running scale-out cooldown started from.
+        out_until_s: the end of that cooldown; infinite while instances still start.
+        in_until_s: the end of its scale-in cooldown.
+    """
+
+    out_cooldown_s: float
+    in_cooldown_s: float
+    out_origin: int = 0
+    out_until_s: float = -math.inf
+    in_until_s: float = -math.inf
+
+    @classmethod
+    def of(cls, policy: ScalingPolicy) -> Self:
+        """The cooldowns of a policy that has not acted."""
+        if isinstance(policy, TargetTrackingPolicy):
+            return cls(float(policy.scale_out_cooldown_s), float(policy.scale_in_cooldown_s))
+        return cls(float(policy.cooldown_s), float(policy.cooldown_s))
+
+
 @rule
-def stepped_capacity(
-    current, difference, adjustment_type, lower, upper, adjustments, min_magnitude
-):
+def stepped_capacity(current, difference, adjustment_type, steps, min_magnitude):
     """The capacity that a step policy asks for, before bounds; NO_STEP_COVERS if no step applies.
 
     Above the threshold a step holds its lower bound and not its upper one, below it the other way
@@ -71,16 +104,16 @@ def stepped_capacity(
         current: instances now.
         difference: metric value minus threshold.
         adjustment_type: an ADJUSTMENT_CODES code.
-        lower, upper: the steps' bounds, infinite where absent.
-        adjustments: the steps' adjustments.
+        steps: the policy's steps, each a `Step`.
         min_magnitude: least change of a percentage, 0 if none.
     """
-    for step in range(len(adjustments)):
-        above = difference >= 0 and lower[step] <= difference < upper[step]
-        below = difference <= 0 and lower[step] < difference <= upper[step]
+    for index in range(len(steps)):
+        step = steps[index]
+        above = difference >= 0 and step.lower <= difference < step.upper
+        below = difference <= 0 and step.lower < difference <= step.upper
         if not (above or below):
             continue
-        adjustment = adjustments[step]
+        adjustment = step.adjustment
         if adjustment_type == _EXACT:
             return int(adjustment)
         if adjustment_type == _CHANGE:
@@ -108,17 +141,14 @@ def tracked_capacity(current, metric, target, scales_in):
 
 
 @rule
-def bid(policy, asked, current, minimum, maximum, now_s, out_origin, out_until_s, in_until_s):
+def bid(cooldown, asked, current, minimum, maximum, now_s):
     """What a policy's request comes to under its cooldowns and the bounds.
 
     Args:
-        policy: index into the cooldown arrays.
+        cooldown: the policy's `Cooldown`.
         asked: the capacity that it asks for, computed from `current`.
         current, minimum, maximum: instances now, and the bounds.
         now_s: the time.
-        out_origin: per policy, the capacity that its running scale-out cooldown started from.
-        out_until_s: per policy, the end of that cooldown; infinite while instances still start.
-        in_until_s: per policy, the end of its scale-in cooldown.
 
     Returns:
         Desired capacity and a `Verdict`.
@@ -126,15 +156,15 @@ def bid(policy, asked, current, minimum, maximum, now_s, out_origin, out_until_s
     if asked > current:
         if current >= maximum:
             return current, _AT_MAXIMUM
-        if now_s < out_until_s[policy]:
-            asked = min(out_origin[policy], current) + (asked - current)
+        if now_s < cooldown.out_until_s:
+            asked = min(cooldown.out_origin, current) + (asked - current)
             if asked <= current:
                 return current, _OUT_COOLDOWN
         return min(asked, maximum), _SCALED
     if asked < current:
         if current <= minimum:
             return current, _AT_MINIMUM
-        if now_s < in_until_s[policy]:
+        if now_s < cooldown.in_until_s:
             return current, _IN_COOLDOWN
         return max(asked, minimum), _SCALED
     return current, _NOTHING
@@ -172,28 +202,35 @@ def change_in_progress(now_s, desired, in_service, scale_in_ends_s):
 
 
 @rule
-def start_cooldown(
-    policy, current, desired, now_s, in_cooldown_s, out_origin, out_until_s, in_until_s
-):
-    """Note that a policy changed the capacity from `current` to `desired`."""
+def start_cooldown(cooldowns, policy, current, desired, now_s):
+    """Note that a policy changed the capacity from `current` to `desired`.
+
+    Args:
+        cooldowns: every policy's `Cooldown`.
+        policy: which of them changed the capacity.
+        current, desired: instances before and after.
+        now_s: the time.
+    """
+    own = cooldowns[policy]
     if desired > current:
-        if now_s >= out_until_s[policy]:
-            out_origin[policy] = current
+        if now_s >= own.out_until_s:
+            own.out_origin = current
         else:
-            out_origin[policy] = min(out_origin[policy], current)
-        out_until_s[policy] = math.inf
-        for other in range(len(in_until_s)):
-            in_until_s[other] = -math.inf
+            own.out_origin = min(own.out_origin, current)
+        own.out_until_s = math.inf
+        for index in range(len(cooldowns)):
+            cooldowns[index].in_until_s = -math.inf
     else:
-        in_until_s[policy] = now_s + in_cooldown_s
+        own.in_until_s = now_s + own.in_cooldown_s
 
 
 @rule
-def finish_scale_out(now_s, out_cooldown_s, out_until_s):
+def finish_scale_out(cooldowns, now_s):
     """Note that all instances asked for are in service: scale-out cooldowns start to run."""
-    for policy in range(len(out_until_s)):
-        if out_until_s[policy] == math.inf:
-            out_until_s[policy] = now_s + out_cooldown_s[policy]
+    for index in range(len(cooldowns)):
+        cooldown = cooldowns[index]
+        if cooldown.out_until_s == math.inf:
+            cooldown.out_until_s = now_s + cooldown.out_cooldown_s
 
 
 def tracking_alarms(
@@ -221,13 +258,16 @@ def tracking_alarms(
     return high, low
 
 
-def step_arrays(policy: StepScalingPolicy) -> tuple[list[float], list[float], list[float]]:
-    """A step policy's lower bounds, upper bounds and adjustments, for `stepped_capacity`."""
-    return (
-        [-math.inf if s.lower_bound is None else s.lower_bound for s in policy.steps],
-        [math.inf if s.upper_bound is None else s.upper_bound for s in policy.steps],
-        [float(step.adjustment) for step in policy.steps],
-    )
+def steps_of(policy: StepScalingPolicy) -> list[Step]:
+    """A policy's steps, for `stepped_capacity`."""
+    return [
+        Step(
+            -math.inf if step.lower_bound is None else step.lower_bound,
+            math.inf if step.upper_bound is None else step.upper_bound,
+            float(step.adjustment),
+        )
+        for step in policy.steps
+    ]
 
 
 @dataclass(frozen=True)
@@ -277,10 +317,7 @@ class Autoscaler:
         page on updating endpoints that use automatic scaling)."""
         self._unsettled = unsettled
         self._names: list[str] = []
-        self._out_cooldown_s: list[float] = []
-        self._out_origin: list[int] = []
-        self._out_until_s: list[float] = []
-        self._in_until_s: list[float] = []
+        self._cooldowns: list[Cooldown] = []
 
     def decide(self, requests: Sequence[Request], now_s: float) -> list[Decision]:
         """Decide on what all policies ask at one moment; the largest capacity wins.
@@ -303,22 +340,7 @@ class Autoscaler:
                     bids[position], verdicts[position] = current, Verdict.CHANGE_IN_PROGRESS
             best = -1
         if best >= 0:
-            policy = requests[best].policy
-            in_cooldown_s = (
-                policy.scale_in_cooldown_s
-                if isinstance(policy, TargetTrackingPolicy)
-                else policy.cooldown_s
-            )
-            start_cooldown(
-                indexes[best],
-                current,
-                bids[best],
-                now_s,
-                in_cooldown_s,
-                self._out_origin,
-                self._out_until_s,
-                self._in_until_s,
-            )
+            start_cooldown(self._cooldowns, indexes[best], current, bids[best], now_s)
             self._set(int(bids[best]), now_s)
         decisions = []
         for position, request in enumerate(requests):
@@ -342,7 +364,7 @@ class Autoscaler:
         """Note how many instances serve; a scale-out has succeeded once all asked for do."""
         self._in_service = instances
         if instances >= self.desired:
-            finish_scale_out(now_s, self._out_cooldown_s, self._out_until_s)
+            finish_scale_out(self._cooldowns, now_s)
 
     def observe(self, desired: int, in_service: int, scale_in_ends_s: float, now_s: float) -> None:
         """Take over what the endpoint has: an update of it, or a person, may have changed it."""
@@ -392,40 +414,27 @@ class Autoscaler:
     def cooldowns(self) -> dict[str, tuple[int, float, float]]:
         """Per policy: origin and end of the scale-out cooldown, end of the scale-in cooldown."""
         return {
-            name: (
-                int(self._out_origin[index]),
-                float(self._out_until_s[index]),
-                float(self._in_until_s[index]),
-            )
-            for index, name in enumerate(self._names)
+            name: (cooldown.out_origin, cooldown.out_until_s, cooldown.in_until_s)
+            for name, cooldown in zip(self._names, self._cooldowns, strict=True)
         }
 
     def restore(self, policies: Sequence[ScalingPolicy], saved: dict) -> None:
         """Take back what `cooldowns` gave, for those policies that still exist."""
         for policy in policies:
             if policy.name in saved:
-                index = self._index(policy)
-                origin, out_until_s, in_until_s = saved[policy.name]
-                self._out_origin[index] = origin
-                self._out_until_s[index] = out_until_s
-                self._in_until_s[index] = in_until_s
+                cooldown = self._cooldowns[self._index(policy)]
+                cooldown.out_origin, cooldown.out_until_s, cooldown.in_until_s = saved[policy.name]
 
     def _index(self, policy: ScalingPolicy) -> int:
-        out_cooldown_s = (
-            policy.scale_out_cooldown_s
-            if isinstance(policy, TargetTrackingPolicy)
-            else policy.cooldown_s
-        )
-        if policy.name in self._names:
-            index = self._names.index(policy.name)
-            self._out_cooldown_s[index] = out_cooldown_s
-            return index
-        self._names.append(policy.name)
-        self._out_cooldown_s.append(float(out_cooldown_s))
-        self._out_origin.append(0)
-        self._out_until_s.append(-math.inf)
-        self._in_until_s.append(-math.inf)
-        return len(self._names) - 1
+        now = Cooldown.of(policy)
+        if policy.name not in self._names:
+            self._names.append(policy.name)
+            self._cooldowns.append(now)
+        index = self._names.index(policy.name)
+        cooldown = self._cooldowns[index]
+        # A policy that was put anew may last longer or shorter.
+        cooldown.out_cooldown_s, cooldown.in_cooldown_s = now.out_cooldown_s, now.in_cooldown_s
+        return index
 
     def _bid(self, index: int, request: Request, now_s: float) -> tuple[int, Verdict]:
         policy = request.policy
@@ -434,7 +443,7 @@ class Autoscaler:
                 self.desired,
                 request.metric - request.threshold,
                 ADJUSTMENT_CODES[policy.adjustment_type],
-                *step_arrays(policy),
+                steps_of(policy),
                 policy.min_adjustment_magnitude or 0,
             )
             if asked == NO_STEP_COVERS:
@@ -445,17 +454,8 @@ class Autoscaler:
             if self.desired == 0 and never and not scales_in:
                 return 0, Verdict.NEVER_FROM_ZERO
             asked = tracked_capacity(self.desired, request.metric, policy.target, scales_in)
-        desired, verdict = bid(
-            index,
-            asked,
-            self.desired,
-            self.minimum,
-            self.maximum,
-            now_s,
-            self._out_origin,
-            self._out_until_s,
-            self._in_until_s,
-        )
+        cooldown = self._cooldowns[index]
+        desired, verdict = bid(cooldown, asked, self.desired, self.minimum, self.maximum, now_s)
         return int(desired), Verdict(verdict)
 
     def _reason(
@@ -475,12 +475,12 @@ class Autoscaler:
             case Verdict.AT_MINIMUM:
                 return f"the capacity is at its minimum of {self.minimum}"
             case Verdict.SCALE_OUT_COOLDOWN:
-                until_s = self._out_until_s[index]
+                until_s = self._cooldowns[index].out_until_s
                 if math.isinf(until_s):
                     return f"the instances that policy {policy.name} added are still starting"
                 return f"policy {policy.name} cools down for {until_s - now_s:.0f} s more"
             case Verdict.SCALE_IN_COOLDOWN:
-                left_s = self._in_until_s[index] - now_s
+                left_s = self._cooldowns[index].in_until_s - now_s
                 return f"policy {policy.name} cools down for {left_s:.0f} s more"
             case Verdict.OUTBID:
                 return f"another policy asks for more instances than {policy.name}"

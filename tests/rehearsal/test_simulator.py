@@ -222,10 +222,10 @@ def test_requests_are_conserved_and_the_capacity_keeps_its_bounds(
     assert (run.started_s[served] >= arrivals[served]).all(), "no start before arrival"
     assert np.allclose(run.finished_s[served] - run.started_s[served], service_s)
     assert (run.started_s[served] < arrivals[served] + ttl_s).all() or run.interrupted
-    asked = run.capacity[:, 1]
+    asked = run.capacity["desired"]
     assert ((minimum <= asked) & (asked <= minimum + width)).all()
-    assert (np.diff(run.capacity[:, 0]) >= 0).all(), "time goes forward"
-    assert (run.capacity[:, 2] <= minimum + width).all()
+    assert (np.diff(run.capacity["at_s"]) >= 0).all(), "time goes forward"
+    assert (run.capacity["in_service"] <= minimum + width).all()
     if inflight == "drain":
         assert run.interrupted == 0
 

@@ -1,0 +1,189 @@
+"""What the simulation works on, as records with names: one array of records for each kind of thing.
+
+The compiled event loop reads and writes these arrays in place; `from_plan` turns a plan into them.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from async_inference.scaling.alarms import (
+    COMPARISON_CODES,
+    MISSING_DATA_CODES,
+    STATISTIC_CODES,
+    AlarmState,
+)
+from async_inference.scaling.autoscaler import (
+    ADJUSTMENT_CODES,
+    Cooldown,
+    Step,
+    steps_of,
+    tracking_alarms,
+)
+from async_inference.scaling.plan import (
+    Metric,
+    MetricAlarm,
+    ScalingPlan,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+
+METRICS = tuple(Metric)
+
+
+def _dtype(**fields: type) -> np.dtype:
+    return np.dtype(list(fields.items()))
+
+
+REQUEST = _dtype(arrival_s=float, service_s=float, started_s=float, finished_s=float)
+INSTANCE = _dtype(
+    phase=int,  # one of the loop's phases of an instance
+    busy=int,  # requests that it works on
+    asked_s=float,
+    ready_s=float,
+    work_s=float,
+    lost_s=float,
+    last_end_s=float,
+)
+SLOT = _dtype(request=int, end_s=float)
+ALARM = _dtype(
+    policy=int,
+    metric=int,
+    statistic=int,
+    minutes=int,
+    comparison=int,
+    threshold=float,
+    evaluation_periods=int,
+    datapoints_to_alarm=int,
+    missing=int,
+    scales_in=int,
+    due_s=float,
+    state=int,
+)
+POLICY = _dtype(
+    tracks=int,
+    target=float,
+    adjustment_type=int,
+    min_magnitude=int,
+    first_step=int,
+    end_step=int,
+    **Cooldown.__annotations__,
+)
+STEP = _dtype(**Step.__annotations__)
+SCHEDULED = _dtype(at_s=float, minimum=int, maximum=int)
+SHORTAGE = _dtype(start_s=float, end_s=float)
+LOGGED = _dtype(at_s=float, policy=int, verdict=int, before=int, after=int)
+CAPACITY = _dtype(at_s=float, desired=int, in_service=int)
+READING = _dtype(
+    concurrency=int,
+    ttl_s=float,
+    metric_delay_s=float,
+    scale_in_takes_s=float,
+    counts_inflight=int,
+    backlog_at_zero=int,
+    never_from_zero=int,
+    drains=int,
+    refuses=int,
+    range_plus_third=int,
+    setup_is_billed=int,
+)
+STATE = _dtype(
+    now_s=float,
+    end_s=float,
+    # The capacity: what the bounds are, what a decision wants, what is asked for, what serves.
+    minimum=int,
+    maximum=int,
+    wanted=int,
+    desired=int,
+    serving=int,
+    instances=int,
+    scale_in_ends_s=float,
+    # The queue: arrivals so far, the first not taken, those that start again, those at work.
+    arrived=int,
+    head=int,
+    again=int,
+    working=int,
+    draining=int,
+    # What happens next: to which instance, slot or alarm.
+    instance=int,
+    slot=int,
+    alarm=int,
+    next_alarm_s=float,
+    next_look_s=float,
+    looks=int,
+    next_scheduled=int,
+    # What a run comes to.
+    starts=int,
+    peak=int,
+    expired=int,
+    interrupted=int,
+    wake_ups=int,
+    detected_s=float,
+    logged=int,
+    changes=int,
+    work_s=float,
+    setup_s=float,
+    gaps_s=float,
+    tail_s=float,
+    over_shoot_s=float,
+    lost_s=float,
+)
+
+
+class Rules(NamedTuple):
+    """A plan's policies, with their cooldowns, and its alarms, with their states."""
+
+    policies: np.ndarray
+    steps: np.ndarray
+    alarms: np.ndarray
+
+
+def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
+    """A plan's policies and alarms as records, in the order of the policies; nothing has fired.
+
+    Target tracking brings its high alarm, then its low one, unless it may not scale in.
+    """
+    alarms: list[tuple] = []
+    policies: list[tuple] = []
+    steps: list[Step] = []
+    for index, policy in enumerate(plan.policies):
+        first = len(steps)
+        if isinstance(policy, TargetTrackingPolicy):
+            high, low = tracking_alarms(policy, unsettled)
+            alarms.append(_alarm(high, index, scales_in=False))
+            if low is not None:
+                alarms.append(_alarm(low, index, scales_in=True))
+            kind = (1, policy.target, 0, 0)
+        else:
+            assert isinstance(policy, StepScalingPolicy)
+            alarms.append(_alarm(policy.alarm, index, scales_in=False))
+            steps.extend(steps_of(policy))
+            adjustment = ADJUSTMENT_CODES[policy.adjustment_type]
+            kind = (0, 0.0, adjustment, policy.min_adjustment_magnitude or 0)
+        cooldown = vars(Cooldown.of(policy))
+        policies.append((*kind, first, len(steps), *cooldown.values()))
+    return Rules(
+        policies=np.array(policies, POLICY),
+        steps=np.array(steps, STEP),
+        alarms=np.array(alarms, ALARM),
+    )
+
+
+def _alarm(alarm: MetricAlarm, policy: int, *, scales_in: bool) -> tuple:
+    return (
+        policy,
+        METRICS.index(alarm.metric),
+        STATISTIC_CODES[alarm.statistic],
+        # SageMaker publishes once a minute: a shorter period brings nothing.
+        max(1, alarm.period_s // 60),
+        COMPARISON_CODES[alarm.comparison],
+        alarm.threshold,
+        alarm.evaluation_periods,
+        alarm.datapoints_to_alarm,
+        MISSING_DATA_CODES[alarm.treat_missing_data],
+        scales_in,
+        math.inf,
+        AlarmState.INSUFFICIENT_DATA,
+    )
