@@ -37,6 +37,7 @@ def _number(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(_whole)]
 Dollars = Annotated[float, BeforeValidator(_number)]
+Seconds = Annotated[float, BeforeValidator(_number)]
 
 
 class Security(StackValue):
@@ -96,6 +97,38 @@ class Retention(StackValue):
         if value not in LOG_RETENTION_DAYS:
             raise ValueError(f"must be one of {', '.join(map(str, LOG_RETENTION_DAYS))}")
         return value
+
+
+class Setup(StackValue):
+    """What passes from asking for an instance to its first request, in parts.
+
+    The default parts add up to the medians of AWS's post on container image caching (June 2026):
+    190 s with the image in the cache and 340 s without.
+    """
+
+    provision_s: Annotated[Seconds, Field(ge=0, le=3600)] = 94.0
+    """Until the instance runs: what the published medians leave beside the other parts"""
+    image_pull_s: Annotated[Seconds, Field(ge=0, le=3600)] = 150.0
+    """Pulling the image where it is not cached: the difference of the published medians"""
+    image_cached: bool = True
+    """AWS caches an endpoint's image on GPU instances since June 2026; not for its first start"""
+    download_gib: Annotated[Seconds, Field(ge=0, le=2000)] = 6.6
+    """GiB of weights; SDXL's in half precision (7.1 GB), as they lie on the hub"""
+    download_gib_per_s: Annotated[Seconds, Field(gt=0, le=100)] = 0.1
+    """Rate of that download; AWS's example has 0.09 (15 GiB in 168 s)"""
+    load_s: Annotated[Seconds, Field(ge=0, le=3600)] = 30.0
+    """Imports and weights onto the GPU; an assumption of ours"""
+
+    @property
+    def first_s(self) -> float:
+        """Of an endpoint's first start, whose image is in no cache."""
+        download_s = self.download_gib / self.download_gib_per_s
+        return self.provision_s + self.image_pull_s + download_s + self.load_s
+
+    @property
+    def usual_s(self) -> float:
+        """Of every later start."""
+        return self.first_s - (self.image_pull_s if self.image_cached else 0.0)
 
 
 class Observability(StackValue):

@@ -280,6 +280,8 @@ def as_table(comparison: Comparison) -> Group:
                 f"{least:.1f} to {most:.1f} s",
             )
     replay = comparison.replay
+    least, most = _range(comparison.predicted_wait, "mean")
+    within = least <= comparison.measured_wait.mean <= most
     how = (
         "by SageMaker's own clock, from its notifications"
         if replay.exact
@@ -291,7 +293,8 @@ def as_table(comparison: Comparison) -> Group:
             f"{len(replay.took_s)} requests, {replay.failed} failed, {replay.unanswered} "
             f"unanswered; measured {how}. A wait is the whole time less the service that was asked "
             f"for. Predicted: the middle and the range of {PREDICTIONS} simulated runs that start "
-            "idle, each with alarm phases of its own."
+            "idle, each with alarm phases of its own. The measured mean wait lies "
+            f"{'within' if within else 'outside'} that range."
         ),
     )
 

@@ -22,6 +22,7 @@ from async_inference.groups import (
     Observability,
     Retention,
     Security,
+    Setup,
     Subscription,
     Updates,
 )
@@ -43,9 +44,6 @@ INSTANCE_FAMILIES = frozenset(
 )
 # fmt: on
 """Families that can serve and scale (BC ProductionVariantInstanceType, less the burstable t2)."""
-
-DEFAULT_SETUP_S = 340
-"""Instance asked for -> first request served, without image caching (aws-facts.md section 7)."""
 
 PROVIDER_WAIT_S = 3600
 """The provider waits so long for an endpoint to be in service (aws-facts.md section 3)."""
@@ -110,7 +108,8 @@ class Settings(StackValue):
     max_capacity: Annotated[Count, Field(ge=1)] = 5
     scaling_preset: Literal["documented", "aws", "tuned", "custom"] = "documented"
     scaling_plan: Annotated[ScalingRules, BeforeValidator(_decoded)] = ScalingRules()
-    setup_s: Annotated[Count, Field(ge=0, le=3600)] = DEFAULT_SETUP_S
+    setup: Annotated[Setup, BeforeValidator(_decoded)] = Setup()
+    setup_s: Annotated[Count, Field(ge=0, le=3600)] = 0
 
     image_uri: OptionalEcrImage = None
     image_tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] = (
@@ -210,6 +209,16 @@ class Settings(StackValue):
         return rules.within(self.min_capacity, self.max_capacity)
 
     @property
+    def usual_setup_s(self) -> float:
+        """Seconds from asking for an instance to its first request."""
+        return float(self.setup_s) or self.setup.usual_s
+
+    @property
+    def first_setup_s(self) -> float:
+        """The same of a new endpoint's first instance, whose image is in no cache."""
+        return float(self.setup_s) or self.setup.first_s
+
+    @property
     def endpoint_name(self) -> str:
         """The endpoint's stable name."""
         return f"async-sdxl-{self.stack}"
@@ -299,17 +308,31 @@ def _leaves_zero(settings: Settings) -> str | None:
     )
 
 
-@_rule("min_capacity", "max_capacity", "scaling_preset", "scaling_plan", "request_ttl_s", "setup_s")
+@_rule("setup", "setup_s")
+def _one_setup(settings: Settings) -> str | None:
+    if not settings.setup_s or settings.setup == Setup():
+        return None
+    return (
+        f"setupS = {settings.setup_s}: setup gives the same time in parts; remove setupS, which "
+        "is their sum as one number, or setup"
+    )
+
+
+@_rule(
+    *("min_capacity", "max_capacity", "scaling_preset", "scaling_plan", "request_ttl_s"),
+    *("setup", "setup_s"),
+)
 def _outlives_cold_start(settings: Settings) -> str | None:
     if settings.min_capacity > settings.max_capacity or settings.min_capacity > 0:
         return None
     detection_s = settings.plan.detection_s(Unsettled())
-    if detection_s is None or settings.request_ttl_s >= detection_s + settings.setup_s:
+    if detection_s is None or settings.request_ttl_s >= detection_s + settings.usual_setup_s:
         return None
     return (
         f"requestTtlS = {settings.request_ttl_s}: a request to an idle endpoint expires before any "
-        f"instance exists (detection up to {detection_s:.0f} s + setupS {settings.setup_s} s); "
-        f"set it to {detection_s + settings.setup_s:.0f} or more"
+        f"instance exists (detection up to {detection_s:.0f} s + setup "
+        f"{settings.usual_setup_s:.0f} s); set it to "
+        f"{math.ceil(detection_s + settings.usual_setup_s)} or more"
     )
 
 
@@ -382,15 +405,16 @@ def _capacity_carries_steps(settings: Settings) -> str | None:
     )
 
 
-@_rule("updates", "setup_s")
+@_rule("updates", "setup", "setup_s")
 def _provider_outlasts(settings: Settings) -> str | None:
     updates = settings.updates
     waits_s = updates.steps * updates.wait_s + updates.termination_wait_s
-    if waits_s + settings.setup_s <= PROVIDER_WAIT_S or not waits_s:
+    if waits_s + settings.first_setup_s <= PROVIDER_WAIT_S or not waits_s:
         return None
     return (
         f"updates.waitS = {updates.wait_s}: an update would take {waits_s} s of waiting and "
-        f"setupS {settings.setup_s} s, and the provider gives up after {PROVIDER_WAIT_S} s; "
+        f"setup {settings.first_setup_s:.0f} s, and the provider gives up after "
+        f"{PROVIDER_WAIT_S} s; "
         "shorten waitS or terminationWaitS, or take larger steps"
     )
 
@@ -398,6 +422,7 @@ def _provider_outlasts(settings: Settings) -> str | None:
 _RULES = (
     _bounds,
     _one_plan,
+    _one_setup,
     _leaves_zero,
     _outlives_cold_start,
     _handler_exists,

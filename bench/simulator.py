@@ -65,16 +65,24 @@ def tune(folder: Path) -> Callable[[], object]:
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as output:
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "async_inference", "tune"),
-                    *("--traffic", str(traces), "--plans", "200"),
-                    *("--output", f"{output}/Pulumi.tuned.yaml"),
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ,
+            _command(
+                *("tune", "--traffic", str(traces), "--plans", "200"),
+                *("--output", f"{output}/Pulumi.tuned.yaml"),
             )
 
     return run
+
+
+def rehearse_bursts() -> Callable[[], object]:
+    """The command: two plans over eight seeds of three days of bursts."""
+    return lambda: _command("rehearse", "--traffic", "bursts", "--against", "tuned")
+
+
+def _command(*words: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "async_inference", *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ,
+    )

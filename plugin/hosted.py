@@ -114,6 +114,17 @@ class Observability(TypedDict):
     monthly_budget_usd: NotRequired[float]
 
 
+class Setup(TypedDict):
+    """What passes from asking for an instance to its first request, in parts."""
+
+    provision_s: NotRequired[float]
+    image_pull_s: NotRequired[float]
+    image_cached: NotRequired[bool]
+    download_gib: NotRequired[float]
+    download_gib_per_s: NotRequired[float]
+    load_s: NotRequired[float]
+
+
 class Updates(TypedDict):
     """How an update shifts traffic to the new fleet, and what rolls it back."""
 
@@ -148,6 +159,7 @@ class AsyncEndpointArgs(TypedDict):
     scaling_preset: NotRequired[str]
     """documented, aws, tuned, or custom for those in scalingPlan"""
     scaling_plan: NotRequired[ScalingRules]
+    setup: NotRequired[Setup]
     setup_s: NotRequired[int]
     image_uri: NotRequired[pulumi.Input[str]]
     """ECR image; without one AWS's PyTorch inference image with imageTag"""

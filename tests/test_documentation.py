@@ -10,7 +10,8 @@ import typer
 
 from async_inference.cli import app
 from async_inference.rehearsal import traffic
-from async_inference.rehearsal.rehearse import rehearse
+from async_inference.rehearsal.comparison import FIGURES
+from async_inference.rehearsal.rehearse import rehearse, traffic_as_json
 from tools import configuration_reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,10 +93,15 @@ def cost_row(name: str) -> str:
     found = rehearse(
         stack="dev", traffic=name, policy="documented", against=["tuned"], changed=[], seed=0
     )
-    days = found.traffic.span_s / 86_400
-    cells = [f"`{name}`, {found.traffic.requests / days:.0f} images a day"]
-    for _, run in found.runs:
-        cells.append(f"${run.cost_usd / days:.2f} a day, {run.wait_s.mean:.0f} s")
+    given = traffic_as_json(found.traffics)
+    days = given["span_s"] / 86_400
+    cells = [f"`{name}`, {given['requests'] / days:.0f} images a day"]
+    for runs in found.plans:
+        usd, wait_s = runs.estimate(FIGURES["cost_usd"]), runs.estimate(FIGURES["mean_wait_s"])
+        cells.append(
+            f"${usd.mean / days:.2f} ({usd.low / days:.2f}-{usd.high / days:.2f}), "
+            f"{wait_s.mean:.0f} s ({wait_s.low:.0f}-{wait_s.high:.0f})"
+        )
     always_on = 24 * found.assumptions.usd_per_instance_hour
     return f"| {' | '.join([*cells, f'${always_on:.2f} a day'])} |"
 

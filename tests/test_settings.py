@@ -174,6 +174,10 @@ def test_every_problem_is_in_one_message():
             },
             "one is of topic operations, to which nothing publishes",
         ),
+        ({"setup": {"bootS": 3}}, "setup.bootS: no such key"),
+        ({"setup": {"loadS": -1}}, "setup.loadS = -1"),
+        ({"setup": {"downloadGibPerS": 0}}, "setup.downloadGibPerS = 0"),
+        ({"setup": {"loadS": 20}, "setupS": 300}, "setup gives the same time in parts"),
         ({"updates": {"strategy": "blue"}}, "updates.strategy = 'blue'"),
         ({"updates": {"waitS": 60}}, "waiting is of no use unless rollback is true"),
         (

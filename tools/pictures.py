@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from async_inference.rehearsal import report
+from async_inference.rehearsal.comparison import FIGURES
 from async_inference.rehearsal.rehearse import Rehearsal, rehearse
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -33,22 +34,24 @@ def drawn() -> dict[str, Figure]:
 def _zero_to_n(found: Rehearsal) -> Figure:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     backlog, instances, waits = figure.subplots(3, 1, sharex=True, height_ratios=[1, 1.2, 1])
-    for number, (name, run) in enumerate(found.runs):
+    for number, (runs, (name, run)) in enumerate(
+        zip(found.plans, report.first_runs(found), strict=True)
+    ):
         color = f"C{number}"
         at_s, waiting = report.backlog(found, run)
-        label = f"{name}: {run.instance_hours:.0f} GPU-hours, ${run.cost_usd:.0f}, "
-        label += f"mean wait {run.wait_s.mean:.0f} s"
+        means = (runs.mean(FIGURES[key]) for key in ("instance_hours", "cost_usd", "mean_wait_s"))
+        label = "{}: {:.0f} GPU-hours, ${:.0f}, mean wait {:.0f} s".format(name, *means)
         backlog.step(at_s / 3600, waiting, where="post", color=color)
         changes_s, serving = run.capacity["at_s"], run.capacity["in_service"]
         instances.fill_between(changes_s / 3600, serving, step="post", color=color, alpha=0.25)
         instances.step(changes_s / 3600, serving, where="post", color=color, label=label)
         served = ~np.isnan(run.finished_s)
-        waited_s = (run.started_s - found.traffic.arrivals_s)[served]
-        waits.plot(found.traffic.arrivals_s[served] / 3600, waited_s, ".", ms=3, color=color)
-    days = found.traffic.span_s / 86_400
+        waited_s = (run.started_s - found.traffics[0].arrivals_s)[served]
+        waits.plot(found.traffics[0].arrivals_s[served] / 3600, waited_s, ".", ms=3, color=color)
+    days = found.traffics[0].span_s / 86_400
     figure.suptitle(
         f"Bursts of images, {SHOWN_H[1] - SHOWN_H[0]:.0f} of {days * 24:.0f} hours "
-        f"(simulated; the figures are of all {days:.0f} days)",
+        f"(simulated; the figures are of all {days:.0f} days, means over {len(found.seeds)} seeds)",
         fontsize=10,
     )
     backlog.set_ylabel("queued")

@@ -138,15 +138,15 @@ def _policies(report: StackReport) -> Iterator[str]:
     yield "\n".join(["| policies | rule | says |", "|---|---|---|", *rows])
 
 
-FIGURES: tuple[tuple[str, str, Any], ...] = (
-    ("mean wait", "{:.0f} s", lambda run: run["wait_s"]["mean"]),
-    ("p95 wait", "{:.0f} s", lambda run: run["wait_s"]["p95"]),
-    ("instance hours", "{:.1f}", lambda run: run["instance_hours"]),
-    ("cost", "${:.2f}", lambda run: run["cost_usd"]),
-    ("starts", "{:.0f}", lambda run: run["starts"]),
-    ("most instances", "{:.0f}", lambda run: run["peak_instances"]),
-    ("expired requests", "{:.0f}", lambda run: run["expired"]),
-)
+FIGURES = {
+    "mean_wait_s": ("mean wait", "{:.0f} s"),
+    "p95_wait_s": ("p95 wait", "{:.0f} s"),
+    "instance_hours": ("instance hours", "{:.1f}"),
+    "cost_usd": ("cost", "${:.2f}"),
+    "starts": ("starts", "{:.0f}"),
+    "expired": ("expired requests", "{:.0f}"),
+}
+"""Of the rehearsal's `over_seeds`: what it is called, and its form."""
 
 
 def _rehearsal(report: StackReport) -> Iterator[str]:
@@ -155,24 +155,52 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
         yield fenced(report.rehearsal_said.strip()[-2000:] or "the rehearsal left nothing.")
         return
     now, before = report.rehearsal["runs"][:2]
+    noise = {
+        each["figure"]: each["noise"]
+        for each in report.rehearsal["differences"]
+        if each["against"] == before["policy"]
+    }
+    readings = {
+        each["figure"]: each
+        for each in report.rehearsal.get("readings", ())
+        if each["policy"] == now["policy"]
+    }
     rows = []
-    for name, form, figure in FIGURES:
-        was, is_now = figure(before), figure(now)
-        rows.append(
-            f"| {name} | {shown(form, was)} | {shown(form, is_now)} | {change(was, is_now)} |"
-        )
-    traffic = report.rehearsal["traffic"]
-    header = [f"| rehearsal | {cell(before['policy'])} | this | change |", "|---|--:|--:|--:|"]
+    for name, (title, form) in FIGURES.items():
+        was, is_now = before["over_seeds"][name], now["over_seeds"][name]
+        changed = change(was["mean"], is_now["mean"])
+        if changed and noise[name]:
+            changed += " (noise)"
+        however = ""
+        if name in readings:
+            low, high = (shown(form, readings[name][key]) for key in ("low", "high"))
+            however = f"{low} to {high}"
+        cells = (title, over_seeds(form, was), over_seeds(form, is_now), changed, however)
+        rows.append(f"| {' | '.join(cells)} |")
+    traffic, seeds = report.rehearsal["traffic"], report.rehearsal["assumptions"]["seeds"]
+    header = [
+        f"| rehearsal | {cell(before['policy'])} | this | change | this, however AWS is read |",
+        "|---|--:|--:|--:|--:|",
+    ]
     yield "\n".join([*header, *rows])
+    moved = Counter(each["moved_by"] for each in readings.values() if each["moved_by"])
     yield (
-        f"An estimate by simulation: {traffic['requests']} requests over "
-        f"{traffic['span_s'] / 86_400:.1f} days."
+        f"An estimate by simulation: {traffic['requests']:.0f} requests over "
+        f"{traffic['span_s'] / 86_400:.1f} days; means over {len(seeds)} seeds with the range over "
+        "them. A change is noise if the seeds disagree on its sign."
+        + (f" Most depends on `{moved.most_common(1)[0][0]}`." if moved else "")
     )
 
 
 def shown(form: str, value: float | None) -> str:
     """A figure, a dash where there is none (no request was served)."""
     return "-" if value is None else form.format(value)
+
+
+def over_seeds(form: str, estimate: dict[str, float | None]) -> str:
+    """A mean with its range, where there is one."""
+    mean, low, high = (shown(form, estimate[key]) for key in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def change(was: float | None, is_now: float | None) -> str:

@@ -27,7 +27,14 @@ def rehearse(
         ),
     ] = None,
     changed: ChangedOption = None,
-    seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The first, of traffic, alarm phases, setup times.", min=0)
+    ] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds to compare over.", min=1)] = 8,
+    readings: Annotated[
+        bool,
+        typer.Option("--readings", help="Also try every other reading of what AWS leaves open."),
+    ] = False,
     as_json: JsonOption = False,
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page with pictures; made if missing.")
@@ -48,6 +55,8 @@ def rehearse(
             against=_usual(stack, policy) if against is None else against,
             changed=changed or [],
             seed=seed,
+            seeds=seeds,
+            readings=readings,
         )
         page = None
         if report is not None:
@@ -86,6 +95,7 @@ def tune(
     changed: ChangedOption = None,
     plans: Annotated[int, typer.Option(help="How many to try.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of the search and of what it simulates.", min=0)] = 0,
+    seeds: Annotated[int, typer.Option(help="How many seeds to try each plan on.", min=1)] = 4,
     output: Annotated[
         Path | None, typer.Option(help="Stack file to write; Pulumi.<stack>-tuned.yaml.")
     ] = None,
@@ -114,6 +124,7 @@ def tune(
             changed=changed or [],
             plans=plans,
             seed=seed,
+            seeds=seeds,
             advance=lambda tried: progress.advance(task, tried),
         )
         written = search.as_stack_file(stack, found)

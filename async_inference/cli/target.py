@@ -42,9 +42,9 @@ class Target:
     @property
     def cold_start_s(self) -> float:
         """Real seconds from a request to an idle endpoint to its first instance, typically."""
-        from async_inference.settings import DEFAULT_SETUP_S
+        from async_inference.groups import Setup
 
-        setup_s = self.settings.setup_s if self.settings else DEFAULT_SETUP_S
+        setup_s = self.settings.usual_setup_s if self.settings else Setup().usual_s
         return (TYPICAL_DETECTION_S + setup_s) * self.minute_s / 60
 
 

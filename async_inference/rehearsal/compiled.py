@@ -1,7 +1,7 @@
 """The event loop of the simulation, compiled; `simulator.simulate` hands it records.
 
 Each pass brings the instances to what is wanted, hands out requests, and lets the next event
-happen: a function an event. The rules of AWS that it follows are those of `async_inference.scaling`.
+happen: a function an event. The rules of AWS are those of `async_inference.scaling`.
 """
 
 import math

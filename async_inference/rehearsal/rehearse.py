@@ -1,22 +1,37 @@
 """One rehearsal: plans over the same traffic, beside the clairvoyant bound, as table and JSON."""
 
 import math
+import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from async_inference import settings
+from async_inference.groups import Setup
+from async_inference.rehearsal import comparison
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
-from async_inference.rehearsal.simulator import Assumptions, Run, simulate
+from async_inference.rehearsal.comparison import (
+    FIGURES,
+    TELLING_SEEDS,
+    Difference,
+    Estimate,
+    PlanRuns,
+    Sensitivity,
+)
+from async_inference.rehearsal.simulator import Assumptions
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
@@ -31,7 +46,9 @@ USD_PER_INSTANCE_HOUR = {
 }
 """SageMaker hosting in us-east-1, mid-2026 (aws-facts.md section 7)."""
 DEFAULT_AGE_LIMIT_S = 600.0
+PARTS: dict[str, Any] = {name: field.annotation for name, field in Setup.model_fields.items()}
 SETTABLE: dict[str, Any] = {
+    **PARTS,
     **{f.name: f.type for f in fields(Assumptions) if f.name not in ("shortages_s", "unsettled")},
     **{f.name: f.type for f in fields(Unsettled)},
     "age_limit_s": float,
@@ -40,15 +57,32 @@ SETTABLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was assumed and what came out."""
+    """What was assumed and what came out.
 
-    traffic: Traffic
+    Args:
+        traffics: what arrived, for each seed; a file's traffic is the same for all.
+        assumptions: what the runs rest on.
+        seeds: of generated traffic, alarm phases and setup times.
+        plans: each plan's runs, the one that was asked about first.
+        age_limit_s: longest wait that the lower bound allows.
+        bound_instance_hours: that bound, its mean over the seeds; None where a seed has none.
+        warnings: what most people would not want of a plan.
+        sensitivities: how far other readings move the figures; None unless asked for.
+    """
+
+    traffics: tuple[Traffic, ...]
     assumptions: Assumptions
-    seed: int
-    runs: tuple[tuple[str, Run], ...]
+    seeds: tuple[int, ...]
+    plans: tuple[PlanRuns, ...]
     age_limit_s: float
     bound_instance_hours: float | None
     warnings: tuple[str, ...]
+    sensitivities: tuple[Sensitivity, ...] | None = None
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The first plan less each other one."""
+        return tuple(comparison.differences(self.plans))
 
 
 def rehearse(
@@ -59,6 +93,8 @@ def rehearse(
     against: Sequence[str],
     changed: Sequence[str],
     seed: int,
+    seeds: int = comparison.SEEDS,
+    readings: bool = False,
 ) -> Rehearsal:
     """Run a stack's plan, or another within its bounds, and others for comparison.
 
@@ -68,113 +104,256 @@ def rehearse(
         policy: a preset, or a YAML file with policies and schedules; None is the stack's own.
         against: presets, files, or git revisions of the stack file.
         changed: assumptions as `name=value`.
-        seed: of traffic, alarm phases and setup times.
+        seed: the first one, of traffic, alarm phases and setup times.
+        seeds: how many.
+        readings: whether to run every other reading of what AWS leaves open, too.
 
     Raises:
         InvalidInputError: all that is wrong with what was asked.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    arriving = traffics.loaded(traffic, seed)
+    taken = tuple(range(seed, seed + seeds))
+    arriving = traffics.loaded_for(traffic, taken)
     assumptions, age_limit_s = assumed(own, changed)
-    plans = [_plan(own, policy or stack, stack)]
-    plans += [_plan(own, name, stack) for name in against]
-    bound = bound_instance_hours(arriving, assumptions, age_limit_s, own.max_capacity)
+    named = [_plan(own, policy or stack, stack)]
+    named += [_plan(own, name, stack) for name in against]
+    plans = comparison.run_plans(named, arriving, assumptions, taken)
     return Rehearsal(
-        traffic=arriving,
+        traffics=arriving,
         assumptions=assumptions,
-        seed=seed,
-        runs=tuple((name, simulate(plan, arriving, assumptions, seed)) for name, plan in plans),
+        seeds=taken,
+        plans=plans,
         age_limit_s=age_limit_s,
-        bound_instance_hours=bound,
-        warnings=tuple(f"{name}: {text}" for name, plan in plans for text in _warnings(plan)),
+        bound_instance_hours=bound_instance_hours(
+            arriving, assumptions, age_limit_s, own.max_capacity
+        ),
+        warnings=tuple(f"{name}: {text}" for name, plan in named for text in _warnings(plan)),
+        sensitivities=comparison.sensitivities(plans, arriving, assumptions, taken)
+        if readings
+        else None,
     )
 
 
 def bound_instance_hours(
-    traffic: Traffic, assumptions: Assumptions, age_limit_s: float, max_capacity: int
+    traffics: Sequence[Traffic], assumptions: Assumptions, age_limit_s: float, max_capacity: int
 ) -> float | None:
-    """The clairvoyant bound under a rehearsal's assumptions."""
-    return clairvoyant_instance_hours(
-        traffic,
+    """The lower bound under a rehearsal's assumptions, its mean over the traffics.
+
+    None where not even all instances could keep the age limit.
+    """
+    setup_billed_s = assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0
+    bound = partial(
+        clairvoyant_instance_hours,
         age_limit_s=age_limit_s,
-        setup_billed_s=assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0,
+        setup_billed_s=setup_billed_s,
         concurrency=assumptions.concurrency,
         max_capacity=max_capacity,
     )
+    different = {id(traffic): traffic for traffic in traffics}.values()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bounds = list(pool.map(bound, different))
+    known = [hours for hours in bounds if hours is not None]
+    return fmean(known) if len(known) == len(bounds) else None
 
 
 def as_json(rehearsal: Rehearsal) -> dict[str, Any]:
     """What `--json` prints; times in seconds, NaN as null."""
-    return {
-        "traffic": traffic_as_json(rehearsal.traffic),
-        "assumptions": {**asdict(rehearsal.assumptions), "seed": rehearsal.seed},
-        "runs": [run_as_json(name, run) for name, run in rehearsal.runs],
+    found = {
+        "traffic": traffic_as_json(rehearsal.traffics),
+        "assumptions": {
+            **asdict(rehearsal.assumptions),
+            "seed": rehearsal.seeds[0],
+            "seeds": list(rehearsal.seeds),
+        },
+        "runs": [runs_as_json(runs) for runs in rehearsal.plans],
+        "differences": [_difference_as_json(each) for each in rehearsal.differences],
         "bound": {
             "age_limit_s": rehearsal.age_limit_s,
             "instance_hours": rehearsal.bound_instance_hours,
         },
     }
+    if rehearsal.sensitivities is not None:
+        found["readings"] = [_known(asdict(each)) for each in rehearsal.sensitivities]
+    return found
 
 
-def traffic_as_json(traffic: Traffic) -> dict[str, Any]:
-    """How much there is to do, in how long."""
-    return {"requests": traffic.requests, "span_s": traffic.span_s, "work_s": traffic.work_s}
+def _difference_as_json(difference: Difference) -> dict[str, Any]:
+    values = asdict(difference)
+    return _known(values | values.pop("estimate"))
 
 
-def run_as_json(policy: str, run: Run) -> dict[str, Any]:
-    """What a policy did to waits, hours and cost."""
+def traffic_as_json(traffics: Sequence[Traffic]) -> dict[str, Any]:
+    """How much there is to do, in how long; means over the seeds."""
     return {
-        "policy": policy,
-        "completed": run.completed,
-        "expired": run.expired,
-        "interrupted": run.interrupted,
-        "wait_s": {
-            key: None if math.isnan(value) else value for key, value in asdict(run.wait_s).items()
-        },
-        "instance_hours": run.instance_hours,
-        "cost_usd": run.cost_usd,
-        "starts": run.starts,
-        "peak_instances": run.peak_instances,
+        "requests": _whole(fmean(traffic.requests for traffic in traffics)),
+        "span_s": fmean(traffic.span_s for traffic in traffics),
+        "work_s": fmean(traffic.work_s for traffic in traffics),
     }
+
+
+def runs_as_json(runs: PlanRuns) -> dict[str, Any]:
+    """What a policy did to waits, hours and cost: means over the seeds, and `over_seeds`."""
+    waits = [asdict(run.wait_s) for run in runs.runs]
+    return {
+        "policy": runs.name,
+        "completed": _whole(runs.mean(lambda run: run.completed)),
+        "expired": _whole(runs.mean(lambda run: run.expired)),
+        "interrupted": _whole(runs.mean(lambda run: run.interrupted)),
+        "wait_s": _known(
+            {key: Estimate.of([wait[key] for wait in waits]).mean for key in waits[0]}
+        ),
+        "instance_hours": runs.mean(lambda run: run.instance_hours),
+        "cost_usd": runs.mean(lambda run: run.cost_usd),
+        "starts": _whole(runs.mean(lambda run: run.starts)),
+        "peak_instances": max(run.peak_instances for run in runs.runs),
+        "over_seeds": {
+            name: _known(asdict(runs.estimate(figure))) for name, figure in FIGURES.items()
+        },
+    }
+
+
+def _whole(value: float) -> float | int:
+    """A mean of counts, as a count where it is one."""
+    return int(value) if value == int(value) else value
+
+
+def _known(value: Any) -> Any:
+    """The same with null for what is not a number."""
+    if isinstance(value, dict):
+        return {key: _known(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def as_table(rehearsal: Rehearsal) -> Group:
     """What a person decides from, with what it rests on."""
-    table = Table("policy", "mean wait", "p95", "GPU-hours", "cost", "starts", "peak", "lost")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, run in rehearsal.runs:
-        table.add_row(
-            name,
-            f"{run.wait_s.mean:.0f} s",
-            f"{run.wait_s.p95:.0f} s",
-            f"{run.instance_hours:.1f}",
-            f"${run.cost_usd:.2f}",
-            *map(str, (run.starts, run.peak_instances, run.expired)),
-        )
-    given, assumed = rehearsal.traffic, rehearsal.assumptions
+    return Group(
+        *(Text(f"warning: {warning}", style="yellow") for warning in rehearsal.warnings),
+        figures_table(rehearsal.plans, rehearsal.differences),
+        *map(Text, _sentences(rehearsal)),
+        *_readings(rehearsal),
+    )
+
+
+COLUMNS = {
+    "mean_wait_s": ("mean wait", "{} s"),
+    "p95_wait_s": ("p95 wait", "{} s"),
+    "instance_hours": ("GPU-hours", "{}"),
+    "cost_usd": ("cost", "${}"),
+    "starts": ("starts", "{}"),
+}
+"""Of `FIGURES`, those of the table: heading, and how a value stands with its unit."""
+DECIMALS = {"instance_hours": 1, "cost_usd": 2}
+"""Of values below 100."""
+
+
+def value_text(figure: str, value: float, sign: str = "") -> str:
+    """A value as a table shows it, without unit; `sign` is + to show that of positive ones."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:{sign}.{DECIMALS.get(figure, 0) if abs(value) < 100 else 0}f}"
+
+
+def figures_table(plans: Sequence[PlanRuns], differences: Sequence[Difference]) -> Table:
+    """Means over the ranges of the seeds, then by how much the first plan exceeds the others."""
+    several = len(plans[0].runs) > 1
+    table = _table("policy")
+    for heading, _ in COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for runs in plans:
+        cells = [_cell(name, runs.estimate(FIGURES[name]), several) for name in COLUMNS]
+        table.add_row(runs.name, *cells)
+    for other in plans[1:] if several else ():
+        cells = [
+            _cell(each.figure, each.estimate, several, sign="+", noise=each.noise)
+            for each in differences
+            if each.against == other.name and each.figure in COLUMNS
+        ]
+        table.add_row(f"{plans[0].name} less\n{other.name}", *cells)
+    return table
+
+
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _cell(
+    figure: str, estimate: Estimate, several: bool, sign: str = "", noise: bool = False
+) -> Text:
+    mean = COLUMNS[figure][1].format(value_text(figure, estimate.mean, sign))
+    cell = Text(mean.replace("$+", "+$").replace("$-", "-$"))
+    if several:
+        low, high = value_text(figure, estimate.low, sign), value_text(figure, estimate.high, sign)
+        cell.append(f"\n{low}..{high}", style="dim")
+    if noise:
+        cell.append("\nnoise", style="yellow")
+    return cell
+
+
+def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
+    assumed, seeds = rehearsal.assumptions, len(rehearsal.seeds)
     hours = rehearsal.bound_instance_hours
     best = (
-        "no number of instances within the bounds could do that"
+        "no number of instances within the bounds achieves that"
         if hours is None
         else f"{hours:.1f} GPU-hours, ${hours * assumed.usd_per_instance_hour:.2f}"
     )
-    interrupted = ", ".join(f"{name} {run.interrupted}" for name, run in rehearsal.runs)
-    days, work_h = given.span_s / 86_400, given.work_s / 3600
-    return Group(
-        *(Text(f"warning: {warning}", style="yellow") for warning in rehearsal.warnings),
-        table,
-        Text(f"Whoever knew all arrivals, with waits up to {rehearsal.age_limit_s:.0f} s: {best}."),
-        Text(f"Requests that lost their instance and started again: {interrupted}."),
-        Text(
-            f"An estimate by simulation: {given.requests} requests over {days:.1f} days, "
-            f"{work_h:.1f} h of work, seed {rehearsal.seed}. It assumes {assumed.setup_s:.0f} s "
-            f"from asking for an instance to its first request, {assumed.concurrency} request(s) "
-            f"an instance at a time, ${assumed.usd_per_instance_hour:g} an instance hour "
-            f"(us-east-1, mid-2026), metrics {assumed.unsettled.metric_delay_s:.0f} s late, and "
-            "the readings of scaling/unsettled.py; change any with --set."
-        ),
+    if seeds > 1:
+        yield (
+            f"Each figure is the mean over {seeds} seeds above the range over them. A difference "
+            f"is noise if the seeds disagree on its sign{_too_few(seeds)}."
+        )
+    else:
+        yield "One seed only: small differences are noise; --seeds 8 tells which."
+    yield f"Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}."
+    for heading, count in (
+        ("Most instances at once", lambda runs: max(run.peak_instances for run in runs.runs)),
+        ("Interrupted by a scale-in and started again", _counted("interrupted")),
+        ("Expired in the queue", _counted("expired")),
+    ):
+        each = ", ".join(f"{runs.name} {count(runs):.4g}" for runs in rehearsal.plans)
+        yield f"{heading}: {each}."
+    given = traffic_as_json(rehearsal.traffics)
+    yield (
+        f"An estimate by simulation: {given['requests']:.0f} requests over "
+        f"{given['span_s'] / 86_400:.1f} days, {given['work_s'] / 3600:.1f} h of work. It assumes "
+        f"{assumed.setup_s:.0f} s from asking for an instance to its first request, "
+        f"{assumed.concurrency} request(s) an instance at a time, "
+        f"${assumed.usd_per_instance_hour:g} an instance hour (us-east-1, mid-2026), metrics "
+        f"{assumed.unsettled.metric_delay_s:.0f} s late, and the readings of scaling/unsettled.py; "
+        "change any with --set, or see how far they matter with --readings."
     )
+
+
+def _readings(rehearsal: Rehearsal) -> Iterator[Text | Table]:
+    if rehearsal.sensitivities is not None:
+        yield Text("\nUnder every other reading of AWS, one at a time, means over the seeds:")
+        yield from _readings_tables(rehearsal.sensitivities)
+
+
+def _too_few(seeds: int) -> str:
+    if seeds >= TELLING_SEEDS:
+        return ""
+    return f", and with fewer than {TELLING_SEEDS} seeds always"
+
+
+def _counted(figure: str) -> Callable[[PlanRuns], float]:
+    return lambda runs: runs.mean(FIGURES[figure])
+
+
+def _readings_tables(sensitivities: Sequence[Sensitivity]) -> Iterator[Table]:
+    """How far what AWS leaves open moves each figure, a table for each plan."""
+    for policy in dict.fromkeys(each.policy for each in sensitivities):
+        table = _table(policy)
+        for heading in ("as assumed", "lowest", "highest"):
+            table.add_column(heading, justify="right")
+        table.add_column("moved most by", no_wrap=True)
+        for each in sensitivities:
+            if each.policy == policy and each.figure in COLUMNS:
+                heading, unit = COLUMNS[each.figure]
+                values = (each.assumed, each.low, each.high)
+                cells = [unit.format(value_text(each.figure, value)) for value in values]
+                table.add_row(heading, *cells, each.moved_by or "none")
+        yield table
 
 
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
@@ -196,8 +375,13 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
             f"instanceType = {own.instance_type!r}: its price is not known; "
             "add --set usd_per_instance_hour=<dollars>"
         )
+    problems += _setup_problems(own, values)
     if problems:
         raise InvalidInputError(problems)
+    parts = {name: values.pop(name) for name in PARTS if name in values}
+    setup_s = own.usual_setup_s
+    if parts:
+        setup_s = own.setup.model_copy(update=parts).usual_s
     age_limit_s = values.pop("age_limit_s", DEFAULT_AGE_LIMIT_S)
     unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
     try:
@@ -205,13 +389,29 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     except ValueError as error:
         raise InvalidInputError([f"--set: {error}"]) from error
     stated = Assumptions(
-        setup_s=float(own.setup_s),
+        setup_s=setup_s,
         concurrency=own.max_concurrent_invocations_per_instance,
         request_ttl_s=float(own.request_ttl_s),
         usd_per_instance_hour=price or 0.0,
         unsettled=reading,
     )
     return replace(stated, **values), age_limit_s
+
+
+def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:
+    """A setup is one number or parts, not both."""
+    parts = [name for name in PARTS if name in values]
+    if parts and "setup_s" in values:
+        yield f"--set {parts[0]}: is a part of setup_s, which is set too; remove one of them"
+    elif parts and own.setup_s:
+        yield (
+            f"--set {parts[0]}: the stack's setupS = {own.setup_s} has no parts; set setup_s, or "
+            "give the stack a setup in parts"
+        )
+    try:
+        Setup.model_validate(own.setup.model_dump() | {name: values[name] for name in parts})
+    except ValidationError as error:
+        yield from (f"--set {text}" for text in problems_of(error))
 
 
 def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from async_inference.rehearsal.rehearse import Rehearsal
+from async_inference.rehearsal.comparison import FIGURES, Estimate
+from async_inference.rehearsal.rehearse import COLUMNS, Rehearsal, traffic_as_json, value_text
 from async_inference.rehearsal.simulator import Run
 from async_inference.scaling.autoscaler import Verdict
 from async_inference.validation import InvalidInputError
@@ -59,7 +60,7 @@ def write(rehearsal: Rehearsal, folder: Path) -> Path:
 
 def timeline(rehearsal: Rehearsal) -> Figure:
     """Arrivals, backlog, instances, waits, cost and policy actions on one time axis."""
-    traffic = rehearsal.traffic
+    traffic = rehearsal.traffics[0]
     unit_s, unit = (DAY_S, "days") if traffic.span_s > 3 * DAY_S else (HOUR_S, "hours")
     figure = Figure(figsize=(12, 14), layout="constrained")
     panels = figure.subplots(6, 1, sharex=True, height_ratios=[1, 1.4, 1.4, 1.4, 1, 2])
@@ -67,7 +68,7 @@ def timeline(rehearsal: Rehearsal) -> Figure:
     arrivals.hist(traffic.arrivals_s / unit_s, bins=BINS, color="grey")
     arrivals.set_ylabel("arrivals")
     labels: list[str] = []
-    for number, (name, run) in enumerate(rehearsal.runs):
+    for number, (name, run) in enumerate(first_runs(rehearsal)):
         color = f"C{number}"
         at_s, waiting = backlog(rehearsal, run)
         queued.step(at_s / unit_s, waiting, where="post", color=color, label=name, lw=1)
@@ -93,9 +94,14 @@ def timeline(rehearsal: Rehearsal) -> Figure:
     return figure
 
 
+def first_runs(rehearsal: Rehearsal) -> list[tuple[str, Run]]:
+    """Each plan's name and its run of the first seed, which pictures show."""
+    return [(runs.name, runs.runs[0]) for runs in rehearsal.plans]
+
+
 def backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Requests that arrived and are neither answered nor expired, at each change."""
-    arrivals_s = rehearsal.traffic.arrivals_s
+    arrivals_s = rehearsal.traffics[0].arrivals_s
     expiry_s = arrivals_s + rehearsal.assumptions.request_ttl_s
     gone_s = np.where(np.isnan(run.finished_s), expiry_s, run.finished_s)
     at_s = np.concatenate([arrivals_s, gone_s])
@@ -106,12 +112,12 @@ def backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_waits(axes: Axes, rehearsal: Rehearsal, run: Run, color: str, unit_s: float) -> None:
     served = ~np.isnan(run.finished_s)
-    at_s = rehearsal.traffic.arrivals_s[served]
-    waits_s = (run.started_s - rehearsal.traffic.arrivals_s)[served]
+    at_s = rehearsal.traffics[0].arrivals_s[served]
+    waits_s = (run.started_s - rehearsal.traffics[0].arrivals_s)[served]
     if len(waits_s) <= MOST_DOTS:
         axes.plot(at_s / unit_s, waits_s, ".", ms=2, color=color)
         return
-    edges_s = np.linspace(0, rehearsal.traffic.span_s, BINS + 1)
+    edges_s = np.linspace(0, rehearsal.traffics[0].span_s, BINS + 1)
     place = np.searchsorted(edges_s, at_s) - 1
     bins = np.unique(place)
     p95_s = [np.percentile(waits_s[place == number], 95) for number in bins]
@@ -139,9 +145,9 @@ def _draw_actions(
 def _waits(rehearsal: Rehearsal) -> Figure:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, run) in enumerate(rehearsal.runs):
+    for number, (name, run) in enumerate(first_runs(rehearsal)):
         served = ~np.isnan(run.finished_s)
-        waits_s = np.sort((run.started_s - rehearsal.traffic.arrivals_s)[served])
+        waits_s = np.sort((run.started_s - rehearsal.traffics[0].arrivals_s)[served])
         share = np.arange(1, len(waits_s) + 1) / max(1, len(waits_s))
         axes.plot(waits_s.clip(1), 100 * share, color=f"C{number}", label=name)
     axes.axhline(95, color="grey", ls=":", lw=1)
@@ -153,47 +159,83 @@ def _waits(rehearsal: Rehearsal) -> Figure:
 
 
 def _page(rehearsal: Rehearsal, images: list[str]) -> str:
-    given, hours = rehearsal.traffic, rehearsal.bound_instance_hours
+    given, hours = traffic_as_json(rehearsal.traffics), rehearsal.bound_instance_hours
     best = "none within the capacity bounds" if hours is None else f"{hours:.1f} instance hours"
     assumed = asdict(rehearsal.assumptions)
     unsettled = assumed.pop("unsettled")
-    runs = [
+    seeds = {"seeds": ", ".join(map(str, rehearsal.seeds))}
+    heads = [heading for heading, _ in FIGURE_COLUMNS.values()]
+    figures = [
+        [runs.name, *(_shown(name, runs.estimate(FIGURES[name])) for name in FIGURE_COLUMNS)]
+        for runs in rehearsal.plans
+    ]
+    differences = [
         [
-            name,
-            *(f"{wait:.0f}" for wait in asdict(run.wait_s).values()),
-            f"{run.instance_hours:.1f}",
-            f"${run.cost_usd:.2f}",
-            *(run.starts, run.peak_instances, run.interrupted, run.expired),
+            f"{each.policy} less {each.against}",
+            FIGURE_COLUMNS[each.figure][0],
+            _shown(each.figure, each.estimate),
+            "noise" if each.noise else "",
         ]
-        for name, run in rehearsal.runs
+        for each in rehearsal.differences
+        if each.figure in FIGURE_COLUMNS
     ]
     ignored = [
         [name, policy, verdict.name.lower().replace("_", " "), count]
-        for name, run in rehearsal.runs
+        for name, run in first_runs(rehearsal)
         for (policy, verdict), count in _ignored(run)
     ]
-    heads = ["policy", "mean wait, s", "p50", "p95", "p99", "max", "instance hours", "cost"]
-    heads += ["starts", "peak", "interrupted", "expired"]
+    sensitivities = [
+        [
+            each.policy,
+            FIGURE_COLUMNS[each.figure][0],
+            _shown(each.figure, Estimate(each.assumed, each.low, each.high)),
+            each.moved_by or "none",
+        ]
+        for each in rehearsal.sensitivities or ()
+        if each.figure in FIGURE_COLUMNS
+    ]
     body = [
         "<h1>Rehearsal</h1>",
-        f"<p>An estimate by simulation: {given.requests} requests over "
-        f"{given.span_s / DAY_S:.1f} days, {given.work_s / HOUR_S:.1f} h of work.</p>",
+        f"<p>An estimate by simulation: {given['requests']:.0f} requests over "
+        f"{given['span_s'] / DAY_S:.1f} days, {given['work_s'] / HOUR_S:.1f} h of work; means over "
+        f"{len(rehearsal.seeds)} seeds, with the range over them.</p>",
         *(f"<p><strong>Warning:</strong> {escape(text)}</p>" for text in rehearsal.warnings),
-        _table(heads, runs),
-        f"<p>Whoever knew all arrivals, with waits up to {rehearsal.age_limit_s:.0f} s: "
-        f"{best}.</p>",
+        _table(["policy", *heads], figures),
+        _table(["difference", "figure", "mean and range", ""], differences),
+        f"<p>Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}.</p>",
+        *(
+            [
+                "<h2>Under every other reading of AWS, one at a time</h2>",
+                _table(["policy", "figure", "mean and range", "moved most by"], sensitivities),
+            ]
+            if sensitivities
+            else ()
+        ),
+        f"<h2>The run of seed {rehearsal.seeds[0]}</h2>",
         *(f'<img alt="" src="data:image/png;base64,{image}">' for image in images),
         "<h2>What did nothing, and why</h2>",
         _table(["run", "policy", "reason", "times"], ignored),
         "<h2>What it rests on</h2>",
-        _table(
-            ["assumption", "value"], [*(assumed | unsettled | {"seed": rehearsal.seed}).items()]
-        ),
+        _table(["assumption", "value"], [*(assumed | unsettled | seeds).items()]),
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Rehearsal</title>'
         f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
+
+
+FIGURE_COLUMNS = COLUMNS | {
+    "interrupted": ("interrupted", "{}"),
+    "expired": ("expired", "{}"),
+}
+
+
+def _shown(figure: str, estimate: Estimate) -> str:
+    mean, low, high = (
+        value_text(figure, value) for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    unit = FIGURE_COLUMNS[figure][1]
+    return unit.format(mean) if low == high else f"{unit.format(mean)} ({low}..{high})"
 
 
 def _ignored(run: Run) -> Iterator[tuple[tuple[str, Verdict], int]]:

@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,16 @@ from rich.text import Text
 
 from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
+from async_inference.rehearsal.comparison import FIGURES, Estimate, PlanRuns
 from async_inference.rehearsal.rehearse import (
+    COLUMNS,
     assumed,
     bound_instance_hours,
-    run_as_json,
+    runs_as_json,
     traffic_as_json,
+    value_text,
 )
-from async_inference.rehearsal.simulator import Assumptions, InstanceHours, Run, simulate
+from async_inference.rehearsal.simulator import Assumptions, InstanceHours, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
@@ -46,6 +49,11 @@ from async_inference.scaling.plan import (
 )
 from async_inference.validation import InvalidInputError
 
+SEEDS = 4
+"""Seeds that each plan is tried on."""
+HOURS, MEAN_WAIT_S, P95_WAIT_S = (
+    FIGURES[name] for name in ("instance_hours", "mean_wait_s", "p95_wait_s")
+)
 BATCH = 8
 """Plans a round, simulated side by side; fixed, so that a seed finds the same on any machine."""
 MARGIN = 0.98
@@ -222,12 +230,12 @@ def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
 
 @dataclass(frozen=True)
 class Judged:
-    """A plan with its runs over both halves of the traffic."""
+    """A plan with its runs over both halves of the traffic, a run for each seed."""
 
     name: str
     plan: ScalingPlan
-    training: Run
-    unseen: Run
+    training: PlanRuns
+    unseen: PlanRuns
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ class Found:
     chosen: Judged
     documented: Judged
     front: tuple[Judged, ...]
-    unseen: Traffic
+    unseen: tuple[Traffic, ...]
     tried: int
     max_p95_wait_s: float
     bound_instance_hours: float | None
@@ -290,6 +298,7 @@ def tune(
     changed: Sequence[str],
     plans: int,
     seed: int,
+    seeds: int = SEEDS,
     advance: Callable[[int], None],
 ) -> Found:
     """Search a plan within a stack's bounds.
@@ -302,7 +311,8 @@ def tune(
         max_p95_wait_s: the limit; None is the documented policy's own.
         changed: assumptions as `name=value`.
         plans: how many to try.
-        seed: of traffic, alarm phases, setup times and search.
+        seed: of the search; and the first one of traffic, alarm phases and setup times.
+        seeds: how many of these each plan meets.
         advance: told how many plans were tried since.
 
     Raises:
@@ -310,48 +320,62 @@ def tune(
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     assumptions, _ = assumed(own, changed)
-    training, unseen, middle_s = halves(traffics.loaded(traffic, seed))
+    taken = tuple(range(seed, seed + seeds))
+    halved = [halves(each) for each in traffics.loaded_for(traffic, taken)]
+    training = [first for first, _, _ in halved]
+    unseen = tuple(second for _, second, _ in halved)
+    surges = [surged(each, own.max_capacity * assumptions.concurrency) for each in training]
 
     def within(found: ScalingRules) -> ScalingPlan:
         return found.within(own.min_capacity, own.max_capacity)
 
-    def judged(name: str, plan: ScalingPlan, trained: Run) -> Judged:
+    def trained(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
+        """Its runs over the training halves, and over those with a surge."""
+
+        def over(arriving: Sequence[Traffic]) -> PlanRuns:
+            each = zip(arriving, taken, strict=True)
+            return PlanRuns("", plan, tuple(simulate(plan, t, assumptions, s) for t, s in each))
+
+        return over(training), over(surges)
+
+    def judged(name: str, plan: ScalingPlan, runs: PlanRuns) -> Judged:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            over_unseen = pool.map(
+                lambda number: simulate(
+                    plan, unseen[number], assumptions, taken[number], start_s=halved[number][2]
+                ),
+                range(seeds),
+            )
         return Judged(
-            name, plan, trained, simulate(plan, unseen, assumptions, seed, start_s=middle_s)
+            name, plan, replace(runs, name=name), PlanRuns(name, plan, tuple(over_unseen))
         )
 
-    baseline = simulate(within(DOCUMENTED), training, assumptions, seed)
+    baseline, surge_before = trained(within(DOCUMENTED))
     documented = judged("documented", within(DOCUMENTED), baseline)
-    limit_s = baseline.wait_s.p95 if max_p95_wait_s is None else max_p95_wait_s
-    surge = surged(training, own.max_capacity * assumptions.concurrency)
-    surge_before = simulate(within(DOCUMENTED), surge, assumptions, seed)
+    limit_s = baseline.mean(P95_WAIT_S) if max_p95_wait_s is None else max_p95_wait_s
 
-    def runs(shape: Shape) -> tuple[Run, Run]:
-        plan = within(rules(shape))
-        return (
-            simulate(plan, training, assumptions, seed),
-            simulate(plan, surge, assumptions, seed),
-        )
+    def runs(shape: Shape) -> tuple[PlanRuns, PlanRuns]:
+        return trained(within(rules(shape)))
 
     def score(shape: Shape) -> float:
         run, in_surge = tried[shape]
         return own_score(shape, run) + PENALTY * (
-            _excess(in_surge.instance_hours, surge_before.instance_hours)
-            + _excess(in_surge.wait_s.p95, SURGE_SLACK * surge_before.wait_s.p95)
+            _excess(in_surge.mean(HOURS), surge_before.mean(HOURS))
+            + _excess(in_surge.mean(P95_WAIT_S), SURGE_SLACK * surge_before.mean(P95_WAIT_S))
         )
 
-    def own_score(shape: Shape, run: Run) -> float:
-        if run.expired or not run.completed:
+    def own_score(shape: Shape, found: PlanRuns) -> float:
+        if not _serves_all(found):
             return math.inf
         strange = sum(getattr(shape, name) != getattr(TUNED_SHAPE, name) for name in CHOICES)
-        hours = math.log(run.instance_hours) + STRANGENESS * strange
+        hours = math.log(found.mean(HOURS)) + STRANGENESS * strange
         if objective == "hours":
-            return hours + PENALTY * _excess(run.wait_s.p95, MARGIN * limit_s)
-        wait = math.log(max(run.wait_s.mean, 1.0)) + STRANGENESS * strange
-        return wait + PENALTY * _excess(run.instance_hours, MARGIN * baseline.instance_hours)
+            return hours + PENALTY * _excess(found.mean(P95_WAIT_S), MARGIN * limit_s)
+        wait = math.log(max(found.mean(MEAN_WAIT_S), 1.0)) + STRANGENESS * strange
+        return wait + PENALTY * _excess(found.mean(HOURS), MARGIN * baseline.mean(HOURS))
 
     dice = random.Random(seed)
-    tried: dict[Shape, tuple[Run, Run]] = {}
+    tried: dict[Shape, tuple[PlanRuns, PlanRuns]] = {}
     parents = [TUNED_SHAPE]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while len(tried) < plans:
@@ -395,13 +419,17 @@ def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
     return Shape(**mixed | {name: dice.choice(CHOICES[name]) for name in changed})
 
 
-def _front(tried: dict[Shape, Run]) -> list[Shape]:
+def _serves_all(found: PlanRuns) -> bool:
+    return all(run.completed and not run.expired for run in found.runs)
+
+
+def _front(tried: dict[Shape, PlanRuns]) -> list[Shape]:
     best, front = math.inf, []
-    for shape, run in sorted(
-        tried.items(), key=lambda item: (item[1].wait_s.p95, item[1].instance_hours)
-    ):
-        if not run.expired and run.completed and run.instance_hours < best:
-            best = run.instance_hours
+    figures = {shape: (found.mean(P95_WAIT_S), found.mean(HOURS)) for shape, found in tried.items()}
+    for shape in sorted(tried, key=lambda shape: figures[shape]):
+        _, hours = figures[shape]
+        if _serves_all(tried[shape]) and hours < best:
+            best = hours
             front.append(shape)
     every = max(1, math.ceil(len(front) / SHOWN))
     return front[::every]
@@ -415,8 +443,7 @@ def as_json(found: Found) -> dict[str, Any]:
         "tried": found.tried,
         "max_p95_wait_s": found.max_p95_wait_s,
         "runs": [
-            run_as_json(judged.name, judged.unseen)
-            for judged in (found.documented, found.chosen, *found.front)
+            runs_as_json(judged.unseen) for judged in (found.documented, found.chosen, *found.front)
         ],
         "chosen": found.chosen.plan.model_dump(mode="json", by_alias=True, exclude_none=True),
         "bound": {
@@ -433,31 +460,41 @@ def as_table(found: Found) -> Group:
         column.justify = "right"
     before = found.documented.unseen
     for judged in (found.documented, found.chosen, *found.front):
-        run = judged.unseen
+        runs = judged.unseen
+        part = Estimate.of(
+            [
+                run.instance_hours / other.instance_hours
+                for run, other in zip(runs.runs, before.runs, strict=True)
+            ]
+        )
         table.add_row(
             judged.name,
-            f"{run.wait_s.p95:.0f} s",
-            f"{run.wait_s.mean:.0f} s",
-            f"{run.instance_hours:.1f}",
-            f"{run.instance_hours / before.instance_hours:.2f}",
-            str(run.starts),
+            *(
+                COLUMNS[name][1].format(value_text(name, runs.mean(FIGURES[name])))
+                for name in ("p95_wait_s", "mean_wait_s", "instance_hours")
+            ),
+            f"{part.mean:.2f} ({part.low:.2f}..{part.high:.2f})",
+            value_text("starts", runs.mean(FIGURES["starts"])),
             style="bold" if judged is found.chosen else None,
             end_section=judged is found.chosen,
         )
-    bound, hours = found.bound_instance_hours, found.chosen.unseen.instance_hours
+    bound, hours = found.bound_instance_hours, found.chosen.unseen.mean(HOURS)
+    given, seeds = traffic_as_json(found.unseen), len(found.unseen)
     text = f"An estimate by simulation: {found.tried} plans were tried on the first half of the "
-    text += f"traffic, all figures are of the second half ({found.unseen.requests} requests), "
-    text += "which chose nothing. The traffic is taken to start at midnight UTC."
+    text += f"traffic; all figures are of the second half ({given['requests']:.0f} requests), "
+    text += f"which chose nothing, and means over {seeds} seeds, with the range of the hours'"
+    text += " ratio. The traffic is taken to start at midnight UTC."
     if bound:
         text += (
-            f" Whoever knew all arrivals would need {bound:.1f} GPU-hours for waits up to "
-            f"{found.max_p95_wait_s:.0f} s; the chosen plan needs {hours / bound:.1f} times that."
+            f" The lower bound (clairvoyant) for waits up to {found.max_p95_wait_s:.0f} s is "
+            f"{bound:.1f} GPU-hours; the chosen plan needs {hours / bound:.1f} times that."
         )
     lines = [_made_of(found), Text(text)]
-    if found.chosen.unseen.wait_s.p95 > found.max_p95_wait_s:
+    p95_wait_s = found.chosen.unseen.mean(P95_WAIT_S)
+    if p95_wait_s > found.max_p95_wait_s:
         lines.append(
             Text(
-                f"The chosen plan's p95 wait, {found.chosen.unseen.wait_s.p95:.0f} s, exceeds the "
+                f"The chosen plan's p95 wait, {p95_wait_s:.0f} s, exceeds the "
                 f"limit of {found.max_p95_wait_s:.0f} s on the unseen half.",
                 style="yellow",
             )
@@ -467,19 +504,22 @@ def as_table(found: Found) -> Group:
 
 def _made_of(found: Found) -> Table:
     """What the hours of the unseen half went into."""
-    parts = [field.name for field in fields(InstanceHours)]
-    table = Table(
-        "GPU-hours of", *(part.replace("_", "-") for part in parts), "detection from zero"
+    table = Table("GPU-hours, and what they were")
+    shown = (found.documented, found.chosen)
+    for judged in shown:
+        table.add_column(judged.name, justify="right")
+    for field in fields(InstanceHours):
+        hours = [
+            judged.unseen.mean(lambda run, part=field.name: getattr(run.made_of, part))
+            for judged in shown
+        ]
+        table.add_row(field.name.replace("_", "-"), *(f"{each:.1f}" for each in hours))
+    detections_s = [judged.unseen.mean(lambda run: run.detection_s) for judged in shown]
+    table.add_section()
+    table.add_row(
+        "detection from zero",
+        *("-" if math.isnan(each) else f"{each:.0f} s" for each in detections_s),
     )
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for judged in (found.documented, found.chosen):
-        run = judged.unseen
-        table.add_row(
-            judged.name,
-            *(f"{getattr(run.made_of, part):.1f}" for part in parts),
-            "-" if math.isnan(run.detection_s) else f"{run.detection_s:.0f} s",
-        )
     return table
 
 
@@ -487,14 +527,13 @@ def picture(found: Found, path: Path) -> None:
     """Wait against instance hours on the unseen half, as a PNG."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    runs = sorted((judged.unseen for judged in found.front), key=lambda run: run.wait_s.p95)
-    axes.plot(
-        [r.wait_s.p95 for r in runs], [r.instance_hours for r in runs], "o-", label="tried plans"
-    )
+
+    def place(judged: Judged) -> tuple[float, float]:
+        return judged.unseen.mean(P95_WAIT_S), judged.unseen.mean(HOURS)
+
+    axes.plot(*zip(*sorted(map(place, found.front)), strict=True), "o-", label="tried plans")
     for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
-        axes.plot(
-            judged.unseen.wait_s.p95, judged.unseen.instance_hours, marker, ms=12, label=judged.name
-        )
+        axes.plot(*place(judged), marker, ms=12, label=judged.name)
     if found.bound_instance_hours is not None:
         axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="clairvoyant bound")
     axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")

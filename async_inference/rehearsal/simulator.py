@@ -48,7 +48,7 @@ class Assumptions:
         unsettled: the reading of what AWS leaves open.
     """
 
-    setup_s: float = 340.0
+    setup_s: float = 190.0
     setup_sigma: float = 0.0
     concurrency: int = 1
     request_ttl_s: float = 21_600.0

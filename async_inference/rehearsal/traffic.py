@@ -264,6 +264,17 @@ def loaded(source: str, seed: int) -> Traffic:
     return read(Path(source)) if Path(source).is_file() else generated(source, seed)
 
 
+def loaded_for(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
+    """The traffic for each seed: a generator makes each its own, a file is the same for all.
+
+    Raises:
+        InvalidInputError: neither, or a wrong file.
+    """
+    if Path(source).is_file():
+        return (read(Path(source)),) * len(tuple(seeds))
+    return tuple(generated(source, seed) for seed in seeds)
+
+
 def _poisson(
     random: np.random.Generator,
     rate: Callable[[np.ndarray], np.ndarray | float],

@@ -1,7 +1,8 @@
 """What AWS's documentation leaves open about scaling, as parameters with stated defaults."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,30 @@ class Unsettled:
         """
         looks = self.samples_per_minute
         return tuple(60.0 * (look + 0.5) / looks for look in range(looks))
+
+
+READINGS: dict[str, tuple[Any, ...]] = {
+    "backlog_counts_inflight": (True, False),
+    "backlog_per_instance_at_zero": ("backlog", "no_data"),
+    "scale_in_ratio": (0.9, 0.97),
+    "target_tracking_from_zero": ("never", "async_page"),
+    "inflight_on_scale_in": ("requeue", "drain"),
+    "capacity_change_in_progress": ("refused", "allowed"),
+    "scale_in_takes_s": (60.0, 180.0),
+    "samples_per_minute": (1, 6),
+    "evaluation_range": ("n_plus_third", "n_plus_2"),
+    "metric_delay_s": (60.0, 90.0),
+    "setup_is_billed": (True, False),
+}
+"""What a source or an observation supports for each, the default first. 2.9 for a target of 3.0 is
+a `scale_in_ratio` of 0.97; published runs fit delays of 60-90 s; nothing is published about how
+long a scale-in takes."""
+assert set(READINGS) == {field.name for field in fields(Unsettled)}
+
+
+def other_readings(assumed: Unsettled) -> Iterator[Unsettled]:
+    """Every reading that differs from the assumed one in one point."""
+    for name, values in READINGS.items():
+        for value in values:
+            if value != getattr(assumed, name):
+                yield replace(assumed, **{name: value})

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.testing.compare import compare_images
 
 from async_inference.rehearsal import report
+from async_inference.rehearsal.comparison import FIGURES
 from async_inference.rehearsal.rehearse import Rehearsal, rehearse
 from async_inference.validation import InvalidInputError
 from tools import pictures
@@ -21,6 +22,7 @@ def rehearsed(traffic: str = "sparse", *changed: str) -> Rehearsal:
         against=["tuned"],
         changed=list(changed),
         seed=1,
+        seeds=2,
     )
 
 
@@ -40,17 +42,18 @@ def test_the_page_says_what_the_runs_say_and_why_policies_did_nothing(tmp_path):
 
     html = report.write(found, tmp_path).read_text(encoding="utf-8")
 
-    for name, run in found.runs:
-        assert f"<td>{name}</td>" in html
-        assert f"<td>{run.instance_hours:.1f}</td>" in html
-        assert f"<td>${run.cost_usd:.2f}</td>" in html
+    for runs in found.plans:
+        assert f"<td>{runs.name}</td>" in html
+        hours, usd = (runs.estimate(FIGURES[name]) for name in ("instance_hours", "cost_usd"))
+        assert f"<td>{hours.mean:.1f} ({hours.low:.1f}..{hours.high:.1f})</td>" in html
+        assert f"<td>${usd.mean:.2f} ({usd.low:.2f}..{usd.high:.2f})</td>" in html
     assert "<td>nothing to change</td>" in html
     assert "<td>metric_delay_s</td><td>60.0</td>" in html
 
 
 def test_a_policys_name_is_text_and_no_markup(tmp_path):
     found = rehearsed()
-    named = replace(found, runs=(("<script>", found.runs[0][1]),))
+    named = replace(found, plans=(replace(found.plans[0], name="<script>"),))
 
     assert "<script>" not in report.write(named, tmp_path).read_text(encoding="utf-8")
 
@@ -58,7 +61,7 @@ def test_a_policys_name_is_text_and_no_markup(tmp_path):
 def test_traffic_that_expires_altogether_still_makes_a_page(tmp_path):
     page = report.write(rehearsed("sparse", "setup_s=1000000", "request_ttl_s=60"), tmp_path)
 
-    assert "<td>nan</td>" in page.read_text(encoding="utf-8")
+    assert "<td>- s</td>" in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):

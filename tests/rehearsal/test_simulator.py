@@ -342,7 +342,7 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
 
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert set(answer) == {"traffic", "assumptions", "runs", "bound"}
+    assert set(answer) == {"traffic", "assumptions", "runs", "differences", "bound"}
     assert set(answer["traffic"]) == {"requests", "span_s", "work_s"}
     assert [run["policy"] for run in answer["runs"]] == ["dev", "aws"]
     assert set(answer["runs"][0]) == {
@@ -355,6 +355,7 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
         "cost_usd",
         "starts",
         "peak_instances",
+        "over_seeds",
     }
     assert set(answer["runs"][0]["wait_s"]) == {"mean", "p50", "p95", "p99", "max"}
     assert set(answer["bound"]) == {"age_limit_s", "instance_hours"}

@@ -42,24 +42,51 @@ EVENTS = [
 ]
 
 
-def run(policy: str, **figures: Any) -> dict[str, Any]:
-    return {
-        "policy": policy,
-        "wait_s": {"mean": 100.0, "p95": 400.0},
-        "instance_hours": 10.0,
-        "cost_usd": 9.4,
-        "starts": 5,
-        "peak_instances": 2,
-        "expired": 0,
-        **figures,
+def over_seeds(mean: float | None, spread: float = 0.0) -> dict[str, float | None]:
+    if mean is None:
+        return {"mean": None, "low": None, "high": None}
+    return {"mean": mean, "low": mean - spread, "high": mean + spread}
+
+
+def run(policy: str, **figures: dict[str, float | None]) -> dict[str, Any]:
+    own = {
+        "mean_wait_s": over_seeds(100.0),
+        "p95_wait_s": over_seeds(400.0),
+        "instance_hours": over_seeds(10.0),
+        "cost_usd": over_seeds(9.4),
+        "starts": over_seeds(5.0),
+        "interrupted": over_seeds(0.0),
+        "expired": over_seeds(0.0),
     }
+    return {"policy": policy, "over_seeds": own | figures}
 
 
-REHEARSAL = {
+BASE = "origin/main:Pulumi.dev.yaml"
+REHEARSAL: dict[str, Any] = {
     "traffic": {"requests": 500, "span_s": 604_800.0},
+    "assumptions": {"seeds": list(range(8))},
     "runs": [
-        run("dev", wait_s={"mean": 90.0, "p95": 600.0}, cost_usd=4.7, expired=3),
-        run("origin/main:Pulumi.dev.yaml"),
+        run(
+            "dev",
+            mean_wait_s=over_seeds(90.0, 30.0),
+            p95_wait_s=over_seeds(600.0),
+            cost_usd=over_seeds(4.7),
+            expired=over_seeds(3.0),
+        ),
+        run(BASE),
+    ],
+    "differences": [
+        {"policy": "dev", "against": BASE, "figure": name, "noise": name == "mean_wait_s"}
+        for name in run(BASE)["over_seeds"]
+    ],
+    "readings": [
+        {
+            "policy": "dev",
+            "figure": "p95_wait_s",
+            "low": 500.0,
+            "high": 900.0,
+            "moved_by": "samples_per_minute=6",
+        }
     ],
 }
 
@@ -83,11 +110,16 @@ def test_the_comment_tells_changes_policies_waits_and_cost():
     assert "| replace | EndpointConfiguration sdxl-config | productionVariants |" in said
     assert "| update | Endpoint sdxl-endpoint | endpointConfigName |" in said
     assert "Policies: all kept." in said
-    assert "| p95 wait | 400 s | 600 s | +50% |" in said
-    assert "| cost | $9.40 | $4.70 | -50% |" in said
-    assert "| expired requests | 0 | 3 | new |" in said
-    assert "| starts | 5 | 5 |  |" in said
-    assert "An estimate by simulation: 500 requests over 7.0 days." in said
+    assert "| p95 wait | 400 s | 600 s | +50% | 500 s to 900 s |" in said
+    assert "| cost | $9.40 | $4.70 | -50% |  |" in said
+    assert "| expired requests | 0 | 3 | new |  |" in said
+    assert "| starts | 5 | 5 |  |  |" in said
+    assert "An estimate by simulation: 500 requests over 7.0 days; means over 8 seeds" in said
+    assert "Most depends on `samples_per_minute=6`." in said
+
+
+def test_a_change_on_whose_sign_the_seeds_disagree_is_called_noise():
+    assert "| mean wait | 100 s | 90 s (60 s to 120 s) | -10% (noise) |" in body([report()])
 
 
 def test_a_broken_policy_is_told_in_its_own_words():
@@ -130,8 +162,10 @@ def test_a_preview_that_never_ran_and_a_rehearsal_that_could_not_are_told():
 
 
 def test_waits_of_a_run_that_served_nothing_are_no_numbers():
-    none = REHEARSAL | {"runs": [run("dev", wait_s={"mean": None, "p95": None}), run("main")]}
+    asleep = run("dev", mean_wait_s=over_seeds(None), p95_wait_s=over_seeds(None))
+    none = REHEARSAL | {"runs": [asleep, run(BASE)]}
 
+    assert "| p95 wait | 400 s | - | - (noise) |" not in body([report(rehearsal=none)])
     assert "| p95 wait | 400 s | - | - |" in body([report(rehearsal=none)])
 
 
@@ -231,12 +265,13 @@ def test_a_real_rehearsal_is_what_the_comment_reads(tmp_path, monkeypatch):
     from async_inference.cli import app
 
     monkeypatch.chdir(ROOT)
-    asked = ["rehearse", "--stack", "dev", "--against", "aws", "--json"]
+    asked = ["rehearse", "--stack", "dev", "--against", "aws", "--seeds", "2", "--readings"]
+    asked += ["--traffic", "sparse", "--json"]
     rehearsal = json.loads(CliRunner().invoke(app, asked).stdout)
 
     said = body([report(rehearsal=rehearsal)])
 
-    assert "| rehearsal | aws | this | change |" in said
+    assert "| rehearsal | aws | this | change | this, however AWS is read |" in said
     assert said.count("%") >= 4
 
 
