@@ -270,17 +270,18 @@ class AsyncEndpoint(pulumi.ComponentResource):
             [role.policy, logs],
             _in_turn(resumption.endpoint, guard.releases_target, words.endpoint),
         )
-        QueueScaling(
+        scaling = QueueScaling(
             name,
             QueueScalingArgs(
                 endpoint_name=endpoint.name,
                 variant_name=VARIANT_NAME,
-                instance_type=args.instance_type,
+                registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
                 tags=args.tags,
             ),
             opts=self._child,
         )
+        scaling.resource_id.apply(lambda _: guard.confirm_scaled(len(args.plan.policies)))
         self.operations_topic_arn = self._watch(name, args)
 
         self.endpoint_name = endpoint.name
