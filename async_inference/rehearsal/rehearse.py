@@ -20,6 +20,7 @@ from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
+from async_inference.scaling.waking import wakes_from_zero
 from async_inference.settings import Settings
 from async_inference.validation import InvalidInputError, problems_of
 
@@ -178,7 +179,7 @@ def as_table(rehearsal: Rehearsal) -> Group:
 
 
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
-    if not plan.wakes_from_zero(Unsettled()):
+    if not wakes_from_zero(plan, Unsettled()):
         yield "no policy leaves zero for a single request; it waits until more come, or expires"
     yield from plan.warnings()
 
