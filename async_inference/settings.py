@@ -28,6 +28,7 @@ from async_inference.groups import (
 )
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
+from async_inference.scaling.waking import detection_s, wakes_from_zero
 from async_inference.validation import InvalidInputError, StackValue, problems_of, shown
 
 PROJECT = "async-inference"
@@ -299,7 +300,7 @@ def _one_plan(settings: Settings) -> str | None:
 
 @_rule("min_capacity", "max_capacity", "scaling_preset", "scaling_plan")
 def _leaves_zero(settings: Settings) -> str | None:
-    if settings.min_capacity > settings.max_capacity or settings.plan.wakes_from_zero(Unsettled()):
+    if settings.min_capacity > settings.max_capacity or wakes_from_zero(settings.plan, Unsettled()):
         return None
     return (
         "minCapacity = 0: no policy ever leaves zero, so that requests would wait until they "
@@ -325,14 +326,14 @@ def _one_setup(settings: Settings) -> str | None:
 def _outlives_cold_start(settings: Settings) -> str | None:
     if settings.min_capacity > settings.max_capacity or settings.min_capacity > 0:
         return None
-    detection_s = settings.plan.detection_s(Unsettled())
-    if detection_s is None or settings.request_ttl_s >= detection_s + settings.usual_setup_s:
+    detected_s = detection_s(settings.plan, Unsettled())
+    if detected_s is None or settings.request_ttl_s >= detected_s + settings.usual_setup_s:
         return None
     return (
         f"requestTtlS = {settings.request_ttl_s}: a request to an idle endpoint expires before any "
-        f"instance exists (detection up to {detection_s:.0f} s + setup "
+        f"instance exists (detection up to {detected_s:.0f} s + setup "
         f"{settings.usual_setup_s:.0f} s); set it to "
-        f"{math.ceil(detection_s + settings.usual_setup_s)} or more"
+        f"{math.ceil(detected_s + settings.usual_setup_s)} or more"
     )
 
 

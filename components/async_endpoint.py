@@ -200,11 +200,13 @@ class AsyncEndpoint(pulumi.ComponentResource):
             name, Fleet(args.endpoint_name, args.instance_type, initial_instances(args.plan))
         )
 
-        self.kms_key_arn = self._key(name, args)
+        self.kms_key_arn, key_resources = self._key(name, args)
         bucket = PrivateBucket(
             name,
             PrivateBucketArgs(
+                region=args.region,
                 kms_key_arn=self.kms_key_arn,
+                outlived_by=key_resources,
                 expires_d={
                     f"{S3_PREFIX}/input/": args.retention.input_days,
                     f"{S3_PREFIX}/output/": args.retention.output_days,
@@ -270,17 +272,18 @@ class AsyncEndpoint(pulumi.ComponentResource):
             [role.policy, logs],
             _in_turn(resumption.endpoint, guard.releases_target, words.endpoint),
         )
-        QueueScaling(
+        scaling = QueueScaling(
             name,
             QueueScalingArgs(
                 endpoint_name=endpoint.name,
                 variant_name=VARIANT_NAME,
-                instance_type=args.instance_type,
+                registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
                 tags=args.tags,
             ),
             opts=self._child,
         )
+        scaling.resource_id.apply(lambda _: guard.confirm_scaled(len(args.plan.policies)))
         self.operations_topic_arn = self._watch(name, args)
 
         self.endpoint_name = endpoint.name
@@ -328,12 +331,15 @@ class AsyncEndpoint(pulumi.ComponentResource):
             }
         )
 
-    def _key(self, name: str, args: AsyncEndpointArgs) -> pulumi.Output[str] | None:
+    def _key(
+        self, name: str, args: AsyncEndpointArgs
+    ) -> tuple[pulumi.Output[str] | None, list[pulumi.Resource]]:
+        """The key's ARN, and what of it is this stack's own."""
         if args.security.encryption == "aws":
-            return None
+            return None, []
         if args.security.given_key_arn:
-            return pulumi.Output.from_input(args.security.given_key_arn)
-        return EncryptionKey(
+            return pulumi.Output.from_input(args.security.given_key_arn), []
+        key = EncryptionKey(
             name,
             EncryptionKeyArgs(
                 account_id=self._account_id,
@@ -344,7 +350,8 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 tags=args.tags,
             ),
             opts=self._child,
-        ).arn
+        )
+        return key.arn, [key]
 
     def _image_uri(self, args: AsyncEndpointArgs) -> pulumi.Output[str]:
         if args.image_uri is not None:

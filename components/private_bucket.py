@@ -1,11 +1,16 @@
 """The bucket for code, inputs, outputs and failures: private, encrypted, reached over TLS only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
 
+from components.rollback_guard import client
+
+CODE_PREFIX = "code/"
+"""Under which the program itself puts archives."""
 UPLOAD_ABANDONED_D = 7
 """Days after which the parts of an upload that was never completed go."""
 
@@ -15,15 +20,19 @@ class PrivateBucketArgs:
     """What a `PrivateBucket` needs.
 
     Args:
+        region: the bucket's region.
         kms_key_arn: encrypts the objects; None is S3's own key (SSE-S3).
+        outlived_by: what must not go before the bucket has: the key of its objects.
         expires_d: prefix to days after which its objects are deleted.
         old_versions_d: days that a replaced or deleted object can be brought back.
         force_destroy: delete the objects with the bucket; without it a bucket that holds objects
-            makes `pulumi destroy` fail.
+            other than the program's own makes `pulumi destroy` fail.
         tags: tags for the bucket.
     """
 
+    region: str
     kms_key_arn: pulumi.Input[str] | None = None
+    outlived_by: Sequence[pulumi.Resource] = ()
     expires_d: Mapping[str, int] = field(default_factory=dict)
     old_versions_d: int = 7
     force_destroy: bool = False
@@ -38,6 +47,8 @@ class PrivateBucket(pulumi.ComponentResource):
     - a bucket policy that refuses requests without TLS
     - versioning
     - a lifecycle: objects under the given prefixes expire, so do old versions and abandoned uploads
+
+    Its settings go with it only: a bucket that is kept for its objects keeps them.
     """
 
     bucket_name: pulumi.Output[str]
@@ -52,8 +63,14 @@ class PrivateBucket(pulumi.ComponentResource):
             f"{name}-bucket",
             force_destroy=args.force_destroy,
             tags=args.tags,
-            opts=child,
+            opts=pulumi.ResourceOptions.merge(
+                child,
+                pulumi.ResourceOptions(
+                    depends_on=list(args.outlived_by), hooks=_keeps_objects(name, args.region)
+                ),
+            ),
         )
+        setting = pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(deleted_with=bucket))
         public_access_block = aws.s3.BucketPublicAccessBlock(
             f"{name}-bucket-public-access",
             bucket=bucket.bucket,
@@ -61,19 +78,19 @@ class PrivateBucket(pulumi.ComponentResource):
             block_public_policy=True,
             ignore_public_acls=True,
             restrict_public_buckets=True,
-            opts=child,
+            opts=setting,
         )
         aws.s3.BucketOwnershipControls(
             f"{name}-bucket-ownership",
             bucket=bucket.bucket,
             rule={"object_ownership": "BucketOwnerEnforced"},
-            opts=child,
+            opts=setting,
         )
         aws.s3.BucketServerSideEncryptionConfiguration(
             f"{name}-bucket-encryption",
             bucket=bucket.bucket,
             rules=[_encryption_rule(args.kms_key_arn)],
-            opts=child,
+            opts=setting,
         )
         aws.s3.BucketPolicy(
             f"{name}-bucket-tls",
@@ -95,14 +112,14 @@ class PrivateBucket(pulumi.ComponentResource):
             ),
             # S3 answers 409 when both are set at the same moment.
             opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(depends_on=[public_access_block])
+                setting, pulumi.ResourceOptions(depends_on=[public_access_block])
             ),
         )
         versioning = aws.s3.BucketVersioning(
             f"{name}-bucket-versioning",
             bucket=bucket.bucket,
             versioning_configuration={"status": "Enabled"},
-            opts=child,
+            opts=setting,
         )
         aws.s3.BucketLifecycleConfiguration(
             f"{name}-bucket-lifecycle",
@@ -110,12 +127,73 @@ class PrivateBucket(pulumi.ComponentResource):
             rules=_lifecycle(args),
             # A rule for old versions needs versions (TF aws_s3_bucket_lifecycle_configuration).
             opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(depends_on=[versioning])
+                setting, pulumi.ResourceOptions(depends_on=[versioning])
             ),
         )
         self.bucket_name = bucket.bucket
         self.arn = bucket.arn
         self.register_outputs({"bucket_name": self.bucket_name, "arn": self.arn})
+
+
+class BucketHoldsObjectsError(Exception):
+    """The bucket that Pulumi was about to delete holds what requests made."""
+
+
+def _keeps_objects(name: str, region: str) -> pulumi.ResourceHookBinding:
+    """Before the bucket is deleted: what the program put there goes, what others did is kept."""
+
+    def clear(args: pulumi.ResourceHookArgs) -> None:
+        known = args.old_inputs or {}
+        # With forceDestroy the provider itself deletes every object.
+        if not known.get("forceDestroy"):
+            empty(client("s3", region), args.id)
+
+    return pulumi.ResourceHookBinding(
+        before_delete=[pulumi.ResourceHook(f"{name}-keep-objects", clear)]
+    )
+
+
+def empty(s3: Any, bucket: str) -> None:
+    """Delete the program's own objects of a bucket, and of the others what was deleted before.
+
+    Args:
+        s3: a boto3 S3 client.
+        bucket: its name.
+
+    Raises:
+        BucketHoldsObjectsError: it holds objects that the program did not put there.
+    """
+    if not s3.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"):
+        _delete_versions(s3, bucket, "")
+        return
+    _delete_versions(s3, bucket, CODE_PREFIX)
+    held = s3.list_objects_v2(Bucket=bucket, MaxKeys=1000)
+    keys = [each["Key"] for each in held.get("Contents", ())]
+    if keys:
+        number = f"{len(keys)} objects" if len(keys) < 1000 else "1000 objects or more"
+        raise BucketHoldsObjectsError(
+            f"bucket {bucket} holds {number} that requests made, such as {keys[0]}. They are kept, "
+            "with the bucket, its settings and its key. Copy what you need (`aws s3 sync "
+            f"s3://{bucket} FOLDER`), delete them (`aws s3 rm --recursive s3://{bucket}`), and run "
+            "`pulumi destroy --run-program` again. To keep them, take the stack out of Pulumi: "
+            "`pulumi stack rm --force`."
+        )
+    # Of objects that somebody deleted, versions count too.
+    _delete_versions(s3, bucket, "")
+
+
+def _delete_versions(s3: Any, bucket: str, prefix: str) -> None:
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
+    for page in pages:
+        versions = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+        if versions:
+            named = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in versions]
+            done = s3.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
+            if done.get("Errors"):
+                first = done["Errors"][0]
+                raise BucketHoldsObjectsError(
+                    f"bucket {bucket}: {first['Key']} cannot be deleted: {first['Message']}"
+                )
 
 
 def _encryption_rule(

@@ -27,16 +27,17 @@ class QueueScalingArgs:
         endpoint_name: the endpoint's name, as an output of the endpoint, so that the target is
             registered after it and deregistered before it.
         variant_name: the production variant whose instances are counted.
-        instance_type: a change registers the target anew: SageMaker refuses to update the type
-            while a target is registered (DG endpoint-scaling), so the endpoint's update
-            deregisters it, and with it its policies.
+        registered_for: the configuration that the endpoint runs. A change registers the target
+            anew: SageMaker refuses to update the instance type while a target is registered (DG
+            endpoint-scaling), so the endpoint's update deregisters it, and with it its policies and
+            schedules.
         plan: bounds, policies and schedules.
         tags: tags for target and alarms.
     """
 
     endpoint_name: pulumi.Input[str]
     variant_name: str
-    instance_type: str
+    registered_for: pulumi.Input[str]
     plan: ScalingPlan
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -51,12 +52,22 @@ class QueueScaling(pulumi.ComponentResource):
     """
 
     resource_id: pulumi.Output[str]
+    """What Application Auto Scaling calls the variant, known once all of it is in place."""
 
     def __init__(
         self, name: str, args: QueueScalingArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("async-inference:index:QueueScaling", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        # Deregistering a target deletes its policies and scheduled actions (AAS
+        # DeregisterScalableTarget), so all of them follow it. Registering is an upsert by resource
+        # id: created first, the new target would be what the deletion of the old one deregisters.
+        anew = pulumi.ResourceOptions.merge(
+            child,
+            pulumi.ResourceOptions(
+                replacement_trigger=args.registered_for, delete_before_replace=True
+            ),
+        )
         target = aws.appautoscaling.Target(
             f"{name}-target",
             service_namespace=SERVICE_NAMESPACE,
@@ -67,20 +78,18 @@ class QueueScaling(pulumi.ComponentResource):
             min_capacity=args.plan.min_capacity,
             max_capacity=args.plan.max_capacity,
             tags=args.tags,
-            # Registering is an upsert by resource id: created first, the new target would be what
-            # the deletion of the old one deregisters.
-            opts=pulumi.ResourceOptions.merge(
-                child,
-                pulumi.ResourceOptions(
-                    replacement_trigger=args.instance_type, delete_before_replace=True
-                ),
-            ),
+            opts=anew,
         )
+        # One after the other: Application Auto Scaling refuses changes of one target at the same
+        # time (ConcurrentUpdateException), and the provider does not try again (TF #17915).
+        put: list[pulumi.Resource] = [target]
         for policy in args.plan.policies:
-            self._policy(name, policy, target, args, child)
+            put.append(self._policy(name, policy, target, args, child, _after(put[-1], anew)))
         for action in args.plan.schedules:
-            self._schedule(name, action, target, child)
-        self.resource_id = target.resource_id
+            put.append(self._schedule(name, action, target, _after(put[-1], anew)))
+        self.resource_id = pulumi.Output.all(target.resource_id, *(each.urn for each in put)).apply(
+            lambda known: str(known[0])
+        )
         self.register_outputs({"resource_id": self.resource_id})
 
     def _policy(
@@ -90,7 +99,8 @@ class QueueScaling(pulumi.ComponentResource):
         target: aws.appautoscaling.Target,
         args: QueueScalingArgs,
         child: pulumi.ResourceOptions,
-    ) -> None:
+        anew: pulumi.ResourceOptions,
+    ) -> aws.appautoscaling.Policy:
         deployed = aws.appautoscaling.Policy(
             f"{name}-{slug(policy.name)}-policy",
             name=policy.name,
@@ -106,16 +116,10 @@ class QueueScaling(pulumi.ComponentResource):
             step_scaling_policy_configuration=(
                 _step_scaling(policy) if isinstance(policy, StepScalingPolicy) else None
             ),
-            # Deregistering a target deletes its policies, so they follow it.
-            opts=pulumi.ResourceOptions.merge(
-                child,
-                pulumi.ResourceOptions(
-                    replacement_trigger=args.instance_type, delete_before_replace=True
-                ),
-            ),
+            opts=anew,
         )
         if not isinstance(policy, StepScalingPolicy):
-            return
+            return deployed
         alarm = policy.alarm
         aws.cloudwatch.MetricAlarm(
             f"{name}-{slug(policy.name)}-alarm",
@@ -135,15 +139,16 @@ class QueueScaling(pulumi.ComponentResource):
             tags=args.tags,
             opts=child,
         )
+        return deployed
 
     def _schedule(
         self,
         name: str,
         action: ScheduledAction,
         target: aws.appautoscaling.Target,
-        child: pulumi.ResourceOptions,
-    ) -> None:
-        aws.appautoscaling.ScheduledAction(
+        anew: pulumi.ResourceOptions,
+    ) -> aws.appautoscaling.ScheduledAction:
+        return aws.appautoscaling.ScheduledAction(
             f"{name}-{slug(action.name)}-schedule",
             name=action.name,
             service_namespace=target.service_namespace,
@@ -155,10 +160,12 @@ class QueueScaling(pulumi.ComponentResource):
                 "min_capacity": action.min_capacity,
                 "max_capacity": action.max_capacity,
             },
-            opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(delete_before_replace=True)
-            ),
+            opts=anew,
         )
+
+
+def _after(resource: pulumi.Resource, options: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
+    return pulumi.ResourceOptions.merge(options, pulumi.ResourceOptions(depends_on=[resource]))
 
 
 def _target_tracking(

@@ -4,11 +4,13 @@ Hooks run in the program while the engine works, so they look at AWS itself; tha
 `pulumi destroy` needs `--run-program` (aws-facts.md section 3).
 """
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
+from botocore import xform_name
 
 from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
@@ -79,12 +81,98 @@ def _instance_types(variants: list[dict[str, Any]]) -> frozenset[str]:
     return frozenset(variant["InstanceType"] for variant in variants if "InstanceType" in variant)
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """All that scales a variant, as AWS describes it; what deregistering its target deletes.
+
+    Args:
+        target: the scalable target.
+        tags: its tags.
+        policies: its scaling policies.
+        schedules: its scheduled actions.
+        alarms: for the ARN of each step policy, the alarms that run it. They stay, but a policy
+            that is put again may get another ARN.
+    """
+
+    target: Mapping[str, Any]
+    tags: Mapping[str, str]
+    policies: Sequence[Mapping[str, Any]]
+    schedules: Sequence[Mapping[str, Any]]
+    alarms: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def scaled(autoscaling: Any, cloudwatch: Any, resource_id: str) -> Scaled | None:
+    """What scales a variant now, None if it is no scalable target.
+
+    Args:
+        autoscaling: a boto3 Application Auto Scaling client.
+        cloudwatch: a boto3 CloudWatch client.
+        resource_id: what Application Auto Scaling calls the variant.
+    """
+    own = {"ServiceNamespace": SERVICE_NAMESPACE, "ScalableDimension": SCALABLE_DIMENSION}
+    targets = autoscaling.describe_scalable_targets(**own, ResourceIds=[resource_id])
+    if not targets["ScalableTargets"]:
+        return None
+    (target,) = targets["ScalableTargets"]
+    arn = target.get("ScalableTargetARN")
+
+    def listed(operation: str, key: str) -> list[dict[str, Any]]:
+        pages = autoscaling.get_paginator(operation).paginate(**own, ResourceId=resource_id)
+        return [each for page in pages for each in page[key]]
+
+    policies = listed("describe_scaling_policies", "ScalingPolicies")
+    return Scaled(
+        target=target,
+        tags=autoscaling.list_tags_for_resource(ResourceARN=arn)["Tags"] if arn else {},
+        policies=policies,
+        schedules=listed("describe_scheduled_actions", "ScheduledActions"),
+        alarms={
+            arn: cloudwatch.describe_alarms(ActionPrefix=arn)["MetricAlarms"]
+            for policy in policies
+            if policy["PolicyType"] == "StepScaling"
+            for arn in [policy["PolicyARN"]]
+        },
+    )
+
+
+def scale_again(autoscaling: Any, cloudwatch: Any, released: Scaled) -> None:
+    """Register a target again, with its policies and schedules, and let its alarms run them.
+
+    Args:
+        autoscaling: a boto3 Application Auto Scaling client.
+        cloudwatch: a boto3 CloudWatch client.
+        released: what was there before the target was deregistered.
+    """
+    # The role that AWS tells is the service's own, which it takes by itself.
+    target = {key: value for key, value in released.target.items() if key != "RoleARN"}
+    target |= {"Tags": dict(released.tags)} if released.tags else {}
+    _repeat(autoscaling, "RegisterScalableTarget", target)
+    for policy in released.policies:
+        arn = _repeat(autoscaling, "PutScalingPolicy", policy)["PolicyARN"]
+        for alarm in released.alarms.get(policy["PolicyARN"], ()):
+            actions = [arn if a == policy["PolicyARN"] else a for a in alarm["AlarmActions"]]
+            _repeat(cloudwatch, "PutMetricAlarm", {**alarm, "AlarmActions": actions})
+    for schedule in released.schedules:
+        _repeat(autoscaling, "PutScheduledAction", schedule)
+
+
+def _repeat(client: Any, operation: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Call an operation with those of its parameters that AWS described."""
+    parameters = client.meta.service_model.operation_model(operation).input_shape.members
+    request = {key: value for key, value in described.items() if key in parameters}
+    return getattr(client, xform_name(operation))(**request)
+
+
 class RollbackGuard:
     """The hooks of one endpoint.
 
     SageMaker may roll an update back and the provider report success, then delete the configuration
     that is live (hashicorp/terraform-provider-aws #48997, #46663). A failing before_delete hook
     keeps it, fails the update, and is asked again by the next one.
+
+    SageMaker does not change the instance type while a target is registered (DG endpoint-scaling).
+    So the target is deregistered before, and after the update Pulumi registers it anew. If the
+    update fails, it never comes to that, so what was deregistered is registered again at once.
 
     Args:
         name: prefix of the hooks' names, unique in a program.
@@ -100,13 +188,57 @@ class RollbackGuard:
 
     def __init__(self, name: str, endpoint_name: str, variant_name: str, region: str) -> None:
         self._endpoint_name = endpoint_name
-        self._variant_name = variant_name
+        self._scaled_id = scalable_id(endpoint_name, variant_name)
         self._region = region
+        self._released_for: str | None = None
+        self._released: Scaled | None = None
         self.keeps_live = pulumi.ResourceHookBinding(
             before_delete=[pulumi.ResourceHook(f"{name}-keep-live", self._keep_live)]
         )
         self.releases_target = pulumi.ResourceHookBinding(
-            before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)]
+            before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)],
+            on_error=[pulumi.ErrorHook(f"{name}-scale-again", self._scale_again)],
+        )
+
+    def registered_for(self, running: str) -> str:
+        """What the target is registered for, after the endpoint's update: it follows a change.
+
+        Args:
+            running: the configuration that the endpoint runs, as the provider read it.
+
+        Returns:
+            The configuration; made unique where the target was deregistered for another one, which
+            the endpoint does not run: SageMaker rolled it back, or the provider sent no update.
+        """
+        if self._released_for in (None, running):
+            return running
+        return f"{running}, {uuid.uuid4()}"
+
+    def confirm_scaled(self, policies: int) -> None:
+        """Fail the deployment if it deregistered the target and that is not back.
+
+        Args:
+            policies: how many policies the target should have.
+
+        Raises:
+            pulumi.RunError: the endpoint does not scale.
+        """
+        if self._released_for is None:
+            return
+        now = scaled(*self._scaling_clients(), self._scaled_id)
+        found = 0 if now is None else len(now.policies)
+        if now is None or found < policies:
+            raise pulumi.RunError(
+                f"endpoint {self._endpoint_name} does not scale: its scalable target was "
+                "deregistered for the change of the instance type, and "
+                + ("is not back" if now is None else f"has {found} of its {policies} policies")
+                + ". Run `pulumi up --refresh`."
+            )
+
+    def _scaling_clients(self) -> tuple[Any, Any]:
+        return (
+            client("application-autoscaling", self._region),
+            client("cloudwatch", self._region),
         )
 
     def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
@@ -123,17 +255,32 @@ class RollbackGuard:
             return
         if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
             return
-        autoscaling = client("application-autoscaling", self._region)
-        try:
-            # A type cannot change while a target is registered (DG endpoint-scaling); QueueScaling
-            # registers it again after the update.
-            autoscaling.deregister_scalable_target(
-                ServiceNamespace=SERVICE_NAMESPACE,
-                ResourceId=scalable_id(self._endpoint_name, self._variant_name),
-                ScalableDimension=SCALABLE_DIMENSION,
-            )
-        except autoscaling.exceptions.ObjectNotFoundException:
+        self._released_for = asked
+        autoscaling, cloudwatch = self._scaling_clients()
+        self._released = scaled(autoscaling, cloudwatch, self._scaled_id)
+        if self._released is None:
             pulumi.log.info("no scalable target was registered")
+            return
+        autoscaling.deregister_scalable_target(
+            ServiceNamespace=SERVICE_NAMESPACE,
+            ResourceId=self._scaled_id,
+            ScalableDimension=SCALABLE_DIMENSION,
+        )
+
+    def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
+        """After a failed update; whether to try that again, which is left to the next `up`."""
+        if self._released is None or args.failed_operation != "update":
+            return False
+        autoscaling, cloudwatch = self._scaling_clients()
+        try:
+            scale_again(autoscaling, cloudwatch, self._released)
+        except autoscaling.exceptions.ClientError as error:
+            pulumi.log.error(
+                f"the update failed, and what scales {self._endpoint_name} could not be registered "
+                f"again ({error}): it keeps its instances. The next `pulumi up` that succeeds "
+                "registers it."
+            )
+        return False
 
 
 def refuse_if_live(
@@ -159,7 +306,7 @@ def refuse_if_live(
         reason = f" ({now.failure_reason})" if now.failure_reason else ""
         raise StillLiveError(
             f"endpoint {endpoint_name} still runs the {what} {found}: SageMaker rolled the last "
-            f"update back{reason}, or its creation was interrupted. It is kept. Correct the cause "
-            "and run `pulumi up` again; to destroy everything instead, first "
+            f"update back{reason}, or an update or creation failed or was interrupted. It is kept. "
+            "Correct the cause and run `pulumi up` again; to destroy everything instead, first "
             f"`aws sagemaker delete-endpoint --endpoint-name {endpoint_name}`."
         )

@@ -242,7 +242,7 @@ class QueueScaling(queue_scaling.QueueScaling):
             queue_scaling.QueueScalingArgs(
                 endpoint_name=endpoint_name,  # ty: ignore[invalid-argument-type] an Input of text
                 variant_name=variant,
-                instance_type=own.instance_type,
+                registered_for=own.instance_type,
                 plan=own.plan,
                 tags=own.tags,
             ),

@@ -164,7 +164,7 @@ def main() -> int:
             return 0
         reasons.append(f"{way.__name__}: the CLI does not run")
     print(
-        "error: no Pulumi CLI: " + "; ".join(reasons) + ". Install pulumi (version 3.200 or "
+        "error: no Pulumi CLI: " + "; ".join(reasons) + ". Install pulumi (version 3.217 or "
         "later) or Go (1.25 or later), and run the same command again.",
         file=sys.stderr,
     )

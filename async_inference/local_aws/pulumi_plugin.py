@@ -3,6 +3,7 @@
 The engine finds it on PATH as `pulumi-resource-aws` and treats it like the published provider.
 """
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -11,14 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import grpc
+import grpc.aio
 import pulumi
 from botocore.model import OperationModel
+from google.protobuf.message import Message
 from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
-from pulumi.provider.experimental.server import main as serve
+from pulumi.provider.experimental.server import ProviderServicer
 from pulumi.runtime import rpc
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 from async_inference.local_aws.clients import ACCOUNT_ID, client
 from async_inference.local_aws.constraints import check_request
@@ -110,8 +116,7 @@ class LocalAwsProvider(protocol.Provider):
         return self._known[service]
 
     def _kind(self, nested: str) -> Kind:
-        # A URN's type starts with those of its parents.
-        token = nested.rpartition("$")[2]
+        token = _token(nested)
         if token not in KINDS:
             raise RuntimeError(
                 f"the local stack has no {token}; it knows what this project registers, "
@@ -189,7 +194,7 @@ class LocalAwsProvider(protocol.Provider):
         found = await asyncio.to_thread(kind.read, aws, request.resource_id, known)
         if found is None:
             return protocol.ReadResponse(resource_id="")
-        drifted = {key: value for key, value in found.items() if not same(known.get(key), value)}
+        drifted = _drifted(known, found)
         inputs = {key: value for key, value in drifted.items() if key not in kind.computed}
         return protocol.ReadResponse(
             resource_id=request.resource_id,
@@ -248,12 +253,69 @@ class LocalAwsProvider(protocol.Provider):
     async def _state(
         self, kind: Kind, identity: str, inputs: Mapping[str, PropertyValue]
     ) -> dict[str, PropertyValue]:
-        aws = self._client(kind.service)
-        found = await asyncio.to_thread(kind.read, aws, identity, plain_map(inputs))
-        computed = {key: (found or {}).get(key) for key in kind.computed}
-        if "tagsAll" in computed:
-            computed["tagsAll"] = plain(inputs["tags"]) if "tags" in inputs else {}
-        return dict(inputs) | wrapped_map(computed)
+        """What the published provider records: the inputs, and over them what AWS says, such as the
+        configuration to which SageMaker rolled an endpoint back."""
+        aws, known = self._client(kind.service), plain_map(inputs)
+        found = await asyncio.to_thread(kind.read, aws, identity, known) or {}
+        state = dict.fromkeys(kind.computed) | _drifted(known, found)
+        if "tagsAll" in kind.computed:
+            state["tagsAll"] = known.get("tags") or {}
+        return dict(inputs) | wrapped_map(state)
+
+
+class _Servicer(ProviderServicer):
+    """Records a failed update as the published provider does: as a partial one.
+
+    Its bridge keeps what an update that failed would have made, new inputs and all, as the state of
+    a resource that is not initialized (pulumi-terraform-bridge, Update; Terraform's SDK keeps the
+    planned state). So the engine sees no difference next time, and sends an update without one.
+    """
+
+    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802 the gRPC method's name
+        update = protocol.UpdateRequest(
+            request.urn,
+            request.id,
+            PropertyValue.unmarshal_map(request.olds),
+            PropertyValue.unmarshal_map(request.news),
+            timeout=request.timeout,
+            ignore_changes=request.ignoreChanges,
+            preview=request.preview,
+        )
+        try:
+            done = await self._provider.update(update)
+        except Exception as error:
+            await context.abort_with_status(_Failed(error, self._partial(update, error)))
+            raise
+        return provider_pb2.UpdateResponse(properties=PropertyValue.marshal_map(done.properties))
+
+    def _partial(self, update: protocol.UpdateRequest, error: Exception) -> Message:
+        computed = KINDS[_token(update.type)].computed
+        kept = {key: value for key, value in update.olds.items() if key in computed}
+        return provider_pb2.ErrorResourceInitFailed(
+            id=update.resource_id,
+            properties=PropertyValue.marshal_map(kept | dict(update.news)),
+            reasons=[str(error)],
+        )
+
+
+class _Failed(grpc.Status):
+    """A failure with a detail that the engine understands."""
+
+    def __init__(self, error: Exception, detail: Message) -> None:
+        self.code, self.details = grpc.StatusCode.UNKNOWN, str(error)
+        whole = status_pb2.Status(code=self.code.value[0], message=self.details)
+        whole.details.add().Pack(detail)
+        self.trailing_metadata = (("grpc-status-details-bin", whole.SerializeToString()),)
+
+
+def _token(nested: str) -> str:
+    """A URN's type starts with those of its parents."""
+    return nested.rpartition("$")[2]
+
+
+def _drifted(known: Properties, found: Properties) -> Properties:
+    """What AWS says otherwise than what is known."""
+    return {key: value for key, value in found.items() if not same(known.get(key), value)}
 
 
 def _check(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
@@ -299,7 +361,24 @@ def _end_with_engine(engine: int) -> None:
     os._exit(0)
 
 
+async def _serve(engine: str) -> None:
+    # A request may wait while another is at work, longer than gRPC's own 30 s.
+    server = grpc.aio.server(options=[("grpc.server_max_unrequested_time_in_server", 1800)])
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(
+        _Servicer(sys.argv[1:], VERSION, LocalAwsProvider(), engine), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    # How a plugin tells the engine where it is.
+    print(port, flush=True)
+    await server.wait_for_termination()
+
+
 def main() -> None:
     """Serve the provider until the engine ends."""
     threading.Thread(target=_end_with_engine, args=(os.getppid(),), daemon=True).start()
-    serve(sys.argv[1:], VERSION, LocalAwsProvider())
+    arguments = argparse.ArgumentParser(description="Pulumi provider plugin (gRPC server)")
+    arguments.add_argument("engine", help="the engine's address")
+    with suppress(KeyboardInterrupt):
+        # The engine passes flags of its log too.
+        asyncio.run(_serve(arguments.parse_known_args()[0].engine))

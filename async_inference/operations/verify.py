@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from async_inference.operations.checks import Check
 from async_inference.operations.iam import may, refused
+from async_inference.scaling import waking
 from async_inference.scaling.plan import (
     MetricAlarm,
     ScalingPlan,
@@ -109,7 +110,7 @@ def wakes_from_zero(asked: Asked, live: Live) -> bool:
     plan = ScalingPlan(
         min_capacity=0, max_capacity=1, policies=tuple(_working_policies(asked, live))
     )
-    return plan.wakes_from_zero(Unsettled())
+    return waking.wakes_from_zero(plan, Unsettled())
 
 
 def stranded(asked: Asked, live: Live) -> bool:

@@ -35,6 +35,7 @@ from async_inference.rehearsal.simulator import Assumptions
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
+from async_inference.scaling.waking import wakes_from_zero
 from async_inference.settings import Settings
 from async_inference.validation import InvalidInputError, problems_of
 
@@ -357,7 +358,7 @@ def _readings_tables(sensitivities: Sequence[Sensitivity]) -> Iterator[Table]:
 
 
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
-    if not plan.wakes_from_zero(Unsettled()):
+    if not wakes_from_zero(plan, Unsettled()):
         yield "no policy leaves zero for a single request; it waits until more come, or expires"
     yield from plan.warnings()
 

@@ -16,18 +16,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from async_inference.scaling import schedules
-from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import StackValue
 
 MAX_STEP_ADJUSTMENTS = 20
 """Step adjustments in one policy (AAS quotas)."""
 
-SAMPLED_AT_S = 30
-"""When in a minute SageMaker's point of that minute is taken: not published; the middle reproduces
-the published detection times (aws-facts.md section 6: mean 150 s, range 151-269 s)."""
-
-ALARM_PHASE_S = 60
-"""An alarm is evaluated every minute, at a phase of its own (CW alarm evaluation)."""
+PUBLISHED_EVERY_S = 60
+"""SageMaker publishes a point of its metrics once a minute (DG async-inference-monitor)."""
 
 
 class Metric(StrEnum):
@@ -97,6 +92,8 @@ class StepAdjustment(StackValue):
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         lower, upper = self.lower_bound, self.upper_bound
+        if lower is None and upper is None:
+            raise ValueError("needs a lowerBound or an upperBound; AWS takes no step without both")
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"lowerBound {lower:g} must be below upperBound {upper:g}")
         return self
@@ -155,8 +152,30 @@ class StepScalingPolicy(StackValue):
     cooldown_s: CooldownSeconds = 300
 
     @model_validator(mode="after")
+    def _points_in_each_period(self) -> Self:
+        """Between two points the alarm would fall into INSUFFICIENT_DATA."""
+        if self.alarm.period_s < PUBLISHED_EVERY_S:
+            raise ValueError(
+                f"policy {self.name}: periodS {self.alarm.period_s} is shorter than the minute in "
+                f"which SageMaker publishes one point of {self.alarm.metric}; use a multiple of 60"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _capacity_exists(self) -> Self:
+        """An exact capacity is a number of instances (AAS StepScalingPolicyConfiguration)."""
+        for step in self.steps:
+            if self.adjustment_type == AdjustmentType.EXACT_CAPACITY and step.adjustment < 0:
+                raise ValueError(
+                    f"policy {self.name}: adjustment {step.adjustment} is no capacity; with "
+                    "ExactCapacity use 0 or more, or use ChangeInCapacity"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _steps_tile(self) -> Self:
-        """Steps neither overlap nor leave a gap (AAS StepAdjustment)."""
+        """Steps neither overlap nor leave a gap, and reach as far as a breach can (AAS user guide,
+        step adjustments)."""
         spans = sorted(
             (
                 -math.inf if step.lower_bound is None else step.lower_bound,
@@ -175,18 +194,18 @@ class StepScalingPolicy(StackValue):
                     f"policy {self.name}: no step covers {upper:g} to {lower:g}; "
                     "let one end where the next begins"
                 )
+        lowest, highest = spans[0][0], spans[-1][1]
+        if 0 < highest < math.inf:
+            raise ValueError(
+                f"policy {self.name}: no step covers {highest:g} and more; "
+                "let the highest have no upperBound"
+            )
+        if -math.inf < lowest < 0:
+            raise ValueError(
+                f"policy {self.name}: no step covers less than {lowest:g}; "
+                "let the lowest have no lowerBound"
+            )
         return self
-
-    def adds(self, breach: float) -> bool:
-        """Whether it starts an instance from zero at this much above (below) its threshold."""
-        for step in self.steps:
-            lower = -math.inf if step.lower_bound is None else step.lower_bound
-            upper = math.inf if step.upper_bound is None else step.upper_bound
-            if lower <= breach < upper:
-                # A percentage of no instances is none.
-                percent = self.adjustment_type == AdjustmentType.PERCENT_CHANGE_IN_CAPACITY
-                return step.adjustment > 0 and not percent
-        return False
 
 
 class TargetTrackingPolicy(StackValue):
@@ -262,22 +281,21 @@ class ScalingPlan(ScalingRules):
             raise ValueError(
                 f"minCapacity {self.min_capacity} exceeds maxCapacity {self.max_capacity}"
             )
+        for action in self.schedules:
+            low = self.min_capacity if action.min_capacity is None else action.min_capacity
+            high = self.max_capacity if action.max_capacity is None else action.max_capacity
+            if low > high:
+                raise ValueError(
+                    f"schedule {action.name}: "
+                    + (
+                        f"minCapacity {low} exceeds the plan's maxCapacity {high}; "
+                        "set its maxCapacity too"
+                        if action.max_capacity is None
+                        else f"maxCapacity {high} is below the plan's minCapacity {low}; "
+                        "set its minCapacity too"
+                    )
+                )
         return self
-
-    def wakes_from_zero(self, unsettled: Unsettled) -> bool:
-        """Whether a single queued request makes some policy leave zero, or nothing goes there."""
-        return self.min_capacity > 0 or bool(self._wake_periods_s(unsettled))
-
-    def detection_s(self, unsettled: Unsettled) -> float | None:
-        """Longest time from a request's arrival at an idle endpoint to the asking for an instance.
-
-        Until the sample of the minute, the rest of that minute, the alarm's other periods, the
-        delay of metrics, and the alarm's phase. None if a single request wakes nothing.
-        """
-        periods_s = self._wake_periods_s(unsettled)
-        if not periods_s:
-            return None
-        return min(periods_s) + SAMPLED_AT_S + unsettled.metric_delay_s + ALARM_PHASE_S
 
     def warnings(self) -> Iterator[str]:
         """What AWS would accept and hardly anybody wants, a sentence for each."""
@@ -291,35 +309,6 @@ class ScalingPlan(ScalingRules):
                     f"starts instances from {self.min_capacity}, for ever; use ChangeInCapacity"
                 )
         yield from _fights(steps)
-
-    def _wake_periods_s(self, unsettled: Unsettled) -> list[float]:
-        """For each alarm that one request at zero instances sets off: how long its data takes."""
-        alone: dict[Metric, float] = {
-            Metric.HAS_BACKLOG_WITHOUT_CAPACITY: 1.0,
-            Metric.BACKLOG_SIZE: 1.0,
-            # It grows until something wakes; how long that takes depends on the threshold.
-            Metric.AGE_OF_OLDEST_REQUEST: math.inf,
-        }
-        if unsettled.backlog_per_instance_at_zero == "backlog":
-            alone[Metric.BACKLOG_SIZE_PER_INSTANCE] = 1.0
-        waits_s = []
-        for policy in self.policies:
-            value = alone.get(
-                policy.alarm.metric if isinstance(policy, StepScalingPolicy) else policy.metric
-            )
-            if value is None:
-                continue
-            if isinstance(policy, TargetTrackingPolicy):
-                tracks = unsettled.target_tracking_from_zero == "async_page"
-                if tracks and value > policy.target:
-                    waits_s.append(3.0 * 60)
-                continue
-            alarm = policy.alarm
-            breach = value - alarm.threshold if value < math.inf else 0.0
-            if alarm.breached_by(value) and policy.adds(breach):
-                aged_s = alarm.threshold if value == math.inf else 0.0
-                waits_s.append(alarm.datapoints_to_alarm * alarm.period_s + aged_s)
-        return waits_s
 
 
 def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:

@@ -181,7 +181,7 @@ def test_a_registered_plan_read_back_is_the_plan(register, plan):
             QueueScalingArgs(
                 endpoint_name="echo",
                 variant_name="AllTraffic",
-                instance_type="ml.g5.xlarge",
+                registered_for="sdxl-config-1",
                 plan=plan,
             ),
         )

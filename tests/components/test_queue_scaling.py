@@ -37,7 +37,7 @@ def scaling(name: str = "demo", plan: ScalingPlan | None = None, endpoint: str =
         QueueScalingArgs(
             endpoint_name=endpoint,
             variant_name="AllTraffic",
-            instance_type="ml.g5.xlarge",
+            registered_for="sdxl-config-1",
             plan=plan or bounded(plans.DOCUMENTED),
             tags={"team": "images"},
         ),
@@ -157,12 +157,29 @@ def test_policies_wait_for_the_target(register):
     assert policy.input_dependencies["resourceId"] == {"demo-target"}
 
 
-def test_another_instance_type_registers_target_and_policies_anew(register):
-    """Deregistering the target (DG endpoint-scaling) deletes its policies with it."""
-    record = register(scaling)
+def test_policies_and_schedules_are_put_one_after_the_other(register):
+    """Changes of one target at the same time are refused (TF #17915)."""
+    nights = ScheduledAction(name="nights", schedule="rate(1 day)", max_capacity=2)
+    days = ScheduledAction(name="days", schedule="rate(1 day)", max_capacity=5)
+    rules = ScalingRules(policies=plans.DOCUMENTED.policies, schedules=(nights, days))
+    record = register(lambda: scaling(plan=bounded(rules)))
 
-    anew = [entry for entry in record.registrations if entry.type in (TARGET, POLICY)]
-    assert {entry.replacement_trigger for entry in anew} == {"ml.g5.xlarge"}
+    waits = {entry.name: entry.depends_on for entry in record.registrations}
+    assert "demo-target" in waits["demo-invocations-policy"]
+    assert "demo-invocations-policy" in waits["demo-hasbacklogwithoutcapacity-policy"]
+    assert "demo-hasbacklogwithoutcapacity-policy" in waits["demo-nights-schedule"]
+    assert "demo-nights-schedule" in waits["demo-days-schedule"]
+
+
+def test_another_configuration_registers_target_policies_and_schedules_anew(register):
+    """Deregistering the target (DG endpoint-scaling) deletes the others with it (AAS)."""
+    nights = ScheduledAction(name="nights", schedule="rate(1 day)", max_capacity=2)
+    rules = ScalingRules(policies=plans.DOCUMENTED.policies, schedules=(nights,))
+    record = register(lambda: scaling(plan=bounded(rules)))
+
+    anew = [entry for entry in record.registrations if entry.type in (TARGET, POLICY, SCHEDULE)]
+    assert len(anew) == 4
+    assert {entry.replacement_trigger for entry in anew} == {"sdxl-config-1"}
     assert all(entry.delete_before_replace for entry in anew), (
         "registering is an upsert: created first, the new target would be deleted as the old one"
     )

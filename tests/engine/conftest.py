@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from async_inference.local_aws.clients import client, isolated
+from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.journey import STATE, environment
 from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
@@ -47,6 +48,8 @@ class RecordingAws(LocalAws):
     def __init__(self, options: Options) -> None:
         self.operations: list[str] = []
         self.actions: set[str] = set()
+        self.refused: dict[str, AwsError] = {}
+        """How operations of our own services are refused."""
         super().__init__(options)
 
     def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
@@ -59,6 +62,8 @@ class RecordingAws(LocalAws):
 
     def _answer(self, service: str, api: Any, operation: str, body: bytes) -> Any:
         self.operations.append(operation)
+        if operation in self.refused:
+            raise self.refused[operation]
         return super()._answer(service, api, operation, body)
 
 

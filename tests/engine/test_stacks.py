@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.engine.conftest import changes
+from tests.engine.conftest import HANDLER, Program, ask, changes
 
 pytestmark = pytest.mark.engine
 
@@ -40,6 +40,41 @@ def test_prod_is_accepted_and_finds_no_drift(another):
     assert changes(program.preview("--refresh")) == {}
 
 
+def test_a_destroy_of_prod_keeps_only_what_requests_made_and_says_how_to_end_it(another):
+    program = another("prod")
+    program.up()
+    program.write_handler(HANDLER.replace("VERSION = 1", "VERSION = 2"))
+    program.up()
+    assert ask(program, "an image") == "2: an image"
+    (bucket,) = program.client("s3").list_buckets()["Buckets"]
+    name, s3 = bucket["Name"], program.client("s3")
+
+    destroy = ("destroy", "--yes", "--skip-preview", "--run-program", "-s", "prod")
+    said = program.pulumi(*destroy, succeeds=False)
+
+    assert f"bucket {name} holds" in said
+    assert f"aws s3 rm --recursive s3://{name}" in said
+    assert not program.client("sagemaker").list_endpoints()["Endpoints"]
+    left = [each["Key"] for each in s3.list_objects_v2(Bucket=name)["Contents"]]
+    assert left
+    assert all(key.startswith("async_sdxl/") for key in left)
+    assert s3.get_public_access_block(Bucket=name), "it is still private"
+    assert s3.get_bucket_encryption(Bucket=name)
+    assert key_state(program) == "Enabled", "the objects can be read"
+
+    for each in left:
+        s3.delete_object(Bucket=name, Key=each)
+    program.destroy()
+
+    assert not s3.list_buckets()["Buckets"]
+    assert key_state(program) == "PendingDeletion"
+
+
+def key_state(program: Program) -> str:
+    (key,) = program.client("kms").list_keys()["Keys"]
+    return program.client("kms").describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"]
+
+
 def test_everything_turned_on_is_accepted_by_what_a_deployer_may_do_and_goes(another):
     """The published provider reads more than ours, above all of buckets; the document allows for
     what its source calls."""
@@ -63,7 +98,5 @@ def test_everything_turned_on_is_accepted_by_what_a_deployer_may_do_and_goes(ano
     assert len(program.aws.actions) > 40, "they were recorded"
     assert not program.client("sagemaker").list_endpoints()["Endpoints"]
     assert not program.client("cloudwatch").describe_alarms()["MetricAlarms"]
-    (key,) = program.client("kms").list_keys()["Keys"]
-    state = program.client("kms").describe_key(KeyId=key["KeyId"])["KeyMetadata"]["KeyState"]
-    assert state == "PendingDeletion"
+    assert key_state(program) == "PendingDeletion"
     assert not program.client("budgets").describe_budgets(AccountId="123456789012")["Budgets"]

@@ -27,7 +27,7 @@ from tests.components.conftest import register
 __all__ = ["register"]  # a fixture
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT, STACK = "images", "test"
-FEATURES = {"secrets", "resourceReferences", "outputValues", "resourceHooks"}
+FEATURES = {"secrets", "resourceReferences", "outputValues", "resourceHooks", "errorHooks"}
 """What the program needs of an engine."""
 
 
@@ -48,6 +48,9 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
         return resource_pb2.SupportsFeatureResponse(hasSupport=request.id in FEATURES)
 
     def RegisterResourceHook(self, request: Any, context: Any) -> Empty:  # noqa: N802
+        return Empty()
+
+    def RegisterErrorHook(self, request: Any, context: Any) -> Empty:  # noqa: N802
         return Empty()
 
 

@@ -18,7 +18,6 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
-from async_inference.scaling.unsettled import Unsettled
 
 
 def plan(*policies, minimum: int = 0, maximum: int = 5) -> ScalingPlan:
@@ -82,11 +81,14 @@ def test_the_aws_presets_wake_up_is_2_of_2_at_1_with_300_s():
     [
         ([(0, 10), (5, None)], "steps overlap between 5 and 10"),
         ([(0, 10), (12, None)], "no step covers 10 to 12"),
-        ([(0, None), (None, None)], "steps overlap"),
+        ([(0, None), (5, None)], "steps overlap"),
         ([(10, 0)], "must be below upperBound"),
+        ([(None, None)], "needs a lowerBound or an upperBound"),
+        ([(0, 10)], "no step covers 10 and more; let the highest have no upperBound"),
+        ([(-5, 0)], "no step covers less than -5; let the lowest have no lowerBound"),
     ],
 )
-def test_steps_neither_overlap_nor_leave_gaps(bounds, sentence):
+def test_steps_neither_overlap_nor_leave_gaps_nor_end_where_a_breach_goes_on(bounds, sentence):
     with pytest.raises(ValidationError, match=sentence):
         StepScalingPolicy(
             name="steps",
@@ -96,6 +98,52 @@ def test_steps_neither_overlap_nor_leave_gaps(bounds, sentence):
                 for low, high in bounds
             ),
         )
+
+
+@pytest.mark.parametrize(
+    "bounds", [[(0, None)], [(None, 0)], [(0, 10), (10, None)], [(None, -5), (-5, 0)], [(2, None)]]
+)
+def test_steps_that_reach_as_far_as_a_breach_can_are_taken(bounds):
+    StepScalingPolicy(
+        name="steps",
+        alarm=MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1),
+        steps=tuple(
+            StepAdjustment(lower_bound=low, upper_bound=high, adjustment=1) for low, high in bounds
+        ),
+    )
+
+
+def test_an_exact_capacity_below_zero_is_refused():
+    with pytest.raises(ValidationError, match="adjustment -1 is no capacity"):
+        step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=-1)
+    step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=0)
+
+
+@pytest.mark.parametrize("period_s", [10, 20, 30])
+def test_a_policys_alarm_has_a_point_in_each_of_its_periods(period_s):
+    """SageMaker publishes one a minute; an alarm on a metric of one's own may look more often."""
+    alarm = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1, period_s=period_s)
+
+    with pytest.raises(ValidationError, match="use a multiple of 60"):
+        StepScalingPolicy(
+            name="fast", alarm=alarm, steps=(StepAdjustment(lower_bound=0, adjustment=1),)
+        )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"min_capacity": 6}, "schedule day: minCapacity 6 exceeds the plan's maxCapacity 5"),
+        ({"max_capacity": 0}, "schedule day: maxCapacity 0 is below the plan's minCapacity 1"),
+    ],
+)
+def test_a_schedules_bounds_fit_those_that_it_leaves_alone(bounds, sentence):
+    day = ScheduledAction(name="day", schedule="rate(1 day)", **bounds)
+
+    with pytest.raises(ValidationError, match=sentence):
+        ScalingPlan(min_capacity=1, max_capacity=5, schedules=(day,))
+    both = ScheduledAction(name="day", schedule="rate(1 day)", min_capacity=6, max_capacity=9)
+    ScalingPlan(min_capacity=1, max_capacity=5, schedules=(both,))
 
 
 def test_a_policy_has_at_most_20_steps():
@@ -133,43 +181,6 @@ def test_metrics_that_asynchronous_endpoints_never_publish_are_refused():
 def test_two_policies_of_one_name_are_refused():
     with pytest.raises(ValidationError, match="used twice"):
         ScalingRules(policies=(step(), step()))
-
-
-@pytest.mark.parametrize("rules", [DOCUMENTED, AWS])
-def test_the_presets_wake_for_a_single_request(rules):
-    assert plan(*rules.policies).wakes_from_zero(Unsettled())
-
-
-@pytest.mark.parametrize(
-    ("policy", "wakes"),
-    [
-        (step(threshold=1), True),
-        (step(threshold=2), False),
-        (step(metric=Metric.AGE_OF_OLDEST_REQUEST, threshold=120), True),
-        (step(adjustment=-1), False),
-        (step(kind=AdjustmentType.PERCENT_CHANGE_IN_CAPACITY, adjustment=100), False),
-        (step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=1), True),
-        (step(comparison=Comparison.LESS, threshold=1), False),
-        (TargetTrackingPolicy(name="track", target=0.5), False),
-    ],
-)
-def test_a_plan_wakes_only_if_one_request_makes_a_policy_add(policy, wakes):
-    assert plan(policy).wakes_from_zero(Unsettled()) == wakes
-
-
-def test_target_tracking_wakes_only_by_the_optimistic_reading_and_a_target_below_one():
-    tracking = plan(TargetTrackingPolicy(name="track", target=0.5))
-
-    assert tracking.wakes_from_zero(Unsettled(target_tracking_from_zero="async_page"))
-    assert not plan(*DOCUMENTED.policies[:1]).wakes_from_zero(
-        Unsettled(target_tracking_from_zero="async_page")
-    )
-
-
-def test_the_longest_detection_is_that_of_the_published_runs():
-    """Alarm 2 of 2: up to 269 s were published (aws-facts.md section 6)."""
-    assert plan(*DOCUMENTED.policies).detection_s(Unsettled()) == 210
-    assert plan(*AWS.policies).detection_s(Unsettled()) == 270
 
 
 def test_an_exact_capacity_meant_for_scale_in_is_warned_about():

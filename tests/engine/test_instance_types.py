@@ -1,0 +1,126 @@
+"""A change of the instance type that fails: the endpoint goes on scaling, or is made to again.
+
+The target is deregistered before such an update (DG endpoint-scaling), and with it its policies and
+schedules.
+"""
+
+from typing import Any
+
+import pytest
+
+from async_inference.local_aws.errors import AwsError
+from tests.engine.conftest import HANDLER, Program, changes
+
+pytestmark = pytest.mark.engine
+
+BROKEN = "raise SystemExit\n"
+OURS = {"ServiceNamespace": "sagemaker"}
+QUOTA = AwsError(
+    "ResourceLimitExceeded",
+    "The account-level service limit 'ml.g5.2xlarge for endpoint usage' is 0 Instances.",
+)
+
+
+def assert_scales(program: Program) -> None:
+    """The target, its policies, and an alarm that runs the one that wakes from zero."""
+    scaling = program.client("application-autoscaling")
+    (target,) = scaling.describe_scalable_targets(**OURS)["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 5)
+    policies = scaling.describe_scaling_policies(**OURS)["ScalingPolicies"]
+    assert {policy["PolicyType"] for policy in policies} == {"StepScaling", "TargetTrackingScaling"}
+    alarms = program.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    running = {arn for alarm in alarms for arn in alarm["AlarmActions"]}
+    assert running == {policy["PolicyARN"] for policy in policies}
+    assert len(scaling.describe_scheduled_actions(**OURS)["ScheduledActions"]) == 1
+
+
+def variant(program: Program) -> dict[str, Any]:
+    sagemaker = program.client("sagemaker")
+    live = program.endpoint()["EndpointConfigName"]
+    found = sagemaker.describe_endpoint_config(EndpointConfigName=live)
+    return found["ProductionVariants"][0]
+
+
+@pytest.fixture
+def scaled(program) -> Program:
+    program.configure(
+        scalingPreset="custom",
+        scalingPlan={
+            "policies": [
+                {"type": "TargetTrackingScaling", "name": "track", "target": 3},
+                {
+                    "type": "StepScaling",
+                    "name": "wake",
+                    "alarm": {"metric": "HasBacklogWithoutCapacity", "threshold": 0.5},
+                    "steps": [{"lowerBound": 0, "adjustment": 1}],
+                },
+            ],
+            "schedules": [{"name": "night", "schedule": "cron(0 22 * * ? *)", "maxCapacity": 5}],
+        },
+    )
+    program.up()
+    assert_scales(program)
+    return program
+
+
+def test_a_new_type_whose_handler_does_not_start_is_rolled_back_and_scales_on(scaled):
+    scaled.configure(instanceType="ml.g5.2xlarge")
+    scaled.write_handler(BROKEN)
+    assert "SageMaker rolled the last update back" in scaled.up(succeeds=False)
+    assert variant(scaled)["InstanceType"] == "ml.g4dn.2xlarge"
+    assert_scales(scaled)
+
+    scaled.write_handler(HANDLER)
+    scaled.up()
+
+    assert variant(scaled)["InstanceType"] == "ml.g5.2xlarge"
+    assert_scales(scaled)
+    assert changes(scaled.preview("--refresh")) == {}
+
+
+def test_a_rolled_back_type_that_is_put_back_scales_on(scaled):
+    scaled.configure(instanceType="ml.g5.2xlarge")
+    scaled.write_handler(BROKEN)
+    scaled.up(succeeds=False)
+
+    scaled.configure(instanceType="ml.g4dn.2xlarge")
+    scaled.write_handler(HANDLER)
+    scaled.up()
+
+    assert variant(scaled)["InstanceType"] == "ml.g4dn.2xlarge"
+    assert_scales(scaled)
+    assert changes(scaled.preview("--refresh")) == {}
+
+
+def test_a_type_without_quota_scales_on_and_so_it_does_once_the_type_is_put_back(scaled):
+    scaled.configure(instanceType="ml.g5.2xlarge")
+    scaled.aws.refused["UpdateEndpoint"] = QUOTA
+    assert "ml.g5.2xlarge for endpoint usage" in scaled.up(succeeds=False)
+    assert variant(scaled)["InstanceType"] == "ml.g4dn.2xlarge"
+    assert_scales(scaled)
+
+    scaled.aws.refused.clear()
+    scaled.configure(instanceType="ml.g4dn.2xlarge")
+    scaled.up()
+
+    assert_scales(scaled)
+    assert changes(scaled.preview("--refresh")) == {}
+
+
+def test_a_type_whose_quota_comes_later_scales_on_after_every_up(scaled):
+    """The provider keeps the failed update as state: the next `up` sends none, the next but one
+    does."""
+    scaled.configure(instanceType="ml.g5.2xlarge")
+    scaled.aws.refused["UpdateEndpoint"] = QUOTA
+    scaled.up(succeeds=False)
+    scaled.aws.refused.clear()
+    scaled.aws.operations.clear()
+
+    assert "still runs the configuration" in scaled.up(succeeds=False)
+    assert "UpdateEndpoint" not in scaled.aws.operations
+    assert_scales(scaled)
+
+    scaled.up()
+    assert variant(scaled)["InstanceType"] == "ml.g5.2xlarge"
+    assert_scales(scaled)
+    assert changes(scaled.preview("--refresh")) == {}
