@@ -10,6 +10,7 @@ from typing import Any
 
 import pulumi
 
+from components.provider_account import ProviderAccount
 from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
@@ -25,13 +26,6 @@ class Live:
     models: frozenset[str]
     instance_types: frozenset[str]
     failure_reason: str | None
-
-
-def client(service: str, region: str) -> Any:
-    """A boto3 client; AWS_ENDPOINT_URL is honoured, as by every AWS SDK."""
-    import boto3  # only a deployment needs it, and a preview should not wait for it
-
-    return boto3.client(service, region_name=region)
 
 
 def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
@@ -90,7 +84,7 @@ class RollbackGuard:
         name: prefix of the hooks' names, unique in a program.
         endpoint_name: the endpoint to look at.
         variant_name: the variant that is a scalable target.
-        region: its region.
+        account: where the provider acts.
     """
 
     keeps_live: pulumi.ResourceHookBinding
@@ -98,10 +92,12 @@ class RollbackGuard:
     releases_target: pulumi.ResourceHookBinding
     """For the endpoint."""
 
-    def __init__(self, name: str, endpoint_name: str, variant_name: str, region: str) -> None:
+    def __init__(
+        self, name: str, endpoint_name: str, variant_name: str, account: ProviderAccount
+    ) -> None:
         self._endpoint_name = endpoint_name
         self._variant_name = variant_name
-        self._region = region
+        self._account = account
         self.keeps_live = pulumi.ResourceHookBinding(
             before_delete=[pulumi.ResourceHook(f"{name}-keep-live", self._keep_live)]
         )
@@ -109,21 +105,21 @@ class RollbackGuard:
             before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)]
         )
 
-    def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
-        now = live(client("sagemaker", self._region), self._endpoint_name)
+    async def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
+        now = live(await self._account.client("sagemaker"), self._endpoint_name)
         outputs = args.old_outputs or {}
         if now is not None:
             refuse_if_live(now, self._endpoint_name, args.type, outputs)
 
-    def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
-        sagemaker = client("sagemaker", self._region)
+    async def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
+        sagemaker = await self._account.client("sagemaker")
         now = live(sagemaker, self._endpoint_name)
         asked = (args.new_inputs or {}).get("endpointConfigName")
         if now is None or asked is None:
             return
         if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
             return
-        autoscaling = client("application-autoscaling", self._region)
+        autoscaling = await self._account.client("application-autoscaling")
         try:
             # A type cannot change while a target is registered (DG endpoint-scaling); QueueScaling
             # registers it again after the update.

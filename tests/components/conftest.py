@@ -87,6 +87,7 @@ class _Answers(mocks.Mocks):
         return {
             "aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT_ID},
             "aws:index/getPartition:getPartition": {"partition": "aws"},
+            "aws:index/getRegion:getRegion": {"region": "us-east-1"},
             "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage": {
                 "registryPath": f"{IMAGE}:{args.args.get('imageTag', '1')}"
             },
