@@ -541,11 +541,24 @@ def from_stack_text(text: str, *, stack: str, origin: str) -> Settings:
     return load(config, stack=stack)
 
 
-def from_pulumi() -> Settings:
-    """The settings of the stack that Pulumi is running now."""
+def provider_values(values: Mapping[str, object]) -> dict[str, object]:
+    """The AWS provider's part of a stack's config, by its keys without `aws:`."""
+    return {
+        key.removeprefix("aws:"): value for key, value in values.items() if key.startswith("aws:")
+    }
+
+
+def pulumi_values() -> dict[str, Any]:
+    """The config of the stack that Pulumi is running now, by fully qualified keys."""
     # Here, since the rehearsal reads stack files without loading Pulumi.
-    import pulumi
     from pulumi.runtime import config
 
     # pulumi.Config cannot list its keys, and unknown keys must be refused.
-    return load({**config.get_config_env(), **config.CONFIG.get()}, stack=pulumi.get_stack())
+    return {**config.get_config_env(), **config.CONFIG.get()}
+
+
+def from_pulumi() -> Settings:
+    """The settings of the stack that Pulumi is running now."""
+    import pulumi
+
+    return load(pulumi_values(), stack=pulumi.get_stack())

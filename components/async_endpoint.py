@@ -1,9 +1,10 @@
 """A SageMaker asynchronous endpoint with its model, role, bucket, scaling and alarms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -19,6 +20,7 @@ from components.notifications import Notifications, NotificationsArgs
 from components.observability import EndpointWatch, EndpointWatchArgs
 from components.preview import Fleet, PreviewWords
 from components.private_bucket import PrivateBucket, PrivateBucketArgs
+from components.provider_account import ProviderAccount
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.resumption import Resumption, clears_log_group
 from components.rollback_guard import RollbackGuard
@@ -59,6 +61,9 @@ class AsyncEndpointArgs:
         updates: how an update shifts traffic, and what rolls it back.
         force_destroy_bucket: delete the bucket's objects with it.
         tags: tags for every resource that takes them, beside `endpoint`, the endpoint's name.
+        provider_config: what an explicit provider of this component was given, by the keys of
+            `aws:` config (`profile`, `assumeRoles`): its hooks look at AWS themselves, and refuse
+            to where they would reach another account. None is the stack's own `aws:` config.
     """
 
     endpoint_name: str
@@ -85,6 +90,7 @@ class AsyncEndpointArgs:
     updates: Updates = field(default_factory=Updates)
     force_destroy_bucket: bool = False
     tags: dict[str, str] = field(default_factory=dict)
+    provider_config: Mapping[str, Any] | None = None
 
 
 def model_server_environment(
@@ -191,11 +197,11 @@ class AsyncEndpoint(pulumi.ComponentResource):
         super().__init__("async-inference:index:AsyncEndpoint", name, None, opts)
         args = replace(args, tags={**args.tags, ENDPOINT_TAG: args.endpoint_name})
         self._child = pulumi.ResourceOptions(parent=self)
-        lookup = pulumi.InvokeOutputOptions(parent=self)
-        self._account_id = aws.get_caller_identity_output(opts=lookup).account_id
-        self._partition = aws.get_partition_output(opts=lookup).partition
-        guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, args.region)
-        resumption = Resumption(name, args.endpoint_name, VARIANT_NAME, args.region)
+        self._account = account = ProviderAccount(
+            args.region, args.provider_config, pulumi.InvokeOutputOptions(parent=self)
+        )
+        guard = RollbackGuard(name, args.endpoint_name, VARIANT_NAME, account)
+        resumption = Resumption(name, args.endpoint_name, VARIANT_NAME, account)
         words = PreviewWords(
             name, Fleet(args.endpoint_name, args.instance_type, initial_instances(args.plan))
         )
@@ -204,7 +210,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         bucket = PrivateBucket(
             name,
             PrivateBucketArgs(
-                region=args.region,
+                account=account,
                 kms_key_arn=self.kms_key_arn,
                 outlived_by=key_resources,
                 expires_d={
@@ -254,7 +260,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             kms_key_id=self.kms_key_arn,
             tags=args.tags,
             opts=pulumi.ResourceOptions.merge(
-                self._child, pulumi.ResourceOptions(hooks=clears_log_group(name, args.region))
+                self._child, pulumi.ResourceOptions(hooks=clears_log_group(name, account))
             ),
         )
         model = self._model(name, args, source, role, image_uri, guard)
@@ -292,7 +298,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         self.role_arn = role.arn
         self.scaling = summary(args.plan)
         self.deployer_policy = pulumi.Output.json_dumps(
-            pulumi.Output.all(self._account_id, self._partition).apply(
+            pulumi.Output.all(account.id, account.partition).apply(
                 lambda known: deployer_policy(
                     name=name,
                     endpoint_name=args.endpoint_name,
@@ -306,7 +312,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         self.invoker_policy = pulumi.Output.json_dumps(
             pulumi.Output.all(
                 endpoint_arn=self.endpoint_arn,
-                partition=self._partition,
+                partition=account.partition,
                 writable=[self.input_path],
                 readable=[self.output_path, self.failure_path],
                 kms_key_arn=self.kms_key_arn,
@@ -342,8 +348,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         key = EncryptionKey(
             name,
             EncryptionKeyArgs(
-                account_id=self._account_id,
-                partition=self._partition,
+                account=self._account,
                 region=args.region,
                 log_group=log_group_name(args.endpoint_name),
                 alias=args.endpoint_name,
@@ -379,8 +384,8 @@ class AsyncEndpoint(pulumi.ComponentResource):
         return ExecutionRole(
             name,
             ExecutionRoleArgs(
-                account_id=self._account_id,
-                partition=self._partition,
+                account_id=self._account.id,
+                partition=self._account.partition,
                 region=args.region,
                 endpoint_name=args.endpoint_name,
                 image_uri=image_uri,
@@ -534,7 +539,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             name,
             EndpointWatchArgs(
                 settings=args.observability,
-                account_id=self._account_id,
+                account_id=self._account.id,
                 region=args.region,
                 endpoint_name=args.endpoint_name,
                 variant_name=VARIANT_NAME,

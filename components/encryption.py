@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from components.provider_account import ProviderAccount
 from components.resumption import clears_alias
 
 DELETION_WINDOW_D = 30
@@ -17,16 +18,14 @@ class EncryptionKeyArgs:
     """What an `EncryptionKey` is for.
 
     Args:
-        account_id: the account whose IAM policies govern the key.
-        partition: `aws`, `aws-cn` or `aws-us-gov`.
+        account: where the provider acts, whose IAM policies govern the key.
         region: the key's region.
         log_group: name of the log group that CloudWatch Logs encrypts with it.
         alias: the key's name in the console, without `alias/`.
         tags: tags for the key.
     """
 
-    account_id: pulumi.Input[str]
-    partition: pulumi.Input[str]
+    account: ProviderAccount
     region: str
     log_group: str
     alias: str
@@ -109,7 +108,7 @@ class EncryptionKey(pulumi.ComponentResource):
             deletion_window_in_days=DELETION_WINDOW_D,
             enable_key_rotation=True,
             policy=pulumi.Output.json_dumps(
-                pulumi.Output.all(args.account_id, args.partition).apply(
+                pulumi.Output.all(args.account.id, args.account.partition).apply(
                     lambda known: key_policy(
                         account_id=known[0],
                         partition=known[1],
@@ -126,7 +125,7 @@ class EncryptionKey(pulumi.ComponentResource):
             name=f"alias/{args.alias}",
             target_key_id=key.id,
             opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(hooks=clears_alias(name, args.region))
+                child, pulumi.ResourceOptions(hooks=clears_alias(name, args.account))
             ),
         )
         self.arn = key.arn

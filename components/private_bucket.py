@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from components.rollback_guard import client
+from components.provider_account import ProviderAccount
 
 CODE_PREFIX = "code/"
 """Under which the program itself puts archives."""
@@ -20,7 +20,7 @@ class PrivateBucketArgs:
     """What a `PrivateBucket` needs.
 
     Args:
-        region: the bucket's region.
+        account: where the provider acts.
         kms_key_arn: encrypts the objects; None is S3's own key (SSE-S3).
         outlived_by: what must not go before the bucket has: the key of its objects.
         expires_d: prefix to days after which its objects are deleted.
@@ -30,7 +30,7 @@ class PrivateBucketArgs:
         tags: tags for the bucket.
     """
 
-    region: str
+    account: ProviderAccount
     kms_key_arn: pulumi.Input[str] | None = None
     outlived_by: Sequence[pulumi.Resource] = ()
     expires_d: Mapping[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class PrivateBucket(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions.merge(
                 child,
                 pulumi.ResourceOptions(
-                    depends_on=list(args.outlived_by), hooks=_keeps_objects(name, args.region)
+                    depends_on=list(args.outlived_by), hooks=_keeps_objects(name, args.account)
                 ),
             ),
         )
@@ -139,14 +139,14 @@ class BucketHoldsObjectsError(Exception):
     """The bucket that Pulumi was about to delete holds what requests made."""
 
 
-def _keeps_objects(name: str, region: str) -> pulumi.ResourceHookBinding:
+def _keeps_objects(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
     """Before the bucket is deleted: what the program put there goes, what others did is kept."""
 
-    def clear(args: pulumi.ResourceHookArgs) -> None:
+    async def clear(args: pulumi.ResourceHookArgs) -> None:
         known = args.old_inputs or {}
         # With forceDestroy the provider itself deletes every object.
         if not known.get("forceDestroy"):
-            empty(client("s3", region), args.id)
+            empty(await account.client("s3"), args.id)
 
     return pulumi.ResourceHookBinding(
         before_delete=[pulumi.ResourceHook(f"{name}-keep-objects", clear)]

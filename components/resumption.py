@@ -15,8 +15,9 @@ from typing import Any
 
 import pulumi
 
+from components.provider_account import ProviderAccount
 from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
-from components.rollback_guard import client, configured_variants, described
+from components.rollback_guard import configured_variants, described
 
 IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
 """States in which SageMaker refuses to update or delete (API reference, EndpointSummary)."""
@@ -76,16 +77,16 @@ def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str) -
         )
 
 
-def clears_log_group(name: str, region: str) -> pulumi.ResourceHookBinding:
+def clears_log_group(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
     """Before a log group is created: an empty one of its name is deleted.
 
     Args:
         name: prefix of the hook's name, unique in a program.
-        region: the group's region.
+        account: where the provider acts.
     """
 
-    def clear(args: pulumi.ResourceHookArgs) -> None:
-        logs, group = client("logs", region), (args.new_inputs or {})["name"]
+    async def clear(args: pulumi.ResourceHookArgs) -> None:
+        logs, group = await account.client("logs"), (args.new_inputs or {})["name"]
         try:
             streams = logs.describe_log_streams(logGroupName=group, limit=1)["logStreams"]
         except logs.exceptions.ResourceNotFoundException:
@@ -103,16 +104,16 @@ def clears_log_group(name: str, region: str) -> pulumi.ResourceHookBinding:
     )
 
 
-def clears_alias(name: str, region: str) -> pulumi.ResourceHookBinding:
+def clears_alias(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
     """Before an alias is created: one of its name and for the same key is deleted.
 
     Args:
         name: prefix of the hook's name, unique in a program.
-        region: the key's region.
+        account: where the provider acts.
     """
 
-    def clear(args: pulumi.ResourceHookArgs) -> None:
-        kms, asked = client("kms", region), args.new_inputs or {}
+    async def clear(args: pulumi.ResourceHookArgs) -> None:
+        kms, asked = await account.client("kms"), args.new_inputs or {}
         for page in kms.get_paginator("list_aliases").paginate():
             for alias in page["Aliases"]:
                 same = alias["AliasName"] == asked["name"]
@@ -136,16 +137,18 @@ class Resumption:
         name: prefix of the hooks' names, unique in a program.
         endpoint_name: the endpoint.
         variant_name: the variant that is a scalable target.
-        region: its region.
+        account: where the provider acts.
     """
 
     endpoint: pulumi.ResourceHookBinding
     configuration: pulumi.ResourceHookBinding
 
-    def __init__(self, name: str, endpoint_name: str, variant_name: str, region: str) -> None:
+    def __init__(
+        self, name: str, endpoint_name: str, variant_name: str, account: ProviderAccount
+    ) -> None:
         self._endpoint_name = endpoint_name
         self._variant_name = variant_name
-        self._region = region
+        self._account = account
         settle = pulumi.ResourceHook(f"{name}-settle", self._settle)
         self.endpoint = pulumi.ResourceHookBinding(
             before_create=[pulumi.ResourceHook(f"{name}-clear-name", self._clear_name)],
@@ -157,10 +160,10 @@ class Resumption:
         )
 
     async def _settle(self, args: pulumi.ResourceHookArgs) -> None:
-        await self._settled(client("sagemaker", self._region))
+        await self._settled(await self._account.client("sagemaker"))
 
     async def _clear_name(self, args: pulumi.ResourceHookArgs) -> None:
-        sagemaker = client("sagemaker", self._region)
+        sagemaker = await self._account.client("sagemaker")
         endpoint = described(sagemaker, self._endpoint_name)
         if endpoint is None:
             return
@@ -168,11 +171,12 @@ class Resumption:
             await self._settled(sagemaker)
             return
         own_role = _role(sagemaker, (args.new_inputs or {})["endpointConfigName"])
-        refuse_unless_stranded(self._namesake(sagemaker, endpoint), self._endpoint_name, own_role)
+        namesake = await self._namesake(sagemaker, endpoint)
+        refuse_unless_stranded(namesake, self._endpoint_name, own_role)
         await self._remove(sagemaker)
 
     async def _clear_creation(self, args: pulumi.ResourceHookArgs) -> None:
-        sagemaker = client("sagemaker", self._region)
+        sagemaker = await self._account.client("sagemaker")
         endpoint = described(sagemaker, self._endpoint_name)
         if (
             endpoint is not None
@@ -190,13 +194,14 @@ class Resumption:
             sagemaker.delete_endpoint(EndpointName=self._endpoint_name)
             await self._settled(sagemaker)
 
-    def _namesake(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> Namesake:
+    async def _namesake(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> Namesake:
         try:
             role = _role(sagemaker, endpoint["EndpointConfigName"])
         except sagemaker.exceptions.ClientError:
             # Its configuration or model is gone, or not this stack's to look at.
             role = None
-        targets = client("application-autoscaling", self._region).describe_scalable_targets(
+        scaling = await self._account.client("application-autoscaling")
+        targets = scaling.describe_scalable_targets(
             ServiceNamespace=SERVICE_NAMESPACE,
             ResourceIds=[scalable_id(self._endpoint_name, self._variant_name)],
             ScalableDimension=SCALABLE_DIMENSION,

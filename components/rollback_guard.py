@@ -12,6 +12,7 @@ from typing import Any
 import pulumi
 from botocore import xform_name
 
+from components.provider_account import ProviderAccount
 from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
@@ -27,13 +28,6 @@ class Live:
     models: frozenset[str]
     instance_types: frozenset[str]
     failure_reason: str | None
-
-
-def client(service: str, region: str) -> Any:
-    """A boto3 client; AWS_ENDPOINT_URL is honoured, as by every AWS SDK."""
-    import boto3  # only a deployment needs it, and a preview should not wait for it
-
-    return boto3.client(service, region_name=region)
 
 
 def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
@@ -178,7 +172,7 @@ class RollbackGuard:
         name: prefix of the hooks' names, unique in a program.
         endpoint_name: the endpoint to look at.
         variant_name: the variant that is a scalable target.
-        region: its region.
+        account: where the provider acts.
     """
 
     keeps_live: pulumi.ResourceHookBinding
@@ -186,10 +180,12 @@ class RollbackGuard:
     releases_target: pulumi.ResourceHookBinding
     """For the endpoint."""
 
-    def __init__(self, name: str, endpoint_name: str, variant_name: str, region: str) -> None:
+    def __init__(
+        self, name: str, endpoint_name: str, variant_name: str, account: ProviderAccount
+    ) -> None:
         self._endpoint_name = endpoint_name
         self._scaled_id = scalable_id(endpoint_name, variant_name)
-        self._region = region
+        self._account = account
         self._released_for: str | None = None
         self._released: Scaled | None = None
         self.keeps_live = pulumi.ResourceHookBinding(
@@ -214,7 +210,7 @@ class RollbackGuard:
             return running
         return f"{running}, {uuid.uuid4()}"
 
-    def confirm_scaled(self, policies: int) -> None:
+    async def confirm_scaled(self, policies: int) -> None:
         """Fail the deployment if it deregistered the target and that is not back.
 
         Args:
@@ -225,7 +221,7 @@ class RollbackGuard:
         """
         if self._released_for is None:
             return
-        now = scaled(*self._scaling_clients(), self._scaled_id)
+        now = scaled(*await self._scaling_clients(), self._scaled_id)
         found = 0 if now is None else len(now.policies)
         if now is None or found < policies:
             raise pulumi.RunError(
@@ -235,20 +231,20 @@ class RollbackGuard:
                 + ". Run `pulumi up --refresh`."
             )
 
-    def _scaling_clients(self) -> tuple[Any, Any]:
+    async def _scaling_clients(self) -> tuple[Any, Any]:
         return (
-            client("application-autoscaling", self._region),
-            client("cloudwatch", self._region),
+            await self._account.client("application-autoscaling"),
+            await self._account.client("cloudwatch"),
         )
 
-    def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
-        now = live(client("sagemaker", self._region), self._endpoint_name)
+    async def _keep_live(self, args: pulumi.ResourceHookArgs) -> None:
+        now = live(await self._account.client("sagemaker"), self._endpoint_name)
         outputs = args.old_outputs or {}
         if now is not None:
             refuse_if_live(now, self._endpoint_name, args.type, outputs)
 
-    def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
-        sagemaker = client("sagemaker", self._region)
+    async def _release_target(self, args: pulumi.ResourceHookArgs) -> None:
+        sagemaker = await self._account.client("sagemaker")
         now = live(sagemaker, self._endpoint_name)
         asked = (args.new_inputs or {}).get("endpointConfigName")
         if now is None or asked is None:
@@ -256,7 +252,7 @@ class RollbackGuard:
         if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
             return
         self._released_for = asked
-        autoscaling, cloudwatch = self._scaling_clients()
+        autoscaling, cloudwatch = await self._scaling_clients()
         self._released = scaled(autoscaling, cloudwatch, self._scaled_id)
         if self._released is None:
             pulumi.log.info("no scalable target was registered")
@@ -267,11 +263,11 @@ class RollbackGuard:
             ScalableDimension=SCALABLE_DIMENSION,
         )
 
-    def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
+    async def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
         """After a failed update; whether to try that again, which is left to the next `up`."""
         if self._released is None or args.failed_operation != "update":
             return False
-        autoscaling, cloudwatch = self._scaling_clients()
+        autoscaling, cloudwatch = await self._scaling_clients()
         try:
             scale_again(autoscaling, cloudwatch, self._released)
         except autoscaling.exceptions.ClientError as error:

@@ -182,6 +182,8 @@ class AsyncEndpointArgs(TypedDict):
     updates: NotRequired[Updates]
     force_destroy_bucket: NotRequired[bool]
     tags: NotRequired[dict[str, str]]
+    provider_config: NotRequired[dict[str, Any]]
+    """Of an explicit provider, by the keys of aws: config, for the hooks; without it the stack's"""
 
 
 class QueueScalingArgs(TypedDict):
@@ -220,7 +222,7 @@ class AsyncEndpoint(async_endpoint.AsyncEndpoint):
         endpoint_name, region = str(given.pop("endpoint_name")), str(given.pop("region"))
         late = {
             key: given.pop(key)
-            for key in ("image_uri", "output_path", "failure_path")
+            for key in ("image_uri", "output_path", "failure_path", "provider_config")
             if key in given
         }
         wanted = endpoint_args(checked(given, region), endpoint_name=endpoint_name, **late)

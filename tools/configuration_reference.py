@@ -34,6 +34,14 @@ Beside the limits in the tables below, these are checked:
   limits.
 - `imageUri` and `security.encryption`: an image or a key of another region than the stack's.
 
+Where the AWS provider acts, its own configuration says: `aws:profile`, `aws:assumeRoles`,
+`aws:accessKey`, `aws:sharedConfigFiles` (one), `aws:endpoints` and so on, in the stack's config
+before this shell's variables. Commands that take `--stack` act there too, and so do the hooks. They
+compare accounts and regions before they look at anything: where they would reach another account
+than the provider, or none, they refuse, and nothing is deleted. `aws:noProxy` and
+`aws:ec2MetadataServiceEndpoint` are obeyed by the provider alone; commands and hooks read the
+variables of the same purpose.
+
 """
 LIMITS = {
     "minimum": "at least {}",

@@ -140,6 +140,10 @@ def batch(
 
 def resume(
     output: Annotated[Path, typer.Argument(help="Folder of a batch, with its ledger.")],
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Whose credentials to take, as when it began; else the shell's."),
+    ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
     deadline_s: DeadlineOption = None,
@@ -153,7 +157,7 @@ def resume(
     with _opened(output, None, None) as ledger:
         if retry_failed:
             ledger.ask_again()
-        target = target_of(ledger.endpoint, None, ledger.aws)
+        target = target_of(ledger.endpoint, stack, ledger.aws)
         ids = list(ledger.entries)
         _work(
             target,
@@ -208,7 +212,8 @@ def _work(
     """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
     from async_inference.client.errors import InferenceError
 
-    again = shlex.join(["async-inference", "resume", str(ledger.folder)])
+    named = ["--stack", target.settings.stack] if target.settings else []
+    again = shlex.join(["async-inference", "resume", str(ledger.folder), *named])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
     trouble: str | None = None
     code = 0

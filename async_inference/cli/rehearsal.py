@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from async_inference.cli.options import ChangedOption, JsonOption, TrafficOption
+from async_inference.cli.options import ChangedOption, JsonOption, StackOption, TrafficOption
+from async_inference.cli.target import target_of
 from async_inference.validation import InvalidInputError
 
 
@@ -141,7 +142,10 @@ def tune(
 
 
 def history(
-    endpoint: Annotated[str, typer.Argument(help="The endpoint's name.")],
+    endpoint: Annotated[
+        str | None, typer.Argument(help="The endpoint's name, instead of a stack's.")
+    ] = None,
+    stack: StackOption = None,
     variant: Annotated[str, typer.Option(help="Its production variant.")] = "AllTraffic",
     days: Annotated[
         float, typer.Option(help="How far back; CloudWatch keeps 15.", min=0.01, max=15)
@@ -150,11 +154,10 @@ def history(
 ) -> None:
     """Read a live endpoint's past traffic from CloudWatch, to rehearse and to tune with.
 
-    Takes credentials, region and AWS_ENDPOINT_URL from where every AWS tool takes them.
+    With --stack it reads where that stack's provider acts, else where the shell's credentials do.
 
-    For example: async-inference history async-sdxl-prod --days 7 --output mine.csv
+    For example: async-inference history --stack prod --days 7 --output mine.csv
     """
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     from async_inference.rehearsal import history as histories
@@ -162,11 +165,11 @@ def history(
 
     if not output.parent.is_dir():
         raise InvalidInputError([f"--output: there is no folder {output.parent}; make it first"])
+    target = target_of(endpoint, stack)
     try:
         with Console(stderr=True).status("reading CloudWatch"):
-            minutes = histories.fetched(
-                boto3.client("cloudwatch"), endpoint, variant, timedelta(days=days)
-            )
+            cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
+            minutes = histories.fetched(cloudwatch, target.endpoint, variant, timedelta(days=days))
     except (BotoCoreError, ClientError) as error:
         raise InvalidInputError([f"CloudWatch: {error}"]) from error
     found = histories.reconstructed(minutes)

@@ -49,10 +49,16 @@ class Target:
 
 
 def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = None) -> Target:
-    """Where to send; `begun_at` is the `aws` of the target that a ledger was begun with."""
+    """Where to send, and with whose credentials: a stack's as its provider's, else the shell's.
+
+    Args:
+        endpoint: its name, None for the stack's.
+        stack: its name, None for local while the embedded AWS runs.
+        begun_at: the `aws` of the target that a ledger was begun with.
+    """
     import boto3
 
-    from async_inference import settings
+    from async_inference import provider, settings
     from async_inference.local_aws import clients, daemon
 
     aws = daemon.running(daemon.AWS_FOLDER)
@@ -70,11 +76,16 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
         raise InvalidInputError(
             ["which endpoint? Name --stack or --endpoint, or start the local stack with make up"]
         )
-    own = None if stack is None else settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    file = Path(f"Pulumi.{stack}.yaml")
+    own = None if stack is None else settings.from_stack_file(file)
     name = endpoint or (own.endpoint_name if own else "")
     if aws is not None and local:
         return Target(name, LOCAL_STACK, clients.session(), aws.url, aws.minute_s, own)
-    session = boto3.Session(region_name=own.region if own else begun_at)
+    session = (
+        provider.session(provider.of_stack(file), begun_at or own.region)
+        if own
+        else boto3.Session(region_name=begun_at)
+    )
     if session.region_name is None:
         raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
     return Target(name, session.region_name, session, None, 60.0, own)
@@ -100,13 +111,12 @@ class Reached:
 
 
 def reached_by(stack: str, region: str) -> Reached:
-    """How to read a stack: the local one is found where `make up` put it.
+    """How to read a stack, where its provider acts; the local one is where `make up` put it.
 
     Raises:
         InvalidInputError: stack local, and neither `make up` nor the environment gives an AWS.
     """
-    import boto3
-
+    from async_inference import provider
     from async_inference.local_aws import clients, daemon
 
     if stack == LOCAL_STACK:
@@ -119,7 +129,8 @@ def reached_by(stack: str, region: str) -> Reached:
             return Reached(clients.session(region), aws.url, clients.isolated(variables))
         if "AWS_ENDPOINT_URL" not in os.environ:
             raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
-    return Reached(boto3.Session(region_name=region), None, os.environ)
+    values = provider.of_stack(Path(f"Pulumi.{stack}.yaml"))
+    return Reached(provider.session(values, region), None, os.environ)
 
 
 def _runs(url: str, endpoint: str) -> bool:

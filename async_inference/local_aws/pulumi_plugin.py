@@ -227,6 +227,8 @@ class LocalAwsProvider(protocol.Provider):
                 answer = {"accountId": ACCOUNT_ID, "id": ACCOUNT_ID}
             case "aws:index/getPartition:getPartition":
                 answer = {"partition": "aws", "dnsSuffix": "amazonaws.com", "id": "aws"}
+            case "aws:index/getRegion:getRegion":
+                answer = {"region": self._region, "name": self._region, "id": self._region}
             case "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage":
                 answer = self._prebuilt_image(arguments)
             case token:

@@ -1,16 +1,13 @@
-"""Reads what `verify` compares: Pulumi's state, and what AWS says runs.
-
-A session's credentials come from where every AWS SDK takes them, and AWS_ENDPOINT_URL is honoured.
-"""
+"""Reads what `verify` compares: Pulumi's state, and what AWS says runs."""
 
 import json
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from async_inference.operations.verify import Asked, Live, bucket_names, topic_arns
+from async_inference.provider import pulumi_says
 from async_inference.settings import Settings
 from async_inference.validation import InvalidInputError
 
@@ -33,20 +30,7 @@ def exported(stack: str, environment: Mapping[str, str] | None = None) -> dict[s
     Raises:
         InvalidInputError: the CLI is missing, or knows no such stack.
     """
-    command = ["pulumi", "stack", "export", "--stack", stack, "--non-interactive"]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise InvalidInputError(
-            [
-                "pulumi: is not on PATH; install the Pulumi CLI, or make install and "
-                "export PATH=.local/bin:$PATH"
-            ]
-        ) from error
-    if done.returncode:
-        said = " ".join(done.stderr.split()).removeprefix("error: ")
-        raise InvalidInputError([f"pulumi stack export --stack {stack}: {said}"])
-    return json.loads(done.stdout)
+    return json.loads(pulumi_says("stack", "export", "--stack", stack, environment=environment))
 
 
 def asked(settings: Settings, state: Mapping[str, Any]) -> Asked:

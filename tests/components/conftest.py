@@ -14,9 +14,20 @@ from pulumi.runtime.config import set_all_config
 
 from components import model_source
 from components.packages import Target, requirements
+from components.provider_account import ProviderAccount
 
 ACCOUNT_ID = "123456789012"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference"
+
+
+class Reached(ProviderAccount):
+    """An account in which one object is every service."""
+
+    def __init__(self, aws: Any) -> None:
+        self.aws = aws
+
+    async def client(self, service: str) -> Any:
+        return self.aws
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class _Answers(mocks.Mocks):
         return {
             "aws:index/getCallerIdentity:getCallerIdentity": {"accountId": ACCOUNT_ID},
             "aws:index/getPartition:getPartition": {"partition": "aws"},
+            "aws:index/getRegion:getRegion": {"region": "us-east-1"},
             "aws:sagemaker/getPrebuiltEcrImage:getPrebuiltEcrImage": {
                 "registryPath": f"{IMAGE}:{args.args.get('imageTag', '1')}"
             },

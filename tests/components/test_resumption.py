@@ -3,7 +3,7 @@ tests/engine/test_interruptions.py shows."""
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pulumi
@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components import resumption
+from components.provider_account import ProviderAccount
 from components.resumption import (
     Namesake,
     NameTakenError,
@@ -19,6 +20,7 @@ from components.resumption import (
     clears_log_group,
     refuse_unless_stranded,
 )
+from tests.components.conftest import Reached
 
 NAME = "async-demo"
 OWN, THEIRS = "arn:aws:iam::123456789012:role/own", "arn:aws:iam::123456789012:role/theirs"
@@ -86,18 +88,22 @@ class Leftovers:
 
 
 @pytest.fixture
-def before_creation(register, monkeypatch) -> Callable[..., None]:
+def before_creation(register) -> Callable[..., None]:
     """Run the hook of a resource that is about to be created."""
 
     def run(
-        binding: Callable[[str, str], pulumi.ResourceHookBinding], aws: Leftovers, **inputs: str
+        binding: Callable[[str, ProviderAccount], pulumi.ResourceHookBinding],
+        aws: Leftovers,
+        **inputs: str,
     ) -> None:
-        monkeypatch.setattr(resumption, "client", lambda service, region: aws)
         made: list[pulumi.ResourceHookBinding] = []
-        register(lambda: made.append(binding("demo", "us-east-1")))
+        register(lambda: made.append(binding("demo", Reached(aws))))
         (hook,) = made[0].before_create or [None]
         assert isinstance(hook, pulumi.ResourceHook)
-        hook.callback(pulumi.ResourceHookArgs(urn="", id="", name="", type="", new_inputs=inputs))
+        args = pulumi.ResourceHookArgs(urn="", id="", name="", type="", new_inputs=inputs)
+        waits = hook.callback(args)
+        assert isinstance(waits, Coroutine)
+        asyncio.run(waits)
 
     return run
 
@@ -175,7 +181,8 @@ def _refused(operation: str, message: str) -> ClientError:
 def ask(register, monkeypatch) -> Callable[[Aws, str], None]:
     """Run the hooks of one kind against an AWS, without waiting and without an engine."""
     made: list[Resumption] = []
-    register(lambda: made.append(Resumption("demo", NAME, "AllTraffic", "us-east-1")))
+    account = Reached(None)
+    register(lambda: made.append(Resumption("demo", NAME, "AllTraffic", account)))
     (hooks,) = made
 
     async def at_once(seconds: float) -> None:
@@ -185,7 +192,7 @@ def ask(register, monkeypatch) -> Callable[[Aws, str], None]:
     monkeypatch.setattr(pulumi.log, "info", lambda message: None)
 
     def run(aws: Aws, kind: str) -> None:
-        monkeypatch.setattr(resumption, "client", lambda service, region: aws)
+        account.aws = aws
         binding, moment = {
             "create": (hooks.endpoint, "before_create"),
             "update": (hooks.endpoint, "before_update"),

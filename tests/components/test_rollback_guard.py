@@ -1,5 +1,6 @@
 """The guard keeps what an endpoint runs; that the engine calls it, tests/engine shows."""
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import pulumi
 import pytest
 
-from components import rollback_guard
 from components.rollback_guard import Live, RollbackGuard, StillLiveError, refuse_if_live
+from tests.components.conftest import Reached
 
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
 MODEL = "aws:sagemaker/model:Model"
@@ -79,22 +80,23 @@ class Aws:
 
 
 @pytest.fixture
-def updated(register, monkeypatch) -> Callable[[str], tuple[RollbackGuard, Aws]]:
+def updated(register) -> Callable[[str], tuple[RollbackGuard, Aws]]:
     """A guard whose endpoint is about to be updated to a configuration."""
     aws = Aws()
-    monkeypatch.setattr(rollback_guard, "client", lambda service, region: aws)
 
     def update(asked: str) -> tuple[RollbackGuard, Aws]:
         guards: list[RollbackGuard] = []
 
         def build() -> None:
-            guards.append(RollbackGuard("sdxl", "sdxl", "AllTraffic", "us-east-1"))
+            guards.append(RollbackGuard("sdxl", "sdxl", "AllTraffic", Reached(aws)))
 
         register(build)
         (hook,) = guards[0].releases_target.before_update or []
         assert isinstance(hook, pulumi.ResourceHook)
         new = {"endpointConfigName": asked}
-        hook.callback(pulumi.ResourceHookArgs("urn", "id", "n", "t", new_inputs=new))
+        work = hook.callback(pulumi.ResourceHookArgs("urn", "id", "n", "t", new_inputs=new))
+        assert asyncio.iscoroutine(work)
+        asyncio.run(work)
         return guards[0], aws
 
     return update
@@ -105,7 +107,7 @@ def test_an_update_of_the_same_type_leaves_the_target_alone(updated):
 
     assert aws.registered
     assert guard.registered_for("config-g4dn") == "config-g4dn"
-    guard.confirm_scaled(2)
+    asyncio.run(guard.confirm_scaled(2))
 
 
 def test_a_target_is_registered_for_the_configuration_that_the_endpoint_came_to_run(updated):
@@ -127,11 +129,11 @@ def test_an_up_that_ends_without_the_target_that_it_released_fails(updated, regi
     guard, aws = updated("config-g5")
 
     with pytest.raises(pulumi.RunError, match="sdxl does not scale: its scalable target was dereg"):
-        guard.confirm_scaled(0)
+        asyncio.run(guard.confirm_scaled(0))
     with pytest.raises(pulumi.RunError, match="does not scale"):
         register(lambda: pulumi.Output.from_input("known").apply(lambda _: guard.confirm_scaled(0)))
 
     aws.registered = True
     with pytest.raises(pulumi.RunError, match="has 0 of its 2 policies"):
-        guard.confirm_scaled(2)
-    guard.confirm_scaled(0)
+        asyncio.run(guard.confirm_scaled(2))
+    asyncio.run(guard.confirm_scaled(0))

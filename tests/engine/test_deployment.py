@@ -2,6 +2,7 @@
 
 import pytest
 
+from async_inference.provider import of_stack
 from tests.engine.conftest import ask, changes
 
 pytestmark = pytest.mark.engine
@@ -124,16 +125,26 @@ def test_turning_the_rollback_on_later_says_that_it_replaces_the_endpoint(progra
     assert changes(program.preview("--refresh")) == {}
 
 
-def test_a_changed_line_of_code_reaches_the_endpoint(program):
+def test_a_changed_line_of_code_reaches_the_endpoint_in_the_providers_account_only(program):
+    """The config's secrets are the CLI's to tell; here they name nobody's account."""
     program.configure(minCapacity=1)
     program.up()
     assert ask(program, "hello") == "1: hello"
     handler = program.folder / "inference_code" / "inference.py"
 
     program.write_handler(handler.read_text().replace("VERSION = 1", "VERSION = 2"))
+    program.pulumi("config", "set", "--secret", "aws:profile", "nobody", "-s", program.stack)
+    told = of_stack(program.folder / "Pulumi.local.yaml", program.environment)
+    assert told == {"region": "us-east-1", "profile": "nobody"}
+    assert "this hook reached none: aws:profile = '[secret]'" in program.up(succeeds=False)
+    assert ask(program, "hello") == "1: hello"
+    assert len(program.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]) == 2
+
+    program.pulumi("config", "rm", "aws:profile", "-s", program.stack)
     program.up()
 
     assert ask(program, "hello") == "2: hello"
+    assert len(program.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]) == 1
 
 
 def test_a_silent_rollback_fails_the_update_and_keeps_what_is_live(program):

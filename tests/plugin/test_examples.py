@@ -36,7 +36,8 @@ def fields(*models: type[BaseModel]) -> set[str]:
 
 def test_the_arguments_are_those_of_the_stack_config(hosted):
     """What a stack file can say, another language can say, in the same words."""
-    own = {"endpoint_name"}  # a stack's name makes it
+    # A stack's name makes the one; its own aws: config is the other.
+    own = {"endpoint_name", "provider_config"}
 
     assert keys(hosted.AsyncEndpointArgs) - own == fields(settings.Settings) - {"stack"}
     for typed, models in (

@@ -1,0 +1,97 @@
+"""Clients for hooks, which look at AWS themselves: where the component's provider acts, or nowhere.
+
+With the shell's credentials a hook could find no endpoint in another account, and let the live
+configuration of this one be deleted.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+import pulumi_aws as aws
+
+from async_inference.settings import provider_values, pulumi_values
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    import boto3
+
+
+REMEDY = (
+    "Nothing was looked at and nothing deleted. A component with an explicit provider needs that "
+    "one's configuration as its provider_config too (profile, assumeRoles, ...); otherwise the "
+    "stack's aws: config and this shell must lead to the account that the provider acts in"
+)
+
+
+class WrongAccountError(Exception):
+    """A hook would look at another account or region than its provider's, or cannot tell."""
+
+
+def refuse_elsewhere(acts_in: tuple[str | None, str | None], reached: tuple[str, str]) -> None:
+    """Refuse to look where the provider does not act.
+
+    Args:
+        acts_in: the provider's account and region, None for what it does not tell.
+        reached: the account and region that a hook reached.
+
+    Raises:
+        WrongAccountError: they differ.
+    """
+    if acts_in != reached:
+        own, other = (
+            " in ".join(str(each or "unknown") for each in at) for at in (acts_in, reached)
+        )
+        raise WrongAccountError(
+            f"the provider acts in account {own}, and this hook reached account {other}. {REMEDY}."
+        )
+
+
+class ProviderAccount:
+    """The account and region in which the provider of a component acts.
+
+    Args:
+        region: where the component's resources are.
+        config: the configuration of an explicit provider, by the keys of `aws:` config without
+            that prefix; None is the stack's.
+        opts: tell which provider is asked.
+    """
+
+    id: pulumi.Output[str]
+    partition: pulumi.Output[str]
+
+    def __init__(
+        self, region: str, config: Mapping[str, Any] | None, opts: pulumi.InvokeOutputOptions
+    ) -> None:
+        self._region = region
+        self._config = provider_values(pulumi_values()) if config is None else config
+        self._session: boto3.Session | None = None
+        self.id = aws.get_caller_identity_output(opts=opts).account_id
+        self.partition = aws.get_partition_output(opts=opts).partition
+        self._provider_region = aws.get_region_output(opts=opts).region
+
+    async def client(self, service: str) -> Any:
+        """A boto3 client of one service, for a hook.
+
+        Raises:
+            WrongAccountError: the configuration leads to another account than the provider's, or
+                to none.
+        """
+        if self._session is None:
+            acts_in = (await self.id.future(), await self._provider_region.future())
+            # Only a deployment needs boto3, and a preview should not wait for it.
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            from async_inference import provider
+
+            try:
+                found = provider.session(self._config, self._region)
+                account = found.client("sts").get_caller_identity()["Account"]
+            except (BotoCoreError, ClientError, InvalidInputError) as error:
+                raise WrongAccountError(
+                    f"the provider acts in account {acts_in[0]}, and this hook reached none: "
+                    f"{error}. {REMEDY}."
+                ) from error
+            refuse_elsewhere(acts_in, (account, self._region))
+            self._session = found
+        return self._session.client(service)
