@@ -29,7 +29,7 @@ USD_PER_INSTANCE_HOUR = {
     "ml.g5.xlarge": 1.408,
     "ml.g5.2xlarge": 1.515,
 }
-"""SageMaker hosting in us-east-1, mid-2026 (aws-facts.md section 7)."""
+"""SageMaker hosting in us-east-1, mid-2026 (docs/aws-facts.md#prices)."""
 DEFAULT_AGE_LIMIT_S = 600.0
 SETTABLE: dict[str, Any] = {
     **{f.name: f.type for f in fields(Assumptions) if f.name not in ("shortages_s", "unsettled")},

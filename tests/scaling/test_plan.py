@@ -46,7 +46,7 @@ def step(
 
 
 def test_the_documented_preset_is_the_reference_system_number_for_number():
-    """aws-facts.md section 1."""
+    """docs/aws-facts.md#reference-system."""
     tracking, wake = DOCUMENTED.policies
 
     assert isinstance(tracking, TargetTrackingPolicy)
@@ -123,7 +123,7 @@ def test_an_alarms_window_is_one_that_cloudwatch_evaluates(change, sentence):
 
 
 def test_metrics_that_asynchronous_endpoints_never_publish_are_refused():
-    """A policy on InvocationsPerInstance never fires (aws-facts.md section 4)."""
+    """A policy on InvocationsPerInstance never fires (docs/aws-facts.md#metrics)."""
     with pytest.raises(ValidationError, match="ApproximateBacklogSize"):
         TargetTrackingPolicy.model_validate(
             {"name": "never", "metric": "InvocationsPerInstance", "target": 70}
@@ -167,7 +167,7 @@ def test_target_tracking_wakes_only_by_the_optimistic_reading_and_a_target_below
 
 
 def test_the_longest_detection_is_that_of_the_published_runs():
-    """Alarm 2 of 2: up to 269 s were published (aws-facts.md section 6)."""
+    """Alarm 2 of 2: up to 269 s were published (docs/aws-facts.md#wake-up)."""
     assert plan(*DOCUMENTED.policies).detection_s(Unsettled()) == 210
     assert plan(*AWS.policies).detection_s(Unsettled()) == 270
 
