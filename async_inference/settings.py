@@ -47,7 +47,7 @@ INSTANCE_FAMILIES = frozenset(
 """Families that can serve and scale (BC ProductionVariantInstanceType, less the burstable t2)."""
 
 PROVIDER_WAIT_S = 3600
-"""The provider waits so long for an endpoint to be in service (aws-facts.md section 3)."""
+"""The provider waits so long for an endpoint to be in service (docs/aws-facts.md#replacement)."""
 MAX_TAGS = 49
 """AWS takes 50 (BC TagList); one is the endpoint's name, which the program adds."""
 ENDPOINT_TAG = "endpoint"
@@ -392,7 +392,7 @@ def _listeners_hear(settings: Settings) -> str | None:
 
 @_rule("updates", "min_capacity")
 def _capacity_carries_steps(settings: Settings) -> str | None:
-    """With one instance only all at once fits (aws-facts.md section 2); an update starts from
+    """With one instance only all at once fits (docs/aws-facts.md#guardrails); an update starts from
     InitialInstanceCount (TF #48990)."""
     updates, fleet = settings.updates, max(1, settings.min_capacity)
     if updates.strategy == "all_at_once" or updates.step_percent * fleet >= 100:

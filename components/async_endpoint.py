@@ -46,7 +46,7 @@ class AsyncEndpointArgs:
         image_tag: tag of the image that is looked up.
         environment: variables for the handler, beside those that this component sets.
         max_concurrent_invocations_per_instance: 1-1000; must be set, or the backlog per instance
-            can stay without data and nothing scales (aws-facts.md section 1).
+            can stay without data and nothing scales (docs/aws-facts.md#concurrency).
         invocation_timeout_s: 1-3600; the model server's limits follow from it.
         max_payload_bytes: largest request and response of the model server.
         model_download_timeout_s: 60-3600.
@@ -99,7 +99,7 @@ def model_server_environment(
     """The limits of TorchServe (TS) and Multi Model Server (MMS), from one timeout and one size.
 
     Below the asynchronous limits unless set (DG async-inference-create-endpoint); loading has a
-    limit of its own, and too low a one reloads for ever (aws-facts.md section 9).
+    limit of its own, and too low a one reloads for ever (docs/aws-facts.md#torchserve).
     """
     limits = {
         "DEFAULT_RESPONSE_TIMEOUT": timeout_s,

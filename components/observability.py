@@ -59,7 +59,7 @@ class Metric:
     Args:
         name: its name.
         stat: the statistic over a period.
-        variant: published for each variant, not for the endpoint (aws-facts.md section 4).
+        variant: published for each variant, not for the endpoint (docs/aws-facts.md#metrics).
         namespace: SageMaker's own, or the instances'.
     """
 
@@ -86,7 +86,7 @@ WAITING = Metric("TimeInBacklog", "Average", variant=True)
 PROCESSING = Metric("TotalProcessingTime", "Average", variant=True)
 INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_NAMESPACE)
 """Each instance publishes one sample a minute, so that their number is the instances' minutes; no
-metric counts instances themselves, and this one is absent at zero (aws-facts.md section 4)."""
+metric counts instances themselves, and this one is absent at zero (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class QueueScaling(pulumi.ComponentResource):
             alarm_description=f"Runs the scaling policy {policy.name}.",
             namespace=METRIC_NAMESPACE,
             metric_name=alarm.metric,
-            # Any other dimension and the alarm never fires (aws-facts.md section 4).
+            # Any other dimension and the alarm never fires (docs/aws-facts.md#metrics).
             dimensions={"EndpointName": args.endpoint_name},
             statistic=alarm.statistic,
             comparison_operator=alarm.comparison,

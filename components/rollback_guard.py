@@ -1,7 +1,7 @@
 """Resource hooks: nothing live is deleted, a silent rollback fails the update.
 
 Hooks run in the program while the engine works, so they look at AWS itself; that is why
-`pulumi destroy` needs `--run-program` (aws-facts.md section 3).
+`pulumi destroy` needs `--run-program` (docs/aws-facts.md#silent-rollback).
 """
 
 import uuid

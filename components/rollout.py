@@ -10,8 +10,8 @@ from async_inference.groups import Updates
 from components.queue_scaling import METRIC_NAMESPACE
 
 EXECUTION_TIMEOUT_S = 3600
-"""SageMaker gives an update up when the provider does, which waits 60 minutes (aws-facts.md
-section 3): nothing goes on behind a failed `pulumi up`."""
+"""SageMaker gives an update up when the provider does, which waits 60 minutes
+(docs/aws-facts.md#replacement): nothing goes on behind a failed `pulumi up`."""
 ROLLBACK_ERROR_RATE = 0.1
 """Share of the new fleet's requests in one minute that may end with a 5xx."""
 

@@ -60,6 +60,36 @@ def test_the_configuration_reference_is_what_the_schema_says():
     assert written == configuration_reference.page(), "run `make docs` and commit the page"
 
 
+FACTS = ROOT / "docs" / "aws-facts.md"
+HEADING = re.compile(r"^#{2,3} (.+)$", re.MULTILINE)
+
+
+def sections() -> dict[str, str]:
+    """The text of each section of the facts, by its anchor."""
+    _, *parts = HEADING.split(FACTS.read_text(encoding="utf-8"))
+    names = [name.lower().replace(" ", "-") for name in parts[::2]]
+    return dict(zip(names, parts[1::2], strict=True))
+
+
+def test_every_cited_fact_is_a_section_of_the_page():
+    found = subprocess.run(
+        ["git", "grep", "-hoE", r"aws-facts\.md(#[a-z0-9-]+)?"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    cited = {line.partition("#")[2] for line in found.stdout.splitlines()}
+
+    assert cited - {""} <= set(sections())
+
+
+def test_every_section_of_the_facts_has_a_link_or_was_observed():
+    sourced = re.compile(r"\[[^]]+\][\[(]|\(observed")
+
+    assert [name for name, text in sections().items() if not sourced.search(text)] == []
+
+
 @pytest.fixture
 def project(tmp_path):
     """A checkout with the stack files, on branch main, and a trace `mine.csv`."""

@@ -211,7 +211,7 @@ def test_a_wrong_value_is_named_with_its_rule(changes, sentence):
 )
 @pytest.mark.parametrize("strategy", ["canary", "linear", "rolling"])
 def test_a_step_of_an_update_must_hold_an_instance(strategy, minimum, step_percent, refused):
-    """With one instance only all at once fits (aws-facts.md section 2)."""
+    """With one instance only all at once fits (docs/aws-facts.md#guardrails)."""
     updates = {"strategy": strategy, "stepPercent": step_percent}
     values = config(minCapacity=minimum, maxCapacity=10, updates=updates)
 
@@ -249,7 +249,7 @@ def test_a_missing_region_says_how_to_set_it():
 
 
 def test_a_plan_that_only_tracks_never_leaves_zero_by_the_pessimistic_reading():
-    """target_tracking_from_zero is UNSETTLED; its default is `never` (aws-facts.md section 6)."""
+    """Whether it does is not settled (docs/aws-facts.md#target-tracking)."""
     rules = {"policies": [AWS.model_dump(mode="json", by_alias=True)["policies"][0]]}
 
     (problem,) = problems(config(scalingPreset="custom", scalingPlan=rules))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOCAL_STACK = "local"
 TYPICAL_DETECTION_S = 210.0
 """Mean time from a request to an idle endpoint to the wish for an instance
-(aws-facts.md section 6)."""
+(docs/aws-facts.md#wake-up)."""
 
 
 @dataclass(frozen=True)

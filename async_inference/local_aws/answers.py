@@ -21,7 +21,8 @@ class Outcome:
         body: what the model answered; empty if it did not.
         content_type: of that.
         failure: why it failed; None if it completed.
-        metric: the metric of section 4 that counts this failure beside InvocationFailures.
+        metric: the metric that counts this failure beside InvocationFailures
+            (docs/aws-facts.md#metrics).
     """
 
     body: bytes = b""

@@ -209,7 +209,7 @@ class Endpoint:
             thread.join(timeout=10)
 
     def sample(self, first: bool) -> None:
-        """Publish a look at the queue (aws-facts.md section 4).
+        """Publish a look at the queue (docs/aws-facts.md#metrics).
 
         Args:
             first: whether it is the minute's first look; instances are counted once a minute.

@@ -1,7 +1,7 @@
 """Sends a request that shows whether the endpoint really answers.
 
 InService proves nothing: `/ping` is 200 before the model has loaded, and stays so for ever when
-loading fails (aws-facts.md section 9).
+loading fails (docs/aws-facts.md#torchserve).
 """
 
 import time

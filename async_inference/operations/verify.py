@@ -422,7 +422,7 @@ def _asked_alarm(alarm: MetricAlarm, endpoint_name: str) -> dict[str, object]:
     return {
         "namespace": NAMESPACE,
         "metric": alarm.metric.value,
-        # Any other dimension and the alarm never fires (aws-facts.md section 4).
+        # Any other dimension and the alarm never fires (docs/aws-facts.md#metrics).
         "dimensions": f"EndpointName={endpoint_name}",
         "statistic": alarm.statistic,
         "comparison": alarm.comparison.value,
@@ -499,7 +499,8 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
     for document in live.policies:
         facts: dict[str, Any] = dict(found_policy(document))
         if "StepScalingPolicyConfiguration" not in document:
-            continue  # from zero, target tracking is not to be relied upon (aws-facts.md section 6)
+            # It may not leave zero (docs/aws-facts.md#target-tracking).
+            continue
         steps = document["StepScalingPolicyConfiguration"]["StepAdjustments"]
         for alarm in live.alarms.values():
             running = dict(found_alarm(alarm))

@@ -1,7 +1,7 @@
 """The clairvoyant bound: the fewest instance hours that could serve traffic within an age limit.
 
-A linear program with perfect knowledge of the arrivals (aws-facts.md section 8). Instances are
-continuous and setups cost only their time, so no policy can need less.
+A linear program with perfect knowledge of the arrivals (docs/aws-facts.md#lower-bound). Instances
+are continuous and setups cost only their time, so no policy can need less.
 """
 
 import numpy as np

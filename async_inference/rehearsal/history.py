@@ -40,7 +40,7 @@ class Minutes:
 
 
 def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Minutes:
-    """Read a live endpoint's metrics (aws-facts.md section 4 for their dimensions).
+    """Read a live endpoint's metrics (docs/aws-facts.md#metrics for their dimensions).
 
     Args:
         cloudwatch: a boto3 client.

@@ -45,7 +45,7 @@ USD_PER_INSTANCE_HOUR = {
     "ml.g5.xlarge": 1.408,
     "ml.g5.2xlarge": 1.515,
 }
-"""SageMaker hosting in us-east-1, mid-2026 (aws-facts.md section 7)."""
+"""SageMaker hosting in us-east-1, mid-2026 (docs/aws-facts.md#prices)."""
 DEFAULT_AGE_LIMIT_S = 600.0
 PARTS: dict[str, Any] = {name: field.annotation for name, field in Setup.model_fields.items()}
 SETTABLE: dict[str, Any] = {

@@ -26,9 +26,11 @@ from async_inference.scaling.rules import rule
 from async_inference.scaling.unsettled import Unsettled
 
 HIGH_ALARM_PERIODS = 3
-"""Target tracking scales out after 3 of 3 minutes above the target (observed, aws-facts.md)."""
+"""Target tracking scales out after 3 of 3 minutes above the target
+(docs/aws-facts.md#target-tracking)."""
 LOW_ALARM_PERIODS = 15
-"""Target tracking scales in after 15 of 15 minutes below a part of the target (observed)."""
+"""Target tracking scales in after 15 of 15 minutes below a part of the target
+(docs/aws-facts.md#target-tracking)."""
 
 ADJUSTMENT_CODES = {adjustment: code for code, adjustment in enumerate(AdjustmentType)}
 _CHANGE, _PERCENT, _EXACT = (ADJUSTMENT_CODES[adjustment] for adjustment in AdjustmentType)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Unsettled:
-    """One reading of what the sources disagree on or are silent about (aws-facts.md).
+    """One reading of what the sources disagree on or are silent about (docs/aws-facts.md).
 
     Args:
         backlog_counts_inflight: ApproximateBacklogSize counts requests being processed; the

@@ -25,7 +25,7 @@ from async_inference.scaling.unsettled import Unsettled
 
 SAMPLED_AT_S = 30
 """When in a minute SageMaker's point of that minute is taken: not published; the middle reproduces
-the published detection times (aws-facts.md section 6: mean 150 s, range 151-269 s)."""
+the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range 151-269 s)."""
 
 ALARM_PHASE_S = 60
 """An alarm is evaluated every minute, at a phase of its own (CW alarm evaluation)."""

@@ -80,7 +80,7 @@ def test_the_model_has_the_reference_systems_container(register, endpoint):
 
 
 def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, endpoint):
-    """Without MaxConcurrentInvocationsPerInstance nothing may scale (aws-facts.md section 1)."""
+    """Without it nothing may scale (docs/aws-facts.md#concurrency)."""
     configuration = register(endpoint)[CONFIGURATION, "demo-config"]
 
     assert configuration.inputs == {
@@ -110,7 +110,7 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
 
 
 def test_a_queue_belongs_to_the_endpoint_and_so_there_is_one_variant(register, endpoint):
-    """No request names a variant (BC), and queue metrics have none (aws-facts.md section 4)."""
+    """No request names a variant (BC), and queue metrics have none (docs/aws-facts.md#metrics)."""
     runtime = botocore.session.get_session().get_service_model("sagemaker-runtime")
     request = runtime.operation_model("InvokeEndpointAsync").input_shape
     assert request is not None
@@ -316,7 +316,7 @@ def test_only_sagemaker_of_this_account_assumes_the_role(register, endpoint):
     ],
 )
 def test_weights_on_s3_are_mounted_beside_the_code(register, endpoint, weights, source, readable):
-    """Big weights come uncompressed under a prefix: nothing to unpack (aws-facts.md section 2)."""
+    """Big weights come uncompressed, under a prefix (docs/aws-facts.md#model-artifacts)."""
     record = register(lambda: endpoint(weights=weights))
 
     container = record[MODEL, "demo-model"].inputs["primaryContainer"]
@@ -420,7 +420,7 @@ def test_the_same_code_is_the_same_archive_whatever_the_files_dates(register, en
 
 
 def test_the_archive_holds_the_code_folder_and_no_symlinks(register, endpoint, handler, tmp_path):
-    """model.tar.gz must hold no symlinks (aws-facts.md section 2)."""
+    """model.tar.gz must hold no symlinks (docs/aws-facts.md#model-artifacts)."""
     (handler / "linked.py").symlink_to(handler / "inference.py")
     register(endpoint)
 

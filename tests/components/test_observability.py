@@ -32,7 +32,7 @@ SIMPLE = {
     "outputs": ("ResponseUploadFailures", OF_VARIANT, "Sum", 1, 60, 1),
     "notifications": ("NotificationFailures", OF_VARIANT, "Sum", 1, 60, 1),
 }
-"""Metric, dimensions (aws-facts.md section 4), statistic, threshold, period in seconds, periods."""
+"""Metric, dimensions (docs/aws-facts.md#metrics), statistic, threshold, period in s, periods."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def operational(record: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_an_alarm_looks_at_its_metric_with_the_dimensions_that_sagemaker_publishes(watched, name):
-    """Any other dimension and it never fires (aws-facts.md section 4)."""
+    """Any other dimension and it never fires (docs/aws-facts.md#metrics)."""
     inputs = alarm_of(watched, name)
 
     metric, dimensions, statistic, threshold, period_s, periods = SIMPLE[name]
@@ -70,7 +70,7 @@ def test_an_alarm_looks_at_its_metric_with_the_dimensions_that_sagemaker_publish
 
 
 def test_an_idle_endpoint_that_publishes_nothing_alarms_nobody(watched):
-    """Most metrics are absent while idle (aws-facts.md section 4)."""
+    """Most metrics are absent while idle (docs/aws-facts.md#metrics)."""
     found = operational(watched)
 
     assert len(found) == 9
@@ -99,7 +99,7 @@ def queries(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_instances_are_counted_by_the_samples_of_their_cpu(watched):
-    """SampleCount at 60 s is the number of instances (aws-facts.md section 4)."""
+    """SampleCount at 60 s is the number of instances (docs/aws-facts.md#metrics)."""
     for name in ("idle", "ceiling"):
         samples = queries(alarm_of(watched, name))["samples"]["metric"]
         assert samples["namespace"] == "/aws/sagemaker/Endpoints"

@@ -81,7 +81,7 @@ def test_the_alarm_looks_at_the_new_fleet_only_and_forgives_silence(register, en
 
 
 def test_the_alarm_is_changed_before_the_endpoint_and_its_name_never(register, endpoint):
-    """A changed auto_rollback_configuration replaces the endpoint (aws-facts.md section 3)."""
+    """A changed auto_rollback_configuration replaces it (docs/aws-facts.md#replacement)."""
     record = register(lambda: endpoint(updates=Updates(rollback=True)))
 
     updated = record[ENDPOINT, "demo-endpoint"]

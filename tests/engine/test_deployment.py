@@ -108,7 +108,7 @@ def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoi
 
 
 def test_turning_the_rollback_on_later_says_that_it_replaces_the_endpoint(program):
-    """auto_rollback_configuration is ForceNew (aws-facts.md section 3)."""
+    """auto_rollback_configuration is ForceNew (docs/aws-facts.md#replacement)."""
     program.configure(updates={"terminationWaitS": 60})
     program.up()
     program.configure(updates={"terminationWaitS": 60, "rollback": True})

@@ -54,7 +54,7 @@ def test_the_sums_of_what_was_processed_are_the_requests_that_were_answered(acco
 
 
 def test_a_metric_with_wrong_dimensions_has_no_data(account):
-    """Wrong dimensions never fire (aws-facts.md section 4)."""
+    """Wrong dimensions never fire (docs/aws-facts.md#metrics)."""
     account.read(account.submit(b"hello")["OutputLocation"])
     eventually(
         lambda: statistics(account, "InvocationsProcessed", "Sum", VARIANT), "a processed request"

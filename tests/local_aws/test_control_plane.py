@@ -77,7 +77,7 @@ def test_a_configuration_outside_sagemakers_rules_is_refused(account, variants, 
     ],
 )
 def test_a_model_outside_awss_limits_is_refused(account, more, sentence):
-    """aws-facts.md section 2."""
+    """docs/aws-facts.md#limits."""
     with refused(account, sentence):
         model(account, **{"name": "m"} | more)
 

@@ -1,4 +1,4 @@
-"""A DeploymentConfig as steps, and what SageMaker refuses about one (aws-facts.md section 2)."""
+"""A DeploymentConfig as steps, and what SageMaker refuses (docs/aws-facts.md#guardrails)."""
 
 import pytest
 

@@ -139,7 +139,7 @@ def test_a_request_may_name_its_output_and_a_folder_below_the_output_path(accoun
 
 
 def test_without_a_failure_path_a_failure_is_only_published(start):
-    """Failures reach S3 only if S3FailurePath is set (aws-facts.md section 2)."""
+    """Failures reach S3 only if S3FailurePath is set (docs/aws-facts.md#answers)."""
     account = start()
     bad, failures = account.listen("bad")
     account.deploy(output={"S3FailurePath": None, "NotificationConfig": {"ErrorTopic": bad}})
@@ -170,7 +170,7 @@ def test_an_output_that_cannot_be_written_is_a_failure(start):
 
 
 def test_a_small_response_is_in_the_notification_when_asked_for(start):
-    """IncludeInferenceResponseIn, up to 128 KB (aws-facts.md section 2)."""
+    """IncludeInferenceResponseIn, up to 128 KB (docs/aws-facts.md#answers)."""
     account = start()
     good, successes = account.listen("good")
     topics = {

@@ -107,7 +107,7 @@ def test_a_decision_is_taken_when_its_alarm_is_due_however_late_the_machine_is(a
 
 
 def test_without_a_wake_up_policy_it_stays_at_zero(account):
-    """target_tracking_from_zero=never, the default (aws-facts.md section 6)."""
+    """target_tracking_from_zero=never, the default (docs/aws-facts.md#target-tracking)."""
     track(account)
     eventually(lambda: account.instances() == 0, "scale-in to zero")
     for _ in range(5):

@@ -169,7 +169,7 @@ def test_an_image_or_repository_that_does_not_exist_is_told(account):
 
 @pytest.mark.local_aws
 def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
-    """model.tar.gz must hold no symlinks (section 2)."""
+    """model.tar.gz must hold no symlinks (docs/aws-facts.md#model-artifacts)."""
     said: list[str] = []
     found = {
         place: preflight.weights(stack(weights=f"s3://weights/{place}"), account.s3, said.append)

@@ -130,7 +130,7 @@ def test_a_target_of_a_variant_that_the_endpoint_no_longer_has_is_orphaned():
 
 
 def test_a_target_that_was_deregistered_silently_is_named():
-    """Deleting or replacing an endpoint deregisters its target (section 3)."""
+    """As a deleted endpoint does (docs/aws-facts.md#updates-and-scaling)."""
     missing = failed(replace(LIVE, targets=[], policies=[]))
 
     (target,) = [check for what, check in missing.items() if what.startswith("scalable target")]
@@ -151,7 +151,7 @@ def test_a_rollback_is_told_with_the_reason_that_sagemaker_gives():
 
 
 def test_the_bounds_that_a_schedule_set_are_no_drift():
-    """A scheduled action sets the bounds for good, until another does (section 6)."""
+    """They hold until another action sets others (docs/aws-facts.md#scheduled-actions)."""
     nightly = {"name": "day", "schedule": "cron(0 7 * * ? *)", "minCapacity": 2}
     rules = SETTINGS.scaling_plan.model_dump(by_alias=True) | {"schedules": [nightly]}
     scheduled = replace(
@@ -213,7 +213,7 @@ def test_an_alarm_that_cannot_fire_strands_the_endpoint_at_zero(broken):
 
 
 def test_a_lost_failure_path_is_named():
-    """Failures reach S3 only if S3FailurePath is set (section 2)."""
+    """Failures reach S3 only if S3FailurePath is set (docs/aws-facts.md#answers)."""
     configuration = dict(LIVE.configuration or {})
     output = {"S3OutputPath": "s3://bucket/out"}
     configuration["AsyncInferenceConfig"] = {

@@ -72,7 +72,7 @@ def test_a_healthy_stack_passes_and_answers_from_zero(deployed, verified):
 
 
 def test_an_alarm_on_another_dimension_never_fires_and_is_named(deployed, verified, put_back):
-    """Metrics of the queue have the one dimension EndpointName (section 4)."""
+    """Metrics of the queue have the one dimension EndpointName (docs/aws-facts.md#metrics)."""
     alarm = wake_alarm(deployed)
     cloudwatch = deployed.client("cloudwatch")
     put_back(cloudwatch.put_metric_alarm, **alarm)

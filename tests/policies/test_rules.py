@@ -143,7 +143,7 @@ def test_an_endpoint_that_nothing_wakes_is_refused(broken):
 
 
 def test_an_alarm_with_another_dimension_is_refused():
-    """Published by EndpointName alone; wrong dimensions never fire (section 4)."""
+    """Published by EndpointName alone; wrong dimensions never fire (docs/aws-facts.md#metrics)."""
     both = {"EndpointName": "one", "VariantName": "AllTraffic"}
 
     (said,) = violations("wakes-from-zero", *queue(dimensions=both))

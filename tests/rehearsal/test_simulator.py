@@ -112,8 +112,9 @@ def wakes_and_sleeps(
 
 def test_waits_on_an_instance_that_sleeps_when_idle_are_those_of_an_m_g_1_queue_with_setup():
     """lam E[s^2] / (2 (1 - rho)) + (2 E[D] + lam E[D^2]) / (2 (1 + lam E[D])): 196.4 s for 0.02
-    requests a second of 25 s and D = 300 s (aws-facts.md section 7); here a hundred times slower,
-    so that the minutes of detection, which the formula does not know, count for less than 1 %."""
+    requests a second of 25 s and D = 300 s (docs/aws-facts.md#queueing-formula); here a hundred
+    times slower, so that the minutes of detection, which the formula does not know, count for less
+    than 1 %."""
     slower = 100
     traffic = poisson(0.02 / slower, 25.0 * slower, 60_000, 4)
     run = simulate(
@@ -144,7 +145,8 @@ def test_littles_law_holds():
 def test_the_published_runs_are_reproduced_within_their_ranges(
     service_s, done_s, billed_s, tolerance_s
 ):
-    """Alarm 2 of 2 at >= 1, +1; idle 3 x 60 s, -1 (aws-facts.md section 7); setup 300 s."""
+    """Alarm 2 of 2 at >= 1, +1; idle 3 x 60 s, -1; setup 300 s
+    (docs/aws-facts.md#published-runs)."""
     rules = wakes_and_sleeps(wake_minutes=2, idle_minutes=3, wake_cooldown_s=300)
     detections, dones, billed = [], [], []
     for seed in range(200):
@@ -165,7 +167,7 @@ def test_the_published_runs_are_reproduced_within_their_ranges(
 
 @pytest.mark.parametrize(("rules", "mean_s"), [(DOCUMENTED, 150), (AWS, 210)])
 def test_the_wake_up_takes_as_long_as_was_published(rules, mean_s):
-    """Means 150 s for 1 of 1 and 210 s for 2 of 2 (aws-facts.md section 6)."""
+    """Means 150 s for 1 of 1 and 210 s for 2 of 2 (docs/aws-facts.md#wake-up)."""
     detections = []
     for seed in range(300):
         at_s = 600 + np.random.default_rng(seed).uniform(0, 60)

@@ -1,4 +1,4 @@
-"""Alarm evaluation follows CloudWatch's own truth tables (aws-facts.md section 5)."""
+"""Alarm evaluation follows CloudWatch's own truth tables (docs/aws-facts.md#alarms)."""
 
 import pytest
 from hypothesis import given
@@ -77,7 +77,7 @@ def test_the_evaluation_range_of_three_periods_is_five():
     ("n", "plus_third", "plus_2"), [(1, 3, 3), (2, 4, 4), (15, 20, 17), (120, 160, 122)]
 )
 def test_other_evaluation_ranges_follow_the_reading(n, plus_third, plus_2):
-    """evaluation_range, UNSETTLED (aws-facts.md section 5)."""
+    """evaluation_range, not settled (docs/aws-facts.md#alarms)."""
     assert (evaluation_range(n, True), evaluation_range(n, False)) == (plus_third, plus_2)
 
 

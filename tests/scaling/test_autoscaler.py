@@ -1,4 +1,4 @@
-"""Application Auto Scaling's rules and worked examples (aws-facts.md section 6)."""
+"""Application Auto Scaling's rules and worked examples (docs/aws-facts.md#scaling)."""
 
 import math
 
@@ -95,7 +95,7 @@ def test_the_least_magnitude_applies_to_a_percentage_after_rounding():
 
 
 def test_exact_capacity_works_both_ways():
-    """So that a `= 1 instance` meant for scale-in starts one from 0 (aws-facts.md section 6)."""
+    """So that one meant for scale-in starts an instance (docs/aws-facts.md#step-scaling)."""
     for current in (0, 5):
         scaler = target(current)
         ask(scaler, add(1, EXACT))
@@ -197,7 +197,7 @@ def test_a_scale_out_cancels_the_cooldown_of_a_scale_in():
 
 
 def test_a_larger_scale_out_is_refused_while_instances_of_another_still_start():
-    """SageMaker: "Cannot update in-progress endpoint" (aws-facts.md section 6)."""
+    """SageMaker: "Cannot update in-progress endpoint" (docs/aws-facts.md#one-change-at-a-time)."""
     scaler = target(0)
     ask(scaler, add(1, name="few"), 0.0)
 
@@ -302,7 +302,7 @@ def test_bounds_cut_what_a_policy_asks_for():
 
 
 def test_new_bounds_clamp_the_capacity_at_once_and_know_no_cooldown():
-    """Scheduled actions (aws-facts.md section 6)."""
+    """Scheduled actions (docs/aws-facts.md#scheduled-actions)."""
     policy, scaler = remove(1, cooldown_s=300), target(5)
     ask(scaler, policy, 0.0)
 

@@ -45,7 +45,7 @@ def step(
 
 
 def test_the_documented_preset_is_the_reference_system_number_for_number():
-    """aws-facts.md section 1."""
+    """docs/aws-facts.md#reference-system."""
     tracking, wake = DOCUMENTED.policies
 
     assert isinstance(tracking, TargetTrackingPolicy)
@@ -171,7 +171,7 @@ def test_an_alarms_window_is_one_that_cloudwatch_evaluates(change, sentence):
 
 
 def test_metrics_that_asynchronous_endpoints_never_publish_are_refused():
-    """A policy on InvocationsPerInstance never fires (aws-facts.md section 4)."""
+    """A policy on InvocationsPerInstance never fires (docs/aws-facts.md#metrics)."""
     with pytest.raises(ValidationError, match="ApproximateBacklogSize"):
         TargetTrackingPolicy.model_validate(
             {"name": "never", "metric": "InvocationsPerInstance", "target": 70}

@@ -1,4 +1,4 @@
-"""Scheduled actions are due when Auto Scaling's syntax says (aws-facts.md section 6)."""
+"""Scheduled actions are due when their syntax says (docs/aws-facts.md#scheduled-actions)."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -99,6 +99,6 @@ def test_target_tracking_wakes_only_by_the_optimistic_reading_and_a_target_below
 
 
 def test_the_longest_detection_is_that_of_the_published_runs():
-    """Alarm 2 of 2: up to 269 s were published (aws-facts.md section 6)."""
+    """Alarm 2 of 2: up to 269 s were published (docs/aws-facts.md#wake-up)."""
     assert detection_s(plan(*DOCUMENTED.policies), Unsettled()) == 210
     assert detection_s(plan(*AWS.policies), Unsettled()) == 270

@@ -139,7 +139,7 @@ def torchserve(
         )
     client = httpx.Client(base_url=f"http://127.0.0.1:{inference}", timeout=300)
     try:
-        # /ping is 200 before the model has loaded (aws-facts.md section 9): only an answer proves.
+        # /ping is 200 before the model has loaded (docs/aws-facts.md#torchserve).
         eventually(lambda: answers(client, process), f"TorchServe, see {folder / 'log'}", 300)
         yield client
     finally:
