@@ -120,6 +120,35 @@ def test_an_ideal_refiner_changes_an_image_little_whatever_the_scheduler(half, s
     assert (error**2).mean() ** 0.5 < 3
 
 
+def test_a_refiner_on_a_schedule_of_its_own_spoils_the_image(half):
+    """Why it gets the base's: the same latents, read as those of the model's own scheduler."""
+    import diffusers
+    import numpy
+    import torch
+
+    base = half.transformer._model.base
+    other = diffusers.EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
+    refiner = diffusers.StableDiffusionXLImg2ImgPipeline(**base.components, add_watermarker=False)
+    kind, options = type(base), {"add_watermarker": False}
+    asked = {"prompt": "a seven", "num_inference_steps": 10}
+
+    def made(refined_on: Any) -> Any:
+        started = kind(**base.components | {"scheduler": other}, **options)
+        seeded = {"generator": torch.Generator().manual_seed(7)}
+        if refined_on is None:
+            return numpy.asarray(started(**asked, **seeded).images[0], float)
+        refiner.scheduler = refined_on
+        latents = started(**asked, **seeded, denoising_end=0.8, output_type="latent").images
+        image = refiner(**asked, **seeded, image=latents, denoising_start=0.8).images[0]
+        return numpy.asarray(image, float)
+
+    alone = made(None)
+    own, shared = made(base.scheduler), made(other)
+
+    assert ((own - alone) ** 2).mean() ** 0.5 > 10
+    assert ((shared - alone) ** 2).mean() ** 0.5 < 3
+
+
 def test_a_models_own_settings_reach_each_request(half):
     import pipeline
     from request import ImageRequest
