@@ -302,7 +302,7 @@ def test_requests_at_the_same_time_do_not_switch_each_others_lora_weights(in_pro
 
 
 def test_a_folder_of_loras_without_any_is_refused_at_load(in_process, tmp_path):
-    with pytest.raises(Exception, match="MODEL_LORAS = .* must be a folder with .safetensors files"):
+    with pytest.raises(Exception, match=r"must be a folder with \.safetensors"):
         in_process(MODEL_LORAS=str(tmp_path))
 
 
@@ -378,9 +378,7 @@ def test_a_model_of_another_family_is_served_as_far_as_it_goes(in_process, tmp_p
     assert opened(text.body).size == opened(picture.body).size == (64, 64)
 
 
-def test_a_model_without_half_precision_on_the_hub_loads_its_plain_files(
-    in_process, monkeypatch
-):
+def test_a_model_without_half_precision_on_the_hub_loads_its_plain_files(in_process, monkeypatch):
     """On a GPU the variant fp16 is asked for first; many models have none."""
     from pathlib import Path
 
