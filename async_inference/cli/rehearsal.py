@@ -27,6 +27,10 @@ def rehearse(
         ),
     ] = None,
     changed: ChangedOption = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps an SDXL image: sets the mean service time.", min=1, max=150),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of traffic, alarm phases, setup times.", min=0)] = 0,
     as_json: JsonOption = False,
     report: Annotated[
@@ -48,6 +52,7 @@ def rehearse(
             against=_usual(stack, policy) if against is None else against,
             changed=changed or [],
             seed=seed,
+            steps=steps,
         )
         page = None
         if report is not None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
+from async_inference.rehearsal.image_times import with_steps
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
@@ -59,6 +60,7 @@ def rehearse(
     against: Sequence[str],
     changed: Sequence[str],
     seed: int,
+    steps: int | None = None,
 ) -> Rehearsal:
     """Run a stack's plan, or another within its bounds, and others for comparison.
 
@@ -69,12 +71,15 @@ def rehearse(
         against: presets, files, or git revisions of the stack file.
         changed: assumptions as `name=value`.
         seed: of traffic, alarm phases and setup times.
+        steps: denoising steps an image, which give the service times; None keeps the traffic's.
 
     Raises:
         InvalidInputError: all that is wrong with what was asked.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     arriving = traffics.loaded(traffic, seed)
+    if steps is not None:
+        arriving = with_steps(arriving, own.instance_type, steps)
     assumptions, age_limit_s = assumed(own, changed)
     plans = [_plan(own, policy or stack, stack)]
     plans += [_plan(own, name, stack) for name in against]

@@ -43,10 +43,10 @@ def loaded(tmp_path_factory):
         forget_handler()
         handler = InProcess(tmp_path_factory.mktemp("model"))
         modules = {name: sys.modules[name] for name in MODULES}
-    base = handler.transformer._model.base
-    base.to(torch.float16)
-    base.vae.register_to_config(force_upcast=True)
-    return handler, handler.transformer._model, modules
+    model: Any = handler.transformer._model
+    model.base.to(torch.float16)
+    model.base.vae.register_to_config(force_upcast=True)
+    return handler, model, modules
 
 
 @pytest.fixture
@@ -146,12 +146,13 @@ def test_a_refiner_on_a_schedule_of_its_own_spoils_the_image(half):
 
     base = half.transformer._model.base
     other = diffusers.EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
-    refiner = diffusers.StableDiffusionXLImg2ImgPipeline(**base.components, add_watermarker=False)
-    kind = type(base)
+    parts = base.components
+    kind: Any = type(base)
+    refiner: Any = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
     asked = {"prompt": "a seven", "num_inference_steps": 20}
 
     def made(refined_on: Any) -> Any:
-        started = kind(**base.components | {"scheduler": other}, add_watermarker=False)
+        started = kind(**parts | {"scheduler": other}, add_watermarker=False)
         seeded = {"generator": torch.Generator().manual_seed(7)}
         if refined_on is None:
             return numpy.asarray(started(**asked, **seeded).images[0], float)
