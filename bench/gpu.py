@@ -1,16 +1,17 @@
-"""The full-size SDXL on a GPU: seconds an image and peak memory of the handler.
+"""The full-size SDXL on a GPU: seconds an image and peak memory, before and after what was changed.
 
-    python -m bench.gpu              full size, random weights in fp16, 1024 pixels, 30 and 4 steps
-    python -m bench.gpu --memory-gib 14.6   with no more memory than a T4 has
-    python -m bench.gpu --tiny       the same measurements with the tiny model: no GPU needed
+    python -m bench.gpu          one run of at most eight minutes; what does not fit is left out
+    python -m bench.gpu --tiny   the same measurements with the tiny model: no GPU needed
 
-Random weights take the same time and memory as trained ones; nothing is downloaded.
+Full size with random weights in fp16, 1024 pixels, 30 and 4 steps, 1, 2 and 4 images. Random
+weights take the same time and memory as trained ones; nothing is downloaded.
 """
 
 import argparse
-import statistics
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,39 @@ FULL_TEXT_2 = {
 }
 
 
+DEADLINE_S = 470.0
+"""No measurement begins that would end later, by the slowest step so far."""
+T4_GIB = 14.6
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the handler."""
+
+    name: str
+    savers: bool = False
+    """Slice attention and tile, and decode all images at once, as before."""
+    half_vae: bool = False
+    """Decode in fp16, as MODEL_VAE=sdxl-vae-fp16-fix allows, not in fp32."""
+    steps: tuple[int, ...] = (30, 4)
+    memory_gib: float | None = None
+
+
+WAYS = (
+    Way("now"),
+    Way("fp16 VAE", half_vae=True),
+    Way("as before", savers=True),
+    Way("now, a T4's memory", steps=(4,), memory_gib=T4_GIB),
+    Way("fp16 VAE, a T4's memory", half_vae=True, steps=(4,), memory_gib=T4_GIB),
+    Way("as before, a T4's memory", savers=True, steps=(4,), memory_gib=T4_GIB),
+)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="the tiny model, on whatever is there")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--pixels", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--memory-gib", type=float, help="cap the memory; 14.6 is a T4's")
-    parser.add_argument("--half-vae", action="store_true", help="decode in fp16, not in fp32")
-    parser.add_argument("--savers", action="store_true", help="slice attention and tile, as before")
     options = parser.parse_args()
+    began_s = time.perf_counter()
     sys.path.insert(0, str(HANDLER))
     import torch
 
@@ -69,62 +93,86 @@ def main() -> int:
         print("error: no GPU here; --tiny runs the same measurements without one", file=sys.stderr)
         return 2
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    title = f"{options.pixels} pixels, on {device}"
-    table = Table("what", "seconds an image", "peak GPU memory", title=title, title_justify="left")
-    for row in measured(options):
+    side = 64 if options.tiny else 1024
+    table = Table("how", "what", "seconds an image", "peak GPU memory", title_justify="left")
+    table.title = f"{side} pixels, on {device}"
+    for row in measured(options.tiny, side, began_s + DEADLINE_S):
         table.add_row(*row)
+        print(*row, sep="; ", file=sys.stderr, flush=True)
     Console().print(table)
     return 0
 
 
-def measured(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """Rows: what was asked, seconds an image, peak memory."""
+def measured(tiny: bool, side: int, until_s: float) -> Iterator[tuple[str, str, str, str]]:
+    """Rows: how, what was asked, seconds an image, peak memory."""
     import pipeline as handler
     import torch
     from request import ImageRequest
     from weights import Weights
 
-    tiny = handler.load(Weights.from_environment(".", {"MODEL_WEIGHTS": "tiny"}))
-    model = tiny if options.tiny else handler.Model(full_size(tiny.base), None, "full", "-", 0.0)
-    side = options.pixels
-    if torch.cuda.is_available() and options.memory_gib:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_gib * 2**30 / total))
-    model.base.vae.register_to_config(force_upcast=not options.half_vae)
-    if options.savers:
-        model.base.enable_attention_slicing()
-        model.base.vae.enable_tiling()
-    else:
-        model.base.vae.enable_slicing()
-    rows = []
-    for steps in (options.steps, 4):
-        for images in (1, 2, 4):
-            request = ImageRequest(
-                prompt="a seven", steps=steps, seed=1, width=side, height=side, num_images=images
-            )
-            name = f"{steps} steps, {images} image{'s' if images > 1 else ''}"
-            try:
-                rows.append((name, *_measured(model, request, options.repeats)))
-            except torch.OutOfMemoryError:
+    small = handler.load(Weights.from_environment(".", {"MODEL_WEIGHTS": "tiny"}))
+    model = small if tiny else handler.Model(full_size(small.base), None, "full", "-", 0.0)
+    fused = model.base.unet.attn_processors
+    # What is done only once: cuDNN's choice of algorithms, the first use of each kernel.
+    handler.generate(model, ImageRequest(prompt="x", steps=1, seed=1, width=side, height=side))
+    slowest_step_s = 0.0
+    for way in WAYS:
+        _set(model.base, way, fused)
+        for steps in way.steps:
+            for images in (1, 2, 4):
+                what = f"{steps} steps, {images} image{'s' if images > 1 else ''}"
+                if time.perf_counter() + slowest_step_s * steps * images > until_s:
+                    yield way.name, what, "no time left", "-"
+                    continue
+                request = ImageRequest(
+                    prompt="a seven",
+                    steps=steps,
+                    seed=1,
+                    width=side,
+                    height=side,
+                    num_images=images,
+                )
+                try:
+                    seconds, peak = _measured(model, request)
+                    slowest_step_s = max(slowest_step_s, seconds / steps)
+                    yield way.name, what, f"{seconds:.3f}", peak
+                except torch.OutOfMemoryError:
+                    yield way.name, what, "out of memory", "-"
                 torch.cuda.empty_cache()
-                rows.append((name, "out of memory", "-"))
-    return rows
 
 
-def _measured(model: Any, request: Any, repeats: int) -> tuple[str, str]:
+def _set(base: Any, way: Way, fused: dict[str, Any]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = way.memory_gib * 2**30 / total if way.memory_gib else 1.0
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+    base.vae.register_to_config(force_upcast=not way.half_vae)
+    # The dictionary is emptied by what it is given to.
+    base.unet.set_attn_processor(dict(fused))
+    if way.savers:
+        base.enable_attention_slicing()
+        base.vae.enable_tiling()
+        base.vae.disable_slicing()
+    else:
+        base.vae.disable_tiling()
+        base.vae.enable_slicing()
+
+
+def _measured(model: Any, request: Any) -> tuple[float, str]:
     import pipeline as handler
     import torch
 
-    def work() -> None:
-        handler.generate(model, request)
-
-    work()
-    if torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
-    seconds = statistics.median(_timed(work) for _ in range(repeats)) / request.num_images
-    if not torch.cuda.is_available():
-        return f"{seconds:.3f}", "-"
-    return f"{seconds:.3f}", f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    started_s = time.perf_counter()
+    # Its end is the images' on the CPU, so that nothing is still to be computed.
+    handler.generate(model, request)
+    seconds = (time.perf_counter() - started_s) / request.num_images
+    peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if gpu else "-"
+    return seconds, peak
 
 
 def full_size(tiny: Any) -> Any:
@@ -154,12 +202,6 @@ def full_size(tiny: Any) -> Any:
         torch.set_default_dtype(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _timed(work: Any) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

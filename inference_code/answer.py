@@ -32,6 +32,9 @@ class Metadata:
     refine: float | None
     model: str
     version: str
+    loras: dict[str, float] | None = None
+    withheld: list[int] | None = None
+    """Which images the safety checker made black; None where none looked."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import hashlib
 import inspect
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy
 import torch
 from answer import Answer, Metadata
 from device import GIB, pixels_that_fit, weight_bytes
@@ -18,7 +20,7 @@ from errors import RefusedError
 from PIL import Image
 from prompts import prompt_arguments
 from request import ImageRequest
-from weights import Weights, check_layout, half_precision
+from weights import Weights, check_layout, half_precision, hub_id
 
 REFINED_SHARE = 0.2
 """Of the steps, for the refiner, where a request does not say (SDXL's own report)."""
@@ -48,49 +50,91 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 class Model:
     """What a process has loaded."""
 
-    base: StableDiffusionXLPipeline
+    base: Any
+    """A text-to-image pipeline of diffusers."""
     refiner: StableDiffusionXLPipeline | None
     name: str
     version: str
     load_s: float
     max_pixels: int | None = None
     """What decodes in the GPU's memory; None without a GPU."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """LoRA weights by the name in a request, and what they are called inside the base."""
+    safety_checker: Any = None
+    one_by_one: threading.Lock = field(default_factory=threading.Lock)
+    """Held while an image is made with adapters, which are switched in the base itself."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height that the base was trained for."""
-        side = self.base.default_sample_size * self.base.vae_scale_factor
-        return side, side
+        return (_side(self.base),) * 2
+
+
+def _backbone(pipeline: Any) -> Any:
+    """What denoises: a UNet or a transformer."""
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def _side(pipeline: Any) -> int:
+    """Pixels of a side of the images that a pipeline was trained for."""
+    size = getattr(pipeline, "default_sample_size", None) or _backbone(pipeline).config.sample_size
+    return size * pipeline.vae_scale_factor
 
 
 def load(weights: Weights) -> Model:
     """The model in memory; fp16 on a GPU, fp32 without."""
     started_s = time.perf_counter()
-    base = _pretrained(StableDiffusionXLPipeline, weights.base)
+    parts: dict[str, Any] = {"add_watermarker": weights.watermark}
+    if weights.watermark and not diffusers.utils.is_invisible_watermark_available():
+        raise ValueError("WATERMARK = 1: add invisible-watermark to the handler's requirements.txt")
+    if weights.vae:
+        parts["vae"] = _loaded(diffusers.AutoencoderKL, weights.vae)
+    # Models of SD 1.x bring a checker of their own; see MODEL_SAFETY_CHECKER.
+    parts |= {"safety_checker": None, "requires_safety_checker": False}
+    base = _pretrained(weights.base, **parts)
     if weights.lora:
         # Merged into the weights, so that it costs nothing at each step.
         folder, _, file = weights.lora.rpartition("/")
+        name, revision = hub_id(weights.lora)
         if file.endswith(".safetensors"):
             base.load_lora_weights(folder or ".", weight_name=file)
-        else:
+        elif Path(weights.lora).is_dir():
             base.load_lora_weights(weights.lora)
+        else:
+            base.load_lora_weights(name, revision=revision)
         base.fuse_lora(lora_scale=weights.lora_scale)
         base.unload_lora_weights()
+    # A name may have dots, which the names of torch's modules may not.
+    adapters = {name: f"lora_{number}" for number, name in enumerate(weights.loras)}
+    for name, file in weights.loras.items():
+        base.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapters[name])
     refiner = None
     if weights.refiner:
-        shared = {"vae": base.vae, "text_encoder_2": base.text_encoder_2}
-        refiner = _pretrained(diffusers.StableDiffusionXLImg2ImgPipeline, weights.refiner, **shared)
+        shared = {"vae": base.vae, "text_encoder_2": getattr(base, "text_encoder_2", None)}
+        refiner = _pretrained(weights.refiner, **shared, add_watermarker=weights.watermark)
     # One image after the other: decoding takes the same memory for eight as for one. Attention is
     # left fused: slicing it takes more time and more memory.
     base.vae.enable_slicing()
+    checker = _safety_checker(weights.safety_checker) if weights.safety_checker else None
     max_pixels = None
     if torch.cuda.is_available():
         pipelines = [pipeline for pipeline in (base, refiner) if pipeline is not None]
         max_pixels = fitting_pixels(pipelines, torch.cuda.mem_get_info()[0])
         for pipeline in pipelines:
             pipeline.to("cuda")
+        if checker is not None:
+            checker.model.to("cuda")
     load_s = time.perf_counter() - started_s
-    return Model(base, refiner, weights.name, _version(), load_s, max_pixels)
+    return Model(
+        base=base,
+        refiner=refiner,
+        name=weights.name,
+        version=_version(),
+        load_s=load_s,
+        max_pixels=max_pixels,
+        adapters=adapters,
+        safety_checker=checker,
+    )
 
 
 def fitting_pixels(pipelines: list[Any], memory_bytes: int) -> int:
@@ -107,9 +151,10 @@ def fitting_pixels(pipelines: list[Any], memory_bytes: int) -> int:
         if isinstance(part, torch.nn.Module)
     ]
     weights_bytes = weight_bytes(*modules)
-    fp32_decode = base.vae.dtype == torch.float32 or bool(base.vae.config.force_upcast)
+    upcast = bool(base.vae.config.get("force_upcast"))
+    fp32_decode = base.vae.dtype == torch.float32 or upcast
     pixels = pixels_that_fit(memory_bytes, weights_bytes, fp32_decode=fp32_decode)
-    side = base.default_sample_size * base.vae_scale_factor
+    side = _side(base)
     if pixels < side**2:
         raise ValueError(
             f"the weights take {weights_bytes / GIB:.1f} GiB, and the GPU has "
@@ -134,6 +179,10 @@ def generate(model: Model, request: ImageRequest) -> Answer:
     started_s = time.perf_counter()
     if request.refine and model.refiner is None:
         raise RefusedError(400, f"refine = {request.refine}: this endpoint has no refiner")
+    unknown = sorted(request.loras.keys() - model.adapters.keys())
+    if unknown:
+        there = ", ".join(model.adapters) or "none"
+        raise RefusedError(400, f"loras: this endpoint has no {', '.join(unknown)}; it has {there}")
     width, height = request.size(model.size)
     if model.max_pixels is not None and width * height > model.max_pixels:
         raise RefusedError(
@@ -155,7 +204,13 @@ def generate(model: Model, request: ImageRequest) -> Answer:
         "num_images_per_prompt": request.num_images,
         "generator": generators,
     }
-    with torch.inference_mode(), _dtype_kept(model.base.vae, model.base.unet.dtype):
+    if request.timesteps is not None:
+        common["timesteps"] = request.timesteps
+    with (
+        torch.inference_mode(),
+        _adapted(model, request.loras),
+        _dtype_kept(model.base.vae, _backbone(model.base).dtype),
+    ):
         texts = prompt_arguments(pipeline, request.prompt, request.negative_prompt)
         if request.image is None:
             if model.refiner is not None:
@@ -180,6 +235,7 @@ def generate(model: Model, request: ImageRequest) -> Answer:
                 images = pipeline(**texts, **common, width=width, height=height).images
         else:
             images = _from_picture(pipeline, texts | common, request, (width, height))
+        withheld = None if model.safety_checker is None else model.safety_checker.withhold(images)
     return Answer(
         images=images,
         metadata=Metadata(
@@ -195,6 +251,8 @@ def generate(model: Model, request: ImageRequest) -> Answer:
             refine=refine,
             model=model.name,
             version=model.version,
+            loras={name: float(scale) for name, scale in request.loras.items()} or None,
+            withheld=withheld,
         ),
         timings_s={
             "generate": round(time.perf_counter() - started_s, 3),
@@ -244,27 +302,83 @@ def _dtype_kept(vae: Any, dtype: torch.dtype) -> Iterator[None]:
         vae.to(dtype)
 
 
-def _pretrained(kind: type, weights: str, **shared: Any) -> Any:
-    check_layout(weights)
-    on_gpu = torch.cuda.is_available()
-    folder = Path(weights)
-    half = half_precision(folder) if folder.is_dir() else on_gpu
+@contextmanager
+def _adapted(model: Model, scales: dict[str, Any]) -> Iterator[None]:
+    """The base with LoRA weights switched on, or with all of them off."""
+    if not model.adapters:
+        yield
+        return
+    with model.one_by_one:
+        if scales:
+            model.base.enable_lora()
+            names = [model.adapters[name] for name in scales]
+            model.base.set_adapters(names, [float(scale) for scale in scales.values()])
+        else:
+            model.base.disable_lora()
+        yield
+
+
+@dataclass(frozen=True)
+class SafetyChecker:
+    """What finds images that are not to be shown: CLIP's view of them near to given concepts."""
+
+    processor: Any
+    model: Any
+
+    def withhold(self, images: list[Image.Image]) -> list[int]:
+        """Make such images black; which they were."""
+        pixels = self.processor(images, return_tensors="pt").pixel_values
+        _, found = self.model(
+            images=[numpy.asarray(image) for image in images],
+            clip_input=pixels.to(self.model.device, self.model.dtype),
+        )
+        withheld = [index for index, flagged in enumerate(found) if flagged]
+        for index in withheld:
+            images[index] = Image.new("RGB", images[index].size)
+        return withheld
+
+
+def _safety_checker(place: str) -> SafetyChecker:
+    """From a folder or hub id such as CompVis/stable-diffusion-safety-checker."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    name, revision = (place, None) if Path(place).is_dir() else hub_id(place)
+    processor = CLIPImageProcessor.from_pretrained(name, revision=revision)
+    return SafetyChecker(processor, _loaded(StableDiffusionSafetyChecker, place))
+
+
+def _pretrained(place: str, **parts: Any) -> Any:
+    """The pipeline that a model's own model_index.json names."""
+    check_layout(place)
+    name, revision = (place, None) if Path(place).is_dir() else hub_id(place)
+    index = diffusers.DiffusionPipeline.load_config(name, revision=revision)
+    kind = getattr(diffusers, index["_class_name"])
+    known = _parameters(kind)
+    pipeline = _loaded(kind, place, **{key: parts[key] for key in parts if key in known})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _loaded(kind: Any, place: str, **parts: Any) -> Any:
+    """Weights from a folder or the hub: fp16 on a GPU, fp32 without."""
+    folder, on_gpu = Path(place), torch.cuda.is_available()
+    name, revision = (place, None) if folder.is_dir() else hub_id(place)
     options = {
         "torch_dtype": torch.float16 if on_gpu else torch.float32,
         "use_safetensors": True,
-        "add_watermarker": False,
-        **shared,
+        "revision": revision,
+        **parts,
     }
+    half = half_precision(folder) if folder.is_dir() else on_gpu
     try:
-        pipeline = kind.from_pretrained(weights, variant="fp16" if half else None, **options)
+        return kind.from_pretrained(name, variant="fp16" if half else None, **options)
     except (OSError, ValueError) as error:
         if folder.is_dir() or not half:
             raise
         # Many models on the hub have no files of that variant.
-        print(f"{weights}: no variant fp16 ({error}); loading the plain files", flush=True)
-        pipeline = kind.from_pretrained(weights, **options)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+        print(f"{place}: no variant fp16 ({error}); loading the plain files", flush=True)
+        return kind.from_pretrained(name, **options)
 
 
 def _pipeline_for(model: Model, request: ImageRequest) -> Any:
@@ -272,40 +386,61 @@ def _pipeline_for(model: Model, request: ImageRequest) -> Any:
 
     It costs about a millisecond.
     """
-    config = model.base.scheduler.config
+    own = model.base.scheduler
     if request.scheduler is None:
-        scheduler_class, options = type(model.base.scheduler), {}
+        scheduler_class, options = type(own), {}
     else:
         name, options = SCHEDULERS[request.scheduler]
         scheduler_class = getattr(diffusers, name)
+        # Models of flow matching have no schedule of betas, which all of these read.
+        if "beta_schedule" not in own.config:
+            raise RefusedError(
+                400, f"scheduler = {request.scheduler!r}: does not fit this endpoint's model"
+            )
     if request.steps <= FEW_STEPS and "timestep_spacing" in _parameters(scheduler_class):
         options = options | {"timestep_spacing": "trailing"}
-    scheduler = scheduler_class.from_config(config, **options)
+    scheduler = scheduler_class.from_config(own.config, **options)
     most = scheduler.config.get("original_inference_steps")
     if most is not None and request.steps > most:
         raise RefusedError(
             400,
             f"steps = {request.steps}: scheduler {request.scheduler or 'lcm'} has at most {most}",
         )
-    if request.mask_image is not None:
-        kind = diffusers.StableDiffusionXLInpaintPipeline
-    elif request.image is not None:
-        kind = diffusers.StableDiffusionXLImg2ImgPipeline
-    else:
-        kind = StableDiffusionXLPipeline
-    return _rebuilt(kind, model.base, scheduler)
+    return _rebuilt(_kind_for(model.base, request), model.base, scheduler)
 
 
-def _rebuilt(kind: type, pipeline: Any, scheduler: Any) -> Any:
+def _kind_for(base: Any, request: ImageRequest) -> Any:
+    """The class of pipeline that does what is asked for with the parts of the base."""
+    if request.image is None:
+        return type(base)
+    if isinstance(base, StableDiffusionXLPipeline):
+        if request.mask_image is None:
+            return diffusers.StableDiffusionXLImg2ImgPipeline
+        return diffusers.StableDiffusionXLInpaintPipeline
+    # Importing it imports every family.
+    field, auto = (
+        ("image", diffusers.AutoPipelineForImage2Image)
+        if request.mask_image is None
+        else ("mask_image", diffusers.AutoPipelineForInpainting)
+    )
+    try:
+        return type(auto.from_pipe(base))
+    except ValueError:
+        raise RefusedError(400, f"{field}: this endpoint's model takes none") from None
+
+
+def _rebuilt(kind: Any, pipeline: Any, scheduler: Any) -> Any:
     """A pipeline of another's parts and of its settings, with a scheduler of its own."""
-    parts = pipeline.components
+    known, parts = _parameters(kind), pipeline.components
     settings = {
         name: value
         for name, value in pipeline.config.items()
-        if name in _parameters(kind) and name not in parts
+        if name in known and name not in parts
     }
-    accepted = {name: part for name, part in parts.items() if name in _parameters(kind)}
-    built = kind(**accepted | settings | {"scheduler": scheduler}, add_watermarker=False)
+    if "add_watermarker" in known:
+        settings["add_watermarker"] = pipeline.watermark is not None
+    accepted = {name: part for name, part in parts.items() if name in known}
+    built = kind(**accepted | settings | {"scheduler": scheduler})
     built.set_progress_bar_config(disable=True)
     return built
 

@@ -1,16 +1,28 @@
 """Prompts of any length for CLIP's encoders, which read 77 tokens at a time."""
 
+from inspect import signature
 from typing import Any
 
 import torch
+from errors import RefusedError
 
 
 def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[str, Any]:
     """A pipeline's arguments for two prompts: as texts, or as embeddings where they are longer.
 
     Longer ones are cut into chunks of the encoder's window, each encoded by itself, and the
-    embeddings follow each other. The pooled embedding is that of the first chunk.
+    embeddings follow each other. The pooled embedding is that of the first chunk. Families other
+    than SDXL read prompts as diffusers has them do.
+
+    Raises:
+        RefusedError: 400, the model takes no negative prompt.
     """
+    if not type(pipeline).__name__.startswith("StableDiffusionXL"):
+        if not negative_prompt:
+            return {"prompt": prompt}
+        if "negative_prompt" not in signature(pipeline.__call__).parameters:
+            raise RefusedError(400, "negative_prompt: this endpoint's model takes none")
+        return {"prompt": prompt, "negative_prompt": negative_prompt}
     encoders = [
         (tokenizer, encoder)
         for tokenizer, encoder in (

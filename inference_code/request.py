@@ -6,7 +6,9 @@ import io
 import json
 import math
 import os
+import re
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from errors import RefusedError
@@ -46,10 +48,45 @@ PIXEL_STEP = 8
 SMALLEST_SIDE = 64
 
 
+MAX_LORAS = 4
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What weights that were distilled to few steps want, where a request does not say."""
+
+    steps: int
+    guidance_scale: float
+    scheduler: str | None = None
+    """None is the model's own."""
+    one_step_timestep: int | None = None
+    """The timestep of an image in one step, where it is not the noisiest."""
+
+
+PRESETS = {
+    # ByteDance/SDXL-Lightning; files of 2, 4 and 8 steps.
+    "lightning": Preset(steps=4, guidance_scale=0.0, scheduler="euler"),
+    # stabilityai/sdxl-turbo; 1 to 4 steps.
+    "turbo": Preset(steps=1, guidance_scale=0.0),
+    # ByteDance/Hyper-SD; files of 2, 4 and 8 steps, and of one step with its own timestep.
+    "hyper": Preset(steps=4, guidance_scale=0.0, scheduler="ddim", one_step_timestep=800),
+    # latent-consistency/lcm-lora-sdxl; 2 to 8 steps.
+    "lcm": Preset(steps=4, guidance_scale=1.0, scheduler="lcm"),
+}
+"""As the models' own cards on Hugging Face say (read November 2026)."""
+DEFAULT_PRESET = os.environ.get("PRESET") or None
+if DEFAULT_PRESET not in (None, *PRESETS):
+    raise ValueError(
+        f"environment variable PRESET = {DEFAULT_PRESET!r}: must be one of {', '.join(PRESETS)}"
+    )
+
+
 def _picture(value: object) -> "Image":
     """A picture from base64 (or a data URL), refused by its header before anything is decoded."""
     if not isinstance(value, str):
         raise ValueError(f"must be a {', '.join(PICTURE_FORMATS)} picture in base64")
+    if re.match(r"\w+://", value):
+        raise ValueError("is a URL, and none is fetched; send the picture itself in base64")
     from PIL import Image, ImageOps
 
     file = io.BytesIO(_decoded(value))
@@ -121,6 +158,9 @@ class ImageRequest(BaseModel):
     from it, above 0 to 1. mask_image: only what is white in it changes.
 
     refine: the share of the steps that the refiner takes, where the endpoint has one.
+
+    preset: what weights for few steps want (`PRESETS`), for the fields that are absent; `PRESET`
+    of the environment if absent. loras: names of LoRA weights that the endpoint has, with scales.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -140,6 +180,14 @@ class ImageRequest(BaseModel):
     mask_image: Picture | None = None
     strength: Annotated[Number, Field(gt=0, le=1)] = 0.8
     refine: Annotated[Number, Field(ge=0, lt=1)] | None = None
+    preset: Literal["lightning", "turbo", "hyper", "lcm"] | None = None
+    loras: Annotated[
+        dict[
+            Annotated[StrictStr, Field(max_length=200)],
+            Annotated[Number, Field(ge=-2, le=2)],
+        ],
+        Field(max_length=MAX_LORAS),
+    ] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:
@@ -160,6 +208,14 @@ class ImageRequest(BaseModel):
         if problems:
             raise RefusedError(400, *problems)
         return self
+
+    @property
+    def timesteps(self) -> list[int] | None:
+        """The timesteps, where they do not follow from the scheduler and the steps."""
+        preset = PRESETS[self.preset] if self.preset else None
+        if preset is None or preset.one_step_timestep is None or self.steps > 1:
+            return None
+        return [preset.one_step_timestep]
 
     def size(self, default: tuple[int, int]) -> tuple[int, int]:
         """Width and height to make: as asked, as `image` has them, or the default.
@@ -216,10 +272,29 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
         if value is not None or name not in ImageRequest.model_fields
     }
     try:
-        return ImageRequest.model_validate(fields)
+        return ImageRequest.model_validate(_with_preset(fields))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         raise RefusedError(400, *map(_sentence, problems)) from None
+
+
+def _with_preset(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, and what a preset says about those that are absent."""
+    name = fields.get("preset", DEFAULT_PRESET)
+    # Anything else is refused with the rest.
+    preset = PRESETS.get(name) if isinstance(name, str) else None
+    if preset is None:
+        return fields
+    steps = fields.get("steps", preset.steps)
+    # The timestep of one step is LCM's way to start from it.
+    one_step = preset.one_step_timestep is not None and steps == 1
+    said = {
+        "preset": name,
+        "steps": steps,
+        "guidance_scale": preset.guidance_scale,
+        "scheduler": "lcm" if one_step else preset.scheduler,
+    }
+    return said | fields
 
 
 def _side(pixels: float) -> int:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_WEIGHTS = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -12,20 +12,28 @@ READ_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Weights:
-    """A base, and optionally a refiner and a LoRA; each a folder or a Hugging Face id."""
+    """A base and what may come with it; each a folder or a Hugging Face id (`id@revision`)."""
 
     name: str
     base: str
     refiner: str | None = None
+    vae: str | None = None
     lora: str | None = None
     lora_scale: float = 1.0
+    loras: Mapping[str, Path] = field(default_factory=dict)
+    """LoRA weights that a request may ask for, by name."""
+    safety_checker: str | None = None
+    watermark: bool = False
 
     @classmethod
     def from_environment(cls, model_dir: str, environment: Mapping[str, str]) -> "Weights":
-        """What MODEL_WEIGHTS, MODEL_REFINER, MODEL_LORA and MODEL_LORA_SCALE say.
+        """What the variables MODEL_... and WATERMARK say.
 
         MODEL_WEIGHTS is a folder, a Hugging Face id or `tiny`; without it, the weights in the
-        model's own archive, if it holds any. The other two may be folders inside the weights.
+        model's own archive, if it holds any. The others may be folders inside the weights.
+
+        Raises:
+            ValueError: MODEL_LORAS names no folder with `.safetensors` files.
         """
         packed = (Path(model_dir) / "model_index.json").exists()
         name = environment.get("MODEL_WEIGHTS") or (model_dir if packed else DEFAULT_WEIGHTS)
@@ -39,8 +47,12 @@ class Weights:
             name=name,
             base=base,
             refiner=inside(environment.get("MODEL_REFINER") or None),
+            vae=inside(environment.get("MODEL_VAE") or None),
             lora=inside(environment.get("MODEL_LORA") or None),
             lora_scale=float(environment.get("MODEL_LORA_SCALE") or 1.0),
+            loras=_by_name(inside(environment.get("MODEL_LORAS") or None)),
+            safety_checker=inside(environment.get("MODEL_SAFETY_CHECKER") or None),
+            watermark=environment.get("WATERMARK") == "1",
         )
 
     def read_ahead(self) -> None:
@@ -48,9 +60,15 @@ class Weights:
 
         safetensors maps the files, so what is in the page cache is not read or copied again.
         """
-        folders = [Path(place) for place in (self.base, self.refiner) if place]
+        folders = [Path(place) for place in (self.base, self.refiner, self.vae) if place]
         files = [file for folder in folders if folder.is_dir() for file in _loaded_files(folder)]
         threading.Thread(target=_read, args=(files,), daemon=True).start()
+
+
+def hub_id(place: str) -> tuple[str, str | None]:
+    """A Hugging Face id and its revision, from `org/name@revision`."""
+    name, _, revision = place.partition("@")
+    return name, revision or None
 
 
 def half_precision(folder: Path) -> bool:
@@ -85,8 +103,18 @@ def check_layout(place: str) -> None:
     raise ValueError(f"weights {place}: no model_index.json; publish a folder of diffusers' layout")
 
 
+def _by_name(place: str | None) -> dict[str, Path]:
+    if place is None:
+        return {}
+    found = {file.stem: file for file in sorted(Path(place).glob("*.safetensors"))}
+    if not found:
+        raise ValueError(f"MODEL_LORAS = {place!r}: must be a folder with .safetensors files")
+    return found
+
+
 def _loaded_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*/*.safetensors"))
+    # A VAE by itself has no folder for each part.
+    files = sorted(folder.glob("*/*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return [file for file in files if ".fp16." in file.name] or files
 
 

@@ -28,6 +28,10 @@ def rehearse(
         ),
     ] = None,
     changed: ChangedOption = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps an SDXL image: sets the mean service time.", min=1, max=150),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="The first, of traffic, alarm phases, setup times.", min=0)
     ] = 0,
@@ -58,6 +62,7 @@ def rehearse(
             seed=seed,
             seeds=seeds,
             readings=readings,
+            steps=steps,
         )
         page = None
         if report is not None:

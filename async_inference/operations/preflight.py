@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -222,8 +223,9 @@ def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
     try:
         if not place.endswith(".tar.gz"):
             prefix = f"{key.rstrip('/')}/" if key else ""
-            found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-            return Check(what, place, "objects") if found.get("Contents") else missing
+            found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1000)
+            names = [each["Key"].removeprefix(prefix) for each in found.get("Contents", ())]
+            return layout(settings, names, "objects") if names else missing
         say(f"reading {place} for symlinks")
         answer = s3.get_object(Bucket=bucket, Key=key)
     except (s3.exceptions.NoSuchKey, s3.exceptions.NoSuchBucket):
@@ -231,9 +233,45 @@ def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
     with answer["Body"] as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|gz") as archive:
-                return archived(place, archive)
+                members = list(archive)
         except (tarfile.TarError, EOFError, OSError) as error:
             return Check(what, place, f"no tar.gz: {error}", "pack it again: tar czf")
+    links = archived(place, members)
+    if links.remedy is not None:
+        return links
+    names = [member.name.removeprefix("./") for member in members if member.isfile()]
+    return layout(settings, names, links.found)
+
+
+def layout(settings: Settings, names: list[str], found: str) -> Check:
+    """Whether a handler that loads with diffusers finds a model in these files.
+
+    Args:
+        settings: its `weights`, and its `handler`, whose packages tell what it loads with.
+        names: paths below the weights' prefix.
+        found: what to say when it does.
+    """
+    what, place = "weights", settings.weights
+    packages = Path(settings.handler) / "requirements.txt"
+    if "model_index.json" in names or not packages.exists():
+        return Check(what, place, found)
+    if not re.search(r"^diffusers\b", packages.read_text(), re.MULTILINE):
+        return Check(what, place, found)
+    asked = f"{place}, with model_index.json"
+    deeper = sorted(name.split("/")[0] for name in names if re.match(r"[^/]+/model_index\.", name))
+    if deeper:
+        remedy = f"pulumi config set async-inference:weights {place.rstrip('/')}/{deeper[0]}"
+        if place.endswith(".tar.gz"):
+            remedy = f"pack the folder {deeper[0]} itself: tar czf FILE -C {deeper[0]} ."
+        return Check(what, asked, f"the model is one level deeper, in {deeper[0]}", remedy)
+    single = [name for name in names if re.fullmatch(r"[^/]+\.(safetensors|ckpt)", name)]
+    if single:
+        remedy = (
+            "convert it with StableDiffusionXLPipeline.from_single_file(...)"
+            ".save_pretrained(folder) and publish that folder"
+        )
+        return Check(what, asked, f"a single-file checkpoint, {single[0]}", remedy)
+    return Check(what, asked, "none", "publish a folder of diffusers' layout")
 
 
 def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:

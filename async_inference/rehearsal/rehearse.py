@@ -31,6 +31,7 @@ from async_inference.rehearsal.comparison import (
     PlanRuns,
     Sensitivity,
 )
+from async_inference.rehearsal.image_times import with_steps
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
@@ -96,6 +97,7 @@ def rehearse(
     seed: int,
     seeds: int = comparison.SEEDS,
     readings: bool = False,
+    steps: int | None = None,
 ) -> Rehearsal:
     """Run a stack's plan, or another within its bounds, and others for comparison.
 
@@ -108,6 +110,7 @@ def rehearse(
         seed: the first one, of traffic, alarm phases and setup times.
         seeds: how many.
         readings: whether to run every other reading of what AWS leaves open, too.
+        steps: denoising steps an image, which give the service times; None keeps the traffic's.
 
     Raises:
         InvalidInputError: all that is wrong with what was asked.
@@ -115,6 +118,8 @@ def rehearse(
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     taken = tuple(range(seed, seed + seeds))
     arriving = traffics.loaded_for(traffic, taken)
+    if steps is not None:
+        arriving = tuple(with_steps(each, own.instance_type, steps) for each in arriving)
     assumptions, age_limit_s = assumed(own, changed)
     named = [_plan(own, policy or stack, stack)]
     named += [_plan(own, name, stack) for name in against]

@@ -1,10 +1,15 @@
 """What a GPU does to the handler, shown on the CPU: the tiny SDXL in fp16, its VAE force_upcast."""
 
 import base64
+import copy
 import io
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from tests.inference_code.conftest import FOLDER, MODULES, InProcess, forget_handler
 
 pytestmark = [
     pytest.mark.serving,
@@ -26,16 +31,31 @@ def opened(body: bytes):
     return Image.open(io.BytesIO(body)).convert("RGB")
 
 
-@pytest.fixture
-def half(in_process):
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
     """The handler with its model as a GPU has it: fp16, and a VAE that decodes in fp32."""
     import torch
 
-    model = in_process()
-    base = model.transformer._model.base
-    base.to(torch.float16)
-    base.vae.register_to_config(force_upcast=True)
-    return model
+    with pytest.MonkeyPatch.context() as container:
+        container.syspath_prepend(str(FOLDER))
+        container.setenv("MODEL_WEIGHTS", "tiny")
+        container.setenv("SAGEMAKER_PROGRAM", "inference.py")
+        forget_handler()
+        handler = InProcess(tmp_path_factory.mktemp("model"))
+        modules = {name: sys.modules[name] for name in MODULES}
+    model: Any = handler.transformer._model
+    model.base.to(torch.float16)
+    model.base.vae.register_to_config(force_upcast=True)
+    return handler, model, modules
+
+
+@pytest.fixture
+def half(loaded, in_the_container):
+    """That handler, with a copy of its model for one test to break."""
+    handler, model, modules = loaded
+    sys.modules.update(modules)
+    handler.transformer._model = replace(model, base=copy.deepcopy(model.base))
+    return handler
 
 
 @pytest.mark.parametrize("failing", ["encode", "decode"])
@@ -102,8 +122,6 @@ def test_images_are_decoded_one_by_one_and_attention_stays_fused(half):
 @pytest.mark.parametrize("scheduler", [None, "ddim", "euler_ancestral", "lcm", "dpmpp_2m"])
 def test_an_ideal_refiner_changes_an_image_little_whatever_the_scheduler(half, scheduler):
     """The base as its own refiner: on the same schedule it goes on as the base alone would."""
-    from dataclasses import replace
-
     import diffusers
     import numpy
 
@@ -118,6 +136,36 @@ def test_an_ideal_refiner_changes_an_image_little_whatever_the_scheduler(half, s
 
     error = numpy.asarray(alone, float) - numpy.asarray(refined, float)
     assert (error**2).mean() ** 0.5 < 3
+
+
+def test_a_refiner_on_a_schedule_of_its_own_spoils_the_image(half):
+    """Why it gets the base's: the same latents, read as those of the model's own scheduler."""
+    import diffusers
+    import numpy
+    import torch
+
+    base = half.transformer._model.base
+    other = diffusers.EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
+    parts = base.components
+    kind: Any = type(base)
+    refiner: Any = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
+    asked = {"prompt": "a seven", "num_inference_steps": 20}
+
+    def made(refined_on: Any) -> Any:
+        started = kind(**parts | {"scheduler": other}, add_watermarker=False)
+        seeded = {"generator": torch.Generator().manual_seed(7)}
+        if refined_on is None:
+            return numpy.asarray(started(**asked, **seeded).images[0], float)
+        refiner.scheduler = refined_on
+        latents = started(**asked, **seeded, denoising_end=0.6, output_type="latent").images
+        image = refiner(**asked, **seeded, image=latents, denoising_start=0.6).images[0]
+        return numpy.asarray(image, float)
+
+    alone = made(None)
+    own, shared = made(base.scheduler), made(other)
+
+    assert ((own - alone) ** 2).mean() ** 0.5 > 10
+    assert ((shared - alone) ** 2).mean() ** 0.5 < 3
 
 
 def test_a_models_own_settings_reach_each_request(half):
@@ -152,8 +200,6 @@ def test_more_steps_than_lcm_has_are_refused(half):
 
 
 def test_an_image_above_the_gpus_memory_is_refused_before_the_work(half):
-    from dataclasses import replace
-
     half.transformer._model = replace(half.transformer._model, max_pixels=64 * 64)
 
     assert half.ask(ASKED).status == 200

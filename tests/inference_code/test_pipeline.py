@@ -212,3 +212,201 @@ def test_out_of_memory_is_answered_and_the_next_request_served(in_the_container,
     assert refused.startswith("507 ")
     assert "out of memory for 2 image(s) of 4096 x 4096" in refused
     assert again == "True", done.stderr[-1000:]
+
+
+def test_a_preset_makes_an_image_in_few_steps(in_process):
+    model = in_process(PRESET="lightning")
+
+    made = opened(model.ask({"prompt": "a seven", "seed": 7}).body)
+    one_step = opened(model.ask({"prompt": "a seven", "preset": "hyper", "steps": 1}).body)
+
+    assert (made.info["steps"], made.info["guidance_scale"]) == ("4", "0.0")
+    assert (one_step.info["steps"], one_step.info["scheduler"]) == ("1", "lcm")
+
+
+def test_a_vae_of_its_own_decodes_without_an_upcast(in_process, tmp_path):
+    """As SDXL's own is, which is decoded in fp32, and its repaired copy, which is not."""
+    import shutil
+
+    plain = in_process()
+    base = plain.transformer._model.base
+    base.vae.save_pretrained(tmp_path / "vae-fp16-fix")
+    base.vae.register_to_config(force_upcast=True)
+    base.save_pretrained(tmp_path / "sdxl")
+    shutil.move(tmp_path / "vae-fp16-fix", tmp_path / "sdxl" / "vae-fp16-fix")
+    made = plain.ask(ASKED).body
+    stories = []
+    for vae in ("", "vae-fp16-fix"):
+        model = in_process(MODEL_WEIGHTS=str(tmp_path / "sdxl"), MODEL_VAE=vae)
+        stories.append(model.transformer._model.base.vae.config["force_upcast"])
+
+    assert stories == [True, False]
+    assert opened(model.ask(ASKED).body).tobytes() == opened(made).tobytes(), "the same weights"
+
+
+def write_lora(base, file, seed: int) -> None:
+    import diffusers
+    import torch
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    torch.manual_seed(seed)
+    unet = diffusers.UNet2DConditionModel.from_config(base.unet.config)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    diffusers.StableDiffusionXLPipeline.save_lora_weights(
+        file.parent, get_peft_model_state_dict(unet), weight_name=file.name
+    )
+
+
+def test_a_request_chooses_lora_weights_from_those_that_are_allowed(in_process, tmp_path):
+    plain = in_process()
+    made = plain.ask(ASKED).body
+    none = plain.ask({**ASKED, "loras": {"pixel": 1}})
+    for seed, name in enumerate(("pixel", "v1.5-ink")):
+        write_lora(plain.transformer._model.base, tmp_path / f"{name}.safetensors", seed)
+
+    model = in_process(MODEL_LORAS=str(tmp_path))
+    pixel = model.ask({**ASKED, "loras": {"pixel": 1}}).body
+    ink = model.ask({**ASKED, "loras": {"v1.5-ink": 0.5}}).body
+    both = model.ask({**ASKED, "loras": {"pixel": 1, "v1.5-ink": 0.5}}).body
+    refused = model.ask({**ASKED, "loras": {"../pixel": 1}})
+
+    assert len({made, pixel, ink, both}) == 4
+    assert opened(pixel).info["loras"] == "{'pixel': 1.0}"
+    assert model.ask(ASKED).body == made, "none asked for, none left on"
+    assert model.ask({**ASKED, "loras": {"pixel": 1}}).body == pixel
+    assert refused.status == 400
+    assert b"this endpoint has no ../pixel; it has pixel, v1.5-ink" in refused.body
+    assert none.status == 400
+    assert b"this endpoint has no pixel; it has none" in none.body
+
+
+def test_requests_at_the_same_time_do_not_switch_each_others_lora_weights(in_process, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    write_lora(in_process().transformer._model.base, tmp_path / "pixel.safetensors", 0)
+    model = in_process(MODEL_LORAS=str(tmp_path))
+    import pipeline
+    from request import ImageRequest
+
+    def pixels(loras: dict) -> bytes:
+        request = ImageRequest(prompt="a seven", steps=2, seed=7, loras=loras)
+        return pipeline.generate(model.transformer._model, request).images[0].tobytes()
+
+    asked = [{}, {"pixel": 1.0}] * 8
+    alone = [pixels(loras) for loras in asked[:2]]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(pixels, asked))
+
+    assert together == alone * 8
+
+
+def test_a_folder_of_loras_without_any_is_refused_at_load(in_process, tmp_path):
+    with pytest.raises(Exception, match=r"must be a folder with \.safetensors"):
+        in_process(MODEL_LORAS=str(tmp_path))
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_a_safety_checker_makes_what_it_finds_black(in_process, tmp_path, finds):
+    import torch
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = small | {"image_size": 32, "patch_size": 16, "intermediate_size": 8}
+    config = CLIPConfig(vision_config=vision, text_config=small, projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config)
+    for name in ("concept_embeds_weights", "special_care_embeds_weights"):
+        # What cosine similarity must exceed: it is never below -1 nor above 1.
+        setattr(checker, name, torch.nn.Parameter(torch.full((17,), -2.0 if finds else 2.0)))
+    checker.special_care_embeds_weights = torch.nn.Parameter(torch.full((3,), 2.0))
+    checker.save_pretrained(tmp_path)
+    CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(tmp_path)
+    plain = in_process()
+
+    model = in_process(MODEL_SAFETY_CHECKER=str(tmp_path))
+    image = opened(model.ask(ASKED).body)
+    story = json.loads(model.ask({**ASKED, "num_images": 2}, "application/json").body)
+
+    assert (image.getextrema() == ((0, 0),) * 3) == finds
+    assert story["metadata"]["withheld"] == ([0, 1] if finds else [])
+    assert "withheld" not in opened(plain.ask(ASKED).body).info
+
+
+def test_a_watermark_needs_its_package(in_process):
+    import diffusers
+
+    assert not diffusers.utils.is_invisible_watermark_available()
+    with pytest.raises(Exception, match="add invisible-watermark to the handler's requirements"):
+        in_process(WATERMARK="1")
+
+
+def test_a_model_of_another_family_is_served_as_far_as_it_goes(in_process, tmp_path):
+    """Stable Diffusion 1.x: one text encoder, no size or crop embeddings, its own checker."""
+    import diffusers
+    from PIL import Image
+
+    parts = in_process().transformer._model.base.components
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        cross_attention_dim=parts["text_encoder"].config.hidden_size,
+    )
+    diffusers.StableDiffusionPipeline(
+        **{name: parts[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler")},
+        unet=unet,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path)
+    start = encoded(Image.new("RGB", (64, 64), "white"))
+
+    model = in_process(MODEL_WEIGHTS=str(tmp_path))
+    text = model.ask(ASKED | {"negative_prompt": "a four", "scheduler": "dpmpp_2m"})
+    picture = model.ask(ASKED | {"image": start})
+    masked = model.ask(ASKED | {"image": start, "mask_image": start})
+
+    assert type(model.transformer._model.base).__name__ == "StableDiffusionPipeline"
+    assert [answer.status for answer in (text, picture, masked)] == [200, 200, 200]
+    assert opened(text.body).size == opened(picture.body).size == (64, 64)
+
+
+def test_a_model_without_half_precision_on_the_hub_loads_its_plain_files(in_process, monkeypatch):
+    """On a GPU the variant fp16 is asked for first; many models have none."""
+    from pathlib import Path
+
+    in_process()
+    import diffusers
+    import pipeline
+    import torch
+
+    tiny = Path(pipeline.__file__).parent / "tiny"
+    real, index = diffusers.StableDiffusionXLPipeline, {"_class_name": "StableDiffusionXLPipeline"}
+    asked: list[tuple] = []
+
+    class Hub(diffusers.StableDiffusionXLPipeline):
+        @classmethod
+        def load_config(cls, name, **_options):
+            return index
+
+        @classmethod
+        def from_pretrained(cls, name, variant=None, revision=None, **options):
+            asked.append((name, revision, variant))
+            if variant:
+                raise ValueError("no such modeling files are available")
+            return real.from_pretrained(tiny, **options)
+
+    monkeypatch.setattr(diffusers, "DiffusionPipeline", Hub)
+    monkeypatch.setattr(diffusers, "StableDiffusionXLPipeline", Hub)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loaded = pipeline._pretrained("org/tiny@v2", add_watermarker=False)
+
+    assert asked == [("org/tiny", "v2", "fp16"), ("org/tiny", "v2", None)]
+    assert loaded.unet.dtype == torch.float16

@@ -127,8 +127,10 @@ def account(start) -> Any:
     """An embedded account with an image and weights, good and bad."""
     account = start()
     account.s3.create_bucket(Bucket="weights")
-    account.s3.put_object(Bucket="weights", Key="sdxl/unet.safetensors", Body=b"1")
-    account.s3.put_object(Bucket="weights", Key="plain.tar.gz", Body=archive(tarfile.TarInfo("a")))
+    for key in ("sdxl/model_index.json", "single/sdxl.safetensors"):
+        account.s3.put_object(Bucket="weights", Key=key, Body=b"1")
+    plain = archive(tarfile.TarInfo("./model_index.json"))
+    account.s3.put_object(Bucket="weights", Key="plain.tar.gz", Body=plain)
     linked = archive(tarfile.TarInfo("a"), link("b"))
     account.s3.put_object(Bucket="weights", Key="linked.tar.gz", Body=linked)
     account.s3.put_object(Bucket="weights", Key="text.tar.gz", Body=b"no archive")
@@ -167,17 +169,52 @@ def test_an_image_or_repository_that_does_not_exist_is_told(account):
     assert all("does not exist" in check.found for check in found[1:])
 
 
+@pytest.mark.parametrize(
+    ("names", "found", "remedy"),
+    [
+        (["model_index.json", "unet/a.safetensors"], "objects", None),
+        (
+            ["sdxl/model_index.json"],
+            "the model is one level deeper, in sdxl",
+            "weights s3://models/m/sdxl",
+        ),
+        (["sdxl_lightning_4step.ckpt"], "a single-file checkpoint, sdxl_l", "from_single_file"),
+        (["unet/a.safetensors"], "none", "publish a folder of diffusers' layout"),
+    ],
+)
+def test_weights_that_diffusers_cannot_read_are_told_before_they_are_deployed(names, found, remedy):
+    check = preflight.layout(stack(weights="s3://models/m"), names, "objects")
+
+    assert check.found.startswith(found)
+    assert (check.remedy is None) if remedy is None else (remedy in (check.remedy or ""))
+
+
+def test_the_weights_of_another_handler_have_whatever_layout_it_reads():
+    digits = stack(weights="s3://models/m", handler=str(ROOT / "handlers" / "digits"))
+
+    assert preflight.layout(digits, ["svc.safetensors"], "objects").passed
+
+
 @pytest.mark.local_aws
 def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
     """model.tar.gz must hold no symlinks (docs/aws-facts.md#model-artifacts)."""
     said: list[str] = []
     found = {
         place: preflight.weights(stack(weights=f"s3://weights/{place}"), account.s3, said.append)
-        for place in ("sdxl", "plain.tar.gz", "sd", "linked.tar.gz", "text.tar.gz", "no.tar.gz")
+        for place in (
+            "sdxl",
+            "plain.tar.gz",
+            "sd",
+            "single",
+            "linked.tar.gz",
+            "text.tar.gz",
+            "no.tar.gz",
+        )
     }
 
     assert [found[place].verdict for place in ("sdxl", "plain.tar.gz")] == ["ok", "ok"]
     assert found["sd"].found == "nothing there"
+    assert found["single"].found == "a single-file checkpoint, sdxl.safetensors"
     assert found["no.tar.gz"].found == "nothing there"
     assert found["linked.tar.gz"].found == "links: b"
     assert found["text.tar.gz"].found.startswith("no tar.gz")

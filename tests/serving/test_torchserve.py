@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,29 @@ from sagemaker_pytorch_serving_container import serving, torchserve
 torchserve.TS_CONFIG_FILE = sys.argv[1]
 serving.main()
 """
+SHORT_OF_MEMORY_ONCE = """
+
+_load = model_fn
+
+
+def model_fn(model_dir):
+    import torch
+
+    model = _load(model_dir)
+    vae = model.base.to(torch.float16).vae
+    vae.register_to_config(force_upcast=True)
+    decode, calls = vae.decode, []
+
+    def short_once(*args, **options):
+        calls.append(1)
+        if len(calls) == 25:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        return decode(*args, **options)
+
+    vae.decode = short_once
+    return model
+"""
+"""Appended to the handler: half precision as on a GPU, and one out-of-memory in the VAE."""
 ECHO = """
 import json, time
 def model_fn(model_dir): return None
@@ -200,6 +224,22 @@ def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
         assert "Traceback" not in refused.text
     assert ask(tiny, asked).content == served.content, "the worker goes on"
     forget_handler()
+
+
+def test_one_out_of_memory_among_fifty_requests_costs_one_answer(tmp_path):
+    shutil.copytree(HANDLER, tmp_path / "handler", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "handler" / "inference.py").open("a") as code:
+        code.write(SHORT_OF_MEMORY_ONCE)
+    code = package(tmp_path / "handler", without_requirements=True, build_folder=tmp_path / "build")
+    asked = {"prompt": "a seven", "seed": 7, "steps": 1}
+
+    with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
+        answers = [ask(client, asked) for _ in range(50)]
+    statuses = [answer.status_code for answer in answers]
+
+    assert (statuses.count(200), statuses.count(507)) == (49, 1)
+    assert statuses[24] == 507
+    assert len({answer.content for answer in answers}) == 2, "the others are the same image"
 
 
 def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
