@@ -187,7 +187,7 @@ class Alarms:
         known = [point for point in points if point is not None]
         if after != before:
             old = {"stateValue": before.name, "stateReason": alarm.state_reason}
-            reason, data = _reason(rules, known), self._reason_data(rules, known, at_s)
+            reason, data = _reason(rules, known), self._reason_data(rules, points, at_s)
             new = {"stateValue": after.name, "stateReason": reason, "stateReasonData": data}
             with self._services.lock:
                 alarm.update_state(reason, json.dumps(data), after.name)
@@ -222,9 +222,17 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
-    def _reason_data(self, rules: MetricAlarm, known: list[float], at_s: float) -> dict[str, Any]:
-        """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history)."""
+    def _reason_data(
+        self, rules: MetricAlarm, points: Sequence[float | None], at_s: float
+    ) -> dict[str, Any]:
+        """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
+
+        `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
+        (public records of CloudWatch's events; the reference does not describe it).
+        """
         end_s = (at_s - self._metric_delay_s) // MINUTE_S * MINUTE_S
+        known = [point for point in points if point is not None]
+        newest_first = list(reversed(points))[: rules.evaluation_periods]
         return {
             "version": "1.0",
             "queryDate": _iso(at_s),
@@ -233,6 +241,11 @@ class Alarms:
             "period": rules.period_s,
             "recentDatapoints": known[-rules.evaluation_periods :],
             "threshold": rules.threshold,
+            "evaluatedDatapoints": [
+                {"timestamp": _iso(end_s - age * rules.period_s)}
+                | ({} if point is None else {"value": point})
+                for age, point in enumerate(newest_first, start=1)
+            ],
         }
 
     def _note(self, name: str, kind: str, summary: str, data: dict[str, Any] | None = None) -> None:

@@ -1,0 +1,747 @@
+"""Which reading of AWS an endpoint's records fit, with how much evidence.
+
+Each estimator is a pure function over frozen records. It names a value only where the records
+speak for it: at least `LIKELY` times more for it than for any other, or three observations of a
+number. Else it says what is missing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_ndtr
+from scipy.stats import t as student
+
+from async_inference.calibration.records import (
+    MINUTE_S,
+    CapacityChange,
+    Records,
+    capacity_changes,
+    foreign_changes,
+)
+from async_inference.scaling.alarms import evaluation_range
+from async_inference.scaling.autoscaler import HIGH_ALARM_PERIODS, LOW_ALARM_PERIODS
+from async_inference.scaling.plan import Metric
+
+LIKELY = 20.0
+"""The likelihood ratio from which a reading is named: the usual 1 in 20."""
+ODDS_OF_ONE = 49.0
+"""What one plain observation of a reading counts: one in fifty may mislead (a deployment, a
+person's change in the same minute)."""
+MOST_ODDS = 1e6
+LEAST_STARTS = 3
+SHORTAGE_RATIO = 3.0
+"""A start that took this many times the median waited for capacity, not for its container."""
+NO_SIGMA = 0.005
+IDLE_MINUTES = 20
+"""So long a silence ends an episode of work."""
+LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
+"""Standard error of a request's time when it is counted by looks a minute apart."""
+PUBLISHED_DELAY_S = (60.0, 90.0)
+"""Of metrics, by published runs (aws-facts.md section 5)."""
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the records say of one reading or number.
+
+    Args:
+        name: of an assumption as `rehearse --set` takes it, or of a number that is told beside.
+        value: None where there is not enough evidence.
+        observations: how many things were seen that tell of it.
+        because: what showed it, or what is missing, as a clause.
+        low, high: an interval that holds a number in 19 of 20 cases.
+        odds: how many times likelier the records are under this value than under the next.
+    """
+
+    name: str
+    value: Value | None
+    observations: int
+    because: str
+    low: float | None = None
+    high: float | None = None
+    odds: float | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """A scale-out: when it began, how long until all its instances served, and how many."""
+
+    at_s: float
+    took_s: float
+    instances: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All findings, the starts that the setup time rests on, and what else is to be told."""
+
+    findings: tuple[Finding, ...]
+    starts: tuple[Start, ...]
+    notes: tuple[str, ...]
+
+    def __getitem__(self, name: str) -> Finding:
+        return next(each for each in self.findings if each.name == name)
+
+
+def estimate(records: Records) -> Estimate:
+    """Judge an endpoint's records."""
+    changes = capacity_changes(records)
+    starts, first_start, apart = later_starts(records, changes)
+    delay = metric_delay(records)
+    inflight = counts_inflight(records)
+    findings = [
+        *setup(starts),
+        first_start,
+        *parts(records, changes),
+        scale_in(changes),
+        change_in_progress(records, changes),
+        samples_per_minute(records),
+        delay,
+        range_of_evaluation(records, delay),
+        scale_in_ratio(records),
+        from_zero(records, changes),
+        at_zero(records, changes),
+        inflight,
+        on_scale_in(records, changes, inflight),
+        service(records),
+        Finding(
+            "setup_is_billed",
+            None,
+            0,
+            "no metric tells what an instance costs; the bill's hours beside these starts would",
+        ),
+    ]
+    return Estimate(tuple(findings), starts, (*apart, *notes(records, changes)))
+
+
+# Starts
+
+
+def later_starts(
+    records: Records, changes: Sequence[CapacityChange]
+) -> tuple[tuple[Start, ...], Finding, tuple[str, ...]]:
+    """The starts that tell of the setup time, the first one after a creation, and what was left.
+
+    The first start of an endpoint is without a cached image (aws-facts.md section 7). Where the
+    creation itself was seen, that was it; else the first scale-out after it is taken for it where
+    it took unlike the others.
+    """
+    left: list[str] = []
+    usable = [
+        Start(change.started_s, change.ended_s - change.started_s, change.after - change.before)
+        for change in changes
+        if change.after > change.before and change.alone and change.ended_s is not None
+    ]
+    old = [start for start in usable if start.at_s < records.configuration_created_s]
+    if old:
+        left.append(
+            f"{_count(len(old), 'start')} of an earlier configuration left out: "
+            f"{records.configuration} is the live one"
+        )
+    starts = [start for start in usable if start.at_s >= records.configuration_created_s]
+    first = _creation_start(records)
+    if first is None and len(starts) > LEAST_STARTS and records.created_s >= records.since_s:
+        rest = np.log([start.took_s for start in starts[1:]])
+        spread = max(float(rest.std(ddof=1)), 0.05)
+        if math.log(starts[0].took_s) - rest.mean() > max(3 * spread, math.log(1.3)):
+            first = starts.pop(0).took_s
+    if len(starts) > LEAST_STARTS:
+        median_s = float(np.median([start.took_s for start in starts]))
+        slow = [start for start in starts if start.took_s > SHORTAGE_RATIO * median_s]
+        if slow:
+            left.append(
+                f"{_count(len(slow), 'start')} left out that took up to "
+                f"{max(start.took_s for start in slow):.0f} s: no instance was to be had"
+            )
+            starts = [start for start in starts if start not in slow]
+    told = (
+        Finding("first_setup_s", None, 0, "this endpoint's creation lies before what was read")
+        if first is None
+        else Finding(
+            "first_setup_s",
+            round(first),
+            1,
+            "the first start after the creation, whose image was not cached yet",
+        )
+    )
+    return tuple(starts), told, tuple(left)
+
+
+def _creation_start(records: Records) -> float | None:
+    """Seconds from the endpoint's creation to its first instance in service, to the minute."""
+    if records.created_s < records.since_s:
+        return None
+    later = [minute for minute in records.minutes.instances if minute >= records.created_s]
+    if not later:
+        return None
+    return min(later) + MINUTE_S / 2 - records.created_s
+
+
+def setup(starts: Sequence[Start]) -> Iterator[Finding]:
+    """Median and spread of the setup time, lognormal as the simulator draws it."""
+    if len(starts) < LEAST_STARTS:
+        because = f"{_count(len(starts), 'start')} of {LEAST_STARTS} that are needed"
+        yield Finding("setup_s", None, len(starts), because)
+        yield Finding("setup_sigma", None, len(starts), because)
+        return
+    median_s, sigma = lognormal(starts, [1.0] * len(starts))
+    because = "scale-outs from asking until all instances were in service"
+    factor = math.exp(
+        float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts))
+    )
+    yield Finding(
+        "setup_s",
+        round(median_s, 1),
+        len(starts),
+        because,
+        round(median_s / factor, 1),
+        round(median_s * factor, 1),
+    )
+    yield Finding(
+        "setup_sigma", 0.0 if sigma <= NO_SIGMA else round(sigma, 3), len(starts), because
+    )
+
+
+def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float, float]:
+    """Median and sigma of the setup time of one instance, by maximum likelihood.
+
+    A scale-out of k instances takes as long as the slowest of k.
+    """
+    logs = np.log([max(start.took_s, 1.0) for start in starts])
+    count = np.array([start.instances for start in starts])
+    weight = np.array(weights)
+    mean = float(np.average(logs, weights=weight))
+    spread = math.sqrt(float(np.average((logs - mean) ** 2, weights=weight)))
+    if spread <= NO_SIGMA:
+        return math.exp(mean), spread
+    if (count == 1).all():
+        many = len(logs) / (len(logs) - 1) if len(logs) > 1 else 1.0
+        return math.exp(mean), spread * math.sqrt(many)
+
+    def unlikelihood(at: np.ndarray) -> float:
+        sigma = math.exp(at[1])
+        z = (logs - at[0]) / sigma
+        each = (count - 1) * log_ndtr(z) - z * z / 2 - at[1]
+        return -float((weight * each).sum())
+
+    best = minimize(
+        unlikelihood, [mean - spread / 2, math.log(spread)], method="Nelder-Mead", tol=1e-6
+    ).x
+    return math.exp(best[0]), math.exp(best[1])
+
+
+def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Finding]:
+    """A start in two parts: until the container writes its first line, and from then on."""
+    before, within = [], []
+    for change in changes:
+        if change.after <= change.before or not change.alone or change.ended_s is None:
+            continue
+        for began_s in records.containers:
+            if change.started_s < began_s < change.ended_s:
+                before.append(began_s - change.started_s)
+                within.append(change.ended_s - began_s)
+    for name, seen in (("setup_until_container_s", before), ("setup_in_container_s", within)):
+        if len(seen) < LEAST_STARTS:
+            because = f"the logs tell of {len(seen)} containers when they began within a start"
+            yield Finding(name, None, len(seen), because)
+        else:
+            low, middle, high = np.percentile(seen, [2.5, 50, 97.5])
+            because = "from the first line in each container's log"
+            yield Finding(
+                name, round(float(middle)), len(seen), because, round(low), round(high)
+            )
+
+
+def scale_in(changes: Sequence[CapacityChange]) -> Finding:
+    """How long a scale-in keeps the endpoint Updating."""
+    took_s = [
+        change.ended_s - change.started_s
+        for change in changes
+        if change.after < change.before and change.ended_s is not None and change.alone
+    ]
+    if len(took_s) < LEAST_STARTS:
+        because = f"{_count(len(took_s), 'scale-in')} of {LEAST_STARTS} that are needed"
+        return Finding("scale_in_takes_s", None, len(took_s), because)
+    return Finding(
+        "scale_in_takes_s",
+        round(float(np.median(took_s)), 1),
+        len(took_s),
+        "scale-ins from asking until the endpoint was in service again",
+        round(min(took_s), 1),
+        round(max(took_s), 1),
+    )
+
+
+def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> Finding:
+    """Whether a change in progress refuses others."""
+    refused = [
+        activity
+        for activity in records.activities
+        if activity.refused
+        and any(
+            change.started_s <= activity.started_s < (change.ended_s or records.read_s)
+            for change in changes
+        )
+    ]
+    overlapped = sum(
+        first.ended_s is None or second.started_s < first.ended_s - 1
+        for first, second in pairwise(changes)
+    )
+    return _voted(
+        "capacity_change_in_progress",
+        {"refused": len(refused), "allowed": overlapped},
+        "activities that failed since the endpoint was Updating, and changes that overlapped",
+        "no policy wanted a second change while one was in progress; a burst would show it",
+    )
+
+
+# Metrics
+
+
+def samples_per_minute(records: Records) -> Finding:
+    """How many looks make a minute's point: CloudWatch says it."""
+    name = "samples_per_minute"
+    counts = Counter(round(count) for count in records.minutes.samples.values())
+    total = sum(counts.values())
+    if total < IDLE_MINUTES:
+        return Finding(name, None, total, f"{total} minutes of ApproximateBacklogSize were read")
+    value, often = counts.most_common(1)[0]
+    if often < 0.9 * total or not 1 <= value <= 60:
+        return Finding(name, None, total, f"SampleCount varies: {_listed(counts)}")
+    whole = all(float(each).is_integer() for each in records.minutes.backlog.values())
+    if value == 1 and not whole:
+        because = "SampleCount is 1, but the points are no whole numbers: they are means already"
+        return Finding(name, None, total, because)
+    return Finding(name, value, total, "SampleCount of ApproximateBacklogSize", odds=MOST_ODDS)
+
+
+def metric_delay(records: Records) -> Finding:
+    """How long after its minute's end a datapoint is seen by alarms.
+
+    An evaluation that saw minute m as its newest bounds the delay from above by the time since m's
+    end, and from below by a minute less where the next minute has a datapoint as well. Alarms are
+    evaluated at phases of their own, so that several alarms narrow it down.
+    """
+    name = "metric_delay_s"
+    metric_of = {a.name: a.metric for a in records.alarms if a.period_s == MINUTE_S}
+    bounds: list[tuple[float, float]] = []
+    for change in records.changes:
+        series = records.minutes.queue.get(metric_of.get(change.alarm, ""), {})
+        if change.newest_s is None or int(change.newest_s) + MINUTE_S not in series:
+            continue
+        high = change.at_s - change.newest_s - MINUTE_S
+        bounds.append((high - MINUTE_S, high))
+    if len(bounds) < LEAST_STARTS:
+        because = f"{len(bounds)} changes of alarms' states tell which minutes they saw"
+        return Finding(name, None, len(bounds), because)
+    low, high, agree = _most_covered(bounds)
+    if agree < 0.8 * len(bounds):
+        return Finding(name, None, len(bounds), "the delay varies by more than a minute")
+    low = max(low, 0.0)
+    published = max(low, PUBLISHED_DELAY_S[0]), min(high, PUBLISHED_DELAY_S[1])
+    inner = published if published[0] <= published[1] else (low, high)
+    phases = len({round(each) for _, each in bounds})
+    return Finding(
+        name,
+        round(sum(inner) / 2),
+        len(bounds),
+        f"the newest minute that alarms saw, at {_count(phases, 'phase')} of theirs; the middle of "
+        "what agrees with it"
+        + (", and with published runs" if inner == published else ""),
+        round(low, 1),
+        round(high, 1),
+    )
+
+
+def _most_covered(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
+    """The interval that lies within most of the given ones, and within how many."""
+    edges = sorted({edge for each in bounds for edge in each})
+    covered = [
+        (sum(low <= left and right <= high for low, high in bounds), left, right)
+        for left, right in pairwise(edges)
+    ]
+    if not covered:
+        return edges[0], edges[0], len(bounds)
+    most = max(count for count, _, _ in covered)
+    best = [(left, right) for count, left, right in covered if count == most]
+    return best[0][0], best[-1][1], most
+
+
+def range_of_evaluation(records: Records, delay: Finding) -> Finding:
+    """How many periods an alarm looks back: until it has no datapoint left."""
+    name = "evaluation_range"
+    alarms = {a.name: a for a in records.alarms if a.period_s == MINUTE_S}
+    low_s, high_s = (
+        (delay.low, delay.high)
+        if delay.low is not None and delay.high is not None
+        else PUBLISHED_DELAY_S
+    )
+    votes = {"n_plus_third": 0, "n_plus_2": 0}
+    for change in records.changes:
+        alarm = alarms.get(change.alarm)
+        if alarm is None or change.after != "INSUFFICIENT_DATA":
+            continue
+        periods = alarm.evaluation_periods
+        ranges = {
+            "n_plus_third": evaluation_range(periods, True),
+            "n_plus_2": evaluation_range(periods, False),
+        }
+        seen = [m for m in records.minutes.queue.get(alarm.metric, {}) if m < change.at_s]
+        if not seen or ranges["n_plus_third"] == ranges["n_plus_2"]:
+            continue
+        last_s = max(seen) + MINUTE_S
+        empty = [(change.at_s - delay_s - last_s) / MINUTE_S for delay_s in (high_s, low_s)]
+        fits = [
+            reading
+            for reading, length in ranges.items()
+            if empty[0] - 1 <= length <= empty[1] + 1
+        ]
+        if len(fits) == 1:
+            votes[fits[0]] += 1
+    return _voted(
+        name,
+        votes,
+        "alarms of more than eight periods that ran out of datapoints",
+        "no alarm of more than eight periods lost its metric; without gaps the readings are one",
+    )
+
+
+def scale_in_ratio(records: Records) -> Finding:
+    """Target tracking's low alarm, as a part of the high one's threshold, which is the target."""
+    name = "scale_in_ratio"
+    pairs = [
+        (high, low)
+        for high in records.alarms
+        for low in records.alarms
+        if high.tracks
+        and not high.is_low
+        and low.is_low
+        and set(high.policies) & set(low.policies)
+        and high.threshold > 0
+    ]
+    if not pairs:
+        return Finding(name, None, 0, "the endpoint has no target tracking that scales in")
+    ratios = {round(low.threshold / high.threshold, 4) for high, low in pairs}
+    if len(ratios) > 1:
+        return Finding(name, None, len(pairs), f"the ratios differ: {_listed(sorted(ratios))}")
+    periods = f"{pairs[0][0].evaluation_periods} and {pairs[0][1].evaluation_periods} minutes"
+    return Finding(
+        name,
+        ratios.pop(),
+        len(pairs),
+        f"thresholds of target tracking's own alarms, which look at {periods}",
+        odds=MOST_ODDS,
+    )
+
+
+def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
+    """Whether target tracking leaves zero."""
+    high = {a.name for a in records.alarms if a.tracks and not a.is_low}
+    left = sum(change.before == 0 and change.alarm in high for change in changes)
+    stayed = sum(
+        any(min(until_s, end_s) - max(since_s, begin_s) > 1.5 * MINUTE_S for since_s, end_s in rung)
+        for begin_s, until_s, _ in zeros(records, changes)
+        for rung in [list(_in_alarm(records, high))]
+    )
+    return _voted(
+        "target_tracking_from_zero",
+        {"async_page": left, "never": stayed},
+        "target tracking's alarm at zero instances, and what followed",
+        "target tracking's high alarm never rang at zero: another policy was first, as always "
+        "under this plan"
+        if high
+        else "the endpoint has no target tracking",
+    )
+
+
+def zeros(
+    records: Records, changes: Sequence[CapacityChange]
+) -> Iterator[tuple[float, float, CapacityChange | None]]:
+    """(from, until, the change that ended it) of each time at zero instances, changes done."""
+    for change, following in pairwise([*changes, None]):
+        if change is not None and change.after == 0 and change.ended_s is not None:
+            yield change.ended_s, following.started_s if following else records.read_s, following
+
+
+def _in_alarm(records: Records, names: Iterable[str]) -> Iterator[tuple[float, float]]:
+    """When one of these alarms was in ALARM."""
+    for name in names:
+        own = sorted((c for c in records.changes if c.alarm == name), key=lambda each: each.at_s)
+        for change, following in pairwise([*own, None]):
+            if change is not None and change.after == "ALARM":
+                yield change.at_s, following.at_s if following else records.read_s
+
+
+def at_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
+    """What ApproximateBacklogSizePerInstance is at zero instances."""
+    votes = {"backlog": 0, "no_data": 0}
+    per_instance = records.minutes.queue.get(Metric.BACKLOG_SIZE_PER_INSTANCE, {})
+    for begin_s, until_s, _ in zeros(records, changes):
+        minutes = [
+            minute
+            for minute in _whole_minutes(begin_s, until_s)
+            if minute in records.minutes.backlog and records.minutes.serving(minute) == 0
+        ]
+        if len(minutes) < LEAST_STARTS:
+            continue
+        share = sum(minute in per_instance for minute in minutes) / len(minutes)
+        if share >= 0.9 or share <= 0.1:
+            votes["backlog" if share >= 0.9 else "no_data"] += 1
+    return _voted(
+        "backlog_per_instance_at_zero",
+        votes,
+        "times at zero instances, with and without datapoints",
+        "the endpoint was never at zero instances for three whole minutes",
+    )
+
+
+def counts_inflight(records: Records) -> Finding:
+    """Whether the backlog counts requests in progress, by Little's law.
+
+    The backlog summed over time is the sum of the requests' whole times if it does, and the sum of
+    their times in the backlog if it does not: what lies between is the work. Work that a scale-in
+    threw away is time in the backlog to SageMaker, so that the sum may be less than that.
+    """
+    name = "backlog_counts_inflight"
+    rows = []
+    ended = 0.0
+    for minutes in _episodes(records):
+        work_s = sum(map(records.minutes.work_s, minutes))
+        done = sum(records.minutes.ended.get(minute, 0.0) for minute in minutes)
+        gap = any(minute not in records.minutes.backlog for minute in minutes)
+        if not done or gap:
+            continue
+        area_s = MINUTE_S * sum(records.minutes.backlog[minute] for minute in minutes)
+        waited_s = sum(records.minutes.in_backlog_ms.get(minute, 0.0) for minute in minutes) / 1000
+        rows.append((area_s - waited_s, work_s))
+        ended += done
+    total_work_s = sum(work_s for _, work_s in rows)
+    if not total_work_s:
+        return Finding(name, None, int(ended), "no request ended while the backlog was published")
+    share = float(sum(extra_s for extra_s, _ in rows) / total_work_s)
+    looks = max(1, round(np.median(list(records.minutes.samples.values()) or [1])))
+    # Requests of one episode are late or early together, at worst.
+    error = LOOK_ERROR_S / looks * math.sqrt(ended * max(1.0, ended / len(rows) / 10))
+    error = max(error, math.sqrt(sum((e - share * w) ** 2 for e, w in rows))) / total_work_s
+    log_odds = (2 * share - 1) / (2 * error * error)
+    odds = min(MOST_ODDS, math.exp(min(abs(log_odds), 20.0)))
+    # Far from both is neither; below none is work that was thrown away.
+    near = -2 < share < 0.4 or 0.6 < share < 1.4
+    because = f"by Little's law {share:.2f} of the work in progress is in the backlog"
+    return Finding(
+        name,
+        share > 0.5 if odds >= LIKELY and near else None,
+        int(ended),
+        because,
+        round(share - 2 * error, 2),
+        round(share + 2 * error, 2),
+        round(odds, 1),
+    )
+
+
+def _episodes(records: Records) -> Iterator[range]:
+    """Spans of minutes with work, between silences of `IDLE_MINUTES`."""
+    backlog = records.minutes.backlog
+    busy = sorted({m for m, value in backlog.items() if value > 0} | set(records.minutes.ended))
+    if not busy:
+        return
+    first = busy[0]
+    # The last one may not be over.
+    for minute, following in pairwise([*busy, max(backlog, default=0)]):
+        if following - minute > IDLE_MINUTES * MINUTE_S:
+            yield range(first, minute + MINUTE_S, MINUTE_S)
+            first = following
+
+
+def on_scale_in(
+    records: Records, changes: Sequence[CapacityChange], inflight: Finding
+) -> Finding:
+    """What becomes of requests in progress when the last instance goes.
+
+    A request that was served from before such a scale-in until well after it was let finish; one
+    that an instance had begun and whose service began after the next start was put back.
+    """
+    votes = {"requeue": 0, "drain": 0}
+    runs = list(_lone_runs(records))
+    for change, following in pairwise([*changes, None]):
+        if change is None or change.after != 0:
+            continue
+        began_s, again_s = change.started_s, following.ended_s if following else None
+        # A minute's sum holds what ended since the last look, up to a minute before it.
+        if any(run.latest_start_s < began_s and run.end_s > began_s + MINUTE_S for run in runs):
+            votes["drain"] += 1
+        elif again_s is not None and inflight.value is not None:
+            look = int(began_s // MINUTE_S - 1) * MINUTE_S
+            last = records.minutes.backlog.get(look)
+            slots = change.before * records.concurrency
+            # Then nobody waited: a free slot takes a request at once.
+            served = last is not None and (1 <= last <= slots if inflight.value else last == 0)
+            votes["requeue"] += served and any(
+                run.latest_arrival_s < look and run.latest_start_s - MINUTE_S >= again_s - MINUTE_S
+                and run.latest_start_s < again_s + 2 * MINUTE_S
+                for run in runs
+            )
+    return _voted(
+        "inflight_on_scale_in",
+        votes,
+        "scale-ins to zero with a request in progress, and when it ended",
+        "no instance was removed while it worked on a request, as far as can be told",
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A request's service, to the minute."""
+
+    latest_arrival_s: float
+    latest_start_s: float
+    end_s: float
+
+
+def _lone_runs(records: Records) -> Iterator[_Run]:
+    """The requests that ended alone in their minute, of which everything is known."""
+    minutes = records.minutes
+    for minute, count in minutes.ended.items():
+        if count == 1:
+            end_s = float(minute + MINUTE_S)
+            whole_s = minutes.total_ms.get(minute, 0.0) / 1000
+            yield _Run(end_s - whole_s, end_s - minutes.work_s(minute), float(minute))
+
+
+def service(records: Records) -> Finding:
+    """How long requests were served."""
+    rows = [
+        (count, records.minutes.work_s(minute) / count)
+        for minute, count in records.minutes.ended.items()
+        if count > 0
+    ]
+    ended = sum(count for count, _ in rows)
+    if ended < LEAST_STARTS:
+        return Finding("service_s", None, int(ended), f"{ended:.0f} requests ended")
+    weights, means = np.array(rows).T
+    mean_s = float(np.average(means, weights=weights))
+    error_s = float(means.std()) / math.sqrt(len(rows)) * 2
+    return Finding(
+        "service_s",
+        round(mean_s, 2),
+        int(ended),
+        "TotalProcessingTime less TimeInBacklog, the mean",
+        round(max(0.0, mean_s - error_s), 2),
+        round(mean_s + error_s, 2),
+    )
+
+
+# What else is to be told
+
+
+def notes(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
+    """What a reader must know beside the findings, a sentence for each."""
+    yield from records.unread
+    if not changes:
+        yield (
+            "the endpoint has not scaled since it was created or within what AWS keeps; send it "
+            "work first: docs/rehearsal.md says which"
+        )
+    earlier = sum(each.started_s < records.created_s for each in records.activities)
+    if earlier:
+        yield (
+            f"{_count(earlier, 'activity', 'activities')} belong to an earlier endpoint of this "
+            "name, which was replaced; they are left out"
+        )
+    yield from (
+        f"{wanted} instances were asked for and {seen} in service without an activity, "
+        f"{_ago(records, at_s)}: somebody changed the capacity by hand, or an instance failed; "
+        "what follows is counted from what was seen"
+        for at_s, wanted, seen in foreign_changes(records)
+    )
+    by_schedule = sum(change.alarm is None for change in changes)
+    if by_schedule:
+        yield f"{_count(by_schedule, 'change')} by a schedule or by new bounds, not by an alarm"
+    backlog = records.minutes.backlog
+    if backlog:
+        missing = (max(backlog) - min(backlog)) // MINUTE_S + 1 - len(backlog)
+        if missing:
+            yield (
+                f"{_count(missing, 'minute')} without a datapoint of ApproximateBacklogSize; what "
+                "spans them is left out"
+            )
+    else:
+        yield "CloudWatch has no datapoint of ApproximateBacklogSize in this time"
+    if abs(records.skew_s) > MINUTE_S / 2:
+        direction = "ahead of" if records.skew_s > 0 else "behind"
+        yield (
+            f"this machine's clock is {abs(records.skew_s):.0f} s {direction} AWS's; all times are "
+            "AWS's"
+        )
+    yield from _apart(records, changes)
+    tracking = [a for a in records.alarms if a.tracks]
+    unusual = [
+        a
+        for a in tracking
+        if a.evaluation_periods != (LOW_ALARM_PERIODS if a.is_low else HIGH_ALARM_PERIODS)
+    ]
+    if unusual:
+        yield (
+            f"target tracking looks at {unusual[0].evaluation_periods} minutes in "
+            f"{unusual[0].name}; the rehearsal takes {HIGH_ALARM_PERIODS} for its high alarm and "
+            f"{LOW_ALARM_PERIODS} for its low one"
+        )
+
+
+def _apart(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
+    """A sentence if activities begin before the alarm that asked for them rang."""
+    early = []
+    for change in changes:
+        rang = [c for c in records.changes if c.alarm == change.alarm and c.after == "ALARM"]
+        before = [c.at_s for c in rang if c.at_s <= change.started_s]
+        soon = [c.at_s for c in rang if change.started_s < c.at_s < change.started_s + 5 * MINUTE_S]
+        if rang and soon and not before:
+            early.append(min(soon) - change.started_s)
+    if early:
+        yield (
+            f"activities began up to {max(early):.0f} s before the alarm that asked for them rang: "
+            "the clocks of CloudWatch and Application Auto Scaling differ; nothing here compares "
+            "them to the second"
+        )
+
+
+def _ago(records: Records, at_s: float) -> str:
+    return f"{(records.read_s - at_s) / 3600:.1f} hours before this was read"
+
+
+def _voted(name: str, votes: Mapping[str, int], what: str, missing: str) -> Finding:
+    """The reading that was seen, if hardly anything speaks for another."""
+    (best, most), *others = sorted(votes.items(), key=lambda each: -each[1])
+    total = sum(votes.values())
+    if not total:
+        return Finding(name, None, 0, missing)
+    lead = min(most - max(number for _, number in others), 4)
+    odds = min(MOST_ODDS, ODDS_OF_ONE**lead)
+    if odds < LIKELY:
+        return Finding(name, None, total, f"the records contradict each other: {_listed(votes)}")
+    return Finding(name, best, total, f"{what}: {_listed(votes)}", odds=round(odds, 1))
+
+
+def _whole_minutes(begin_s: float, until_s: float) -> range:
+    """The starts of the minutes that lie within a span."""
+    first = math.ceil(begin_s / MINUTE_S) * MINUTE_S
+    return range(first, int(until_s // MINUTE_S) * MINUTE_S, MINUTE_S)
+
+
+def _listed(values: Mapping | Sequence) -> str:
+    if isinstance(values, Mapping):
+        return ", ".join(f"{count} x {value}" for value, count in values.items() if count)
+    return ", ".join(map(str, values))
+
+
+def _count(number: int, what: str, many: str | None = None) -> str:
+    return f"{number} {what if number == 1 else many or what + 's'}"
+
+

@@ -1,0 +1,181 @@
+"""A hundred embedded AWSs that live by different readings: calibrate tells by which.
+
+The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings;
+the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a schedule
+closes the endpoint while an instance works.
+"""
+
+import math
+from dataclasses import fields
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from async_inference.calibration.estimators import Estimate, estimate, lognormal
+from async_inference.rehearsal.traffic import Traffic
+from async_inference.scaling.plan import (
+    DOCUMENTED,
+    Metric,
+    MetricAlarm,
+    ScheduledAction,
+    ScalingRules,
+    StepAdjustment,
+    StepScalingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+from tests.calibration.world import World, began_s, live
+
+pytestmark = pytest.mark.local_aws
+
+READINGS = {
+    "backlog_counts_inflight": (True, False),
+    "backlog_per_instance_at_zero": ("backlog", "no_data"),
+    "scale_in_ratio": (0.9, 0.9667, 0.8),
+    "target_tracking_from_zero": ("never", "async_page"),
+    "inflight_on_scale_in": ("requeue", "drain"),
+    "capacity_change_in_progress": ("refused", "allowed"),
+    "scale_in_takes_s": (60.0, 20.0, 240.0),
+    "samples_per_minute": (1, 2, 6),
+    "evaluation_range": ("n_plus_third", "n_plus_2"),
+    "metric_delay_s": (60.0, 30.0, 90.0, 120.0),
+}
+NOT_ON_METRICS = {"setup_is_billed"}
+SETUPS_S = (190.0, 340.0, 600.0)
+SIGMAS = (0.05, 0.1, 0.25)
+TRACKING, WAKE_UP = DOCUMENTED.policies
+SLOW_WAKE_UP = StepScalingPolicy(
+    name="SlowWakeUp",
+    alarm=MetricAlarm(
+        metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
+        threshold=0.5,
+        evaluation_periods=6,
+        datapoints_to_alarm=6,
+    ),
+    steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+    cooldown_s=300,
+)
+CYCLE_S = 6600.0
+CYCLES = 6
+SHORT_S, LONG_S = 25.0, 800.0
+HIDDEN_BY_DOCUMENTED = {"target_tracking_from_zero", "inflight_on_scale_in"}
+
+
+def bursts(seed: int) -> Traffic:
+    """Bursts and single requests, an hour or more apart, so that each finds the endpoint asleep."""
+    random = np.random.default_rng(seed)
+    arrivals: list[float] = []
+    at_s = 0.0
+    for turn in range(12):
+        size = int(random.integers(12, 30)) if turn % 2 else 1
+        arrivals.extend(at_s + np.sort(random.uniform(0, 120, size)))
+        at_s += 4000 * random.uniform(1.0, 1.3)
+    return Traffic(np.array(arrivals), random.gamma(4.0, 25 / 4, len(arrivals)))
+
+
+def long_jobs(seed: int) -> Traffic:
+    """Eight short requests and a long one; an hour later eight more."""
+    random = np.random.default_rng(seed)
+    arrivals: list[float] = []
+    services: list[float] = []
+    for turn in range(CYCLES):
+        for at_s, own in ((0.0, [SHORT_S] * 8 + [LONG_S]), (3300.0, [SHORT_S] * 8)):
+            begin_s = turn * CYCLE_S + at_s + random.uniform(0, 60)
+            arrivals += [begin_s + number for number in range(len(own))]
+            services += [each * random.uniform(0.9, 1.1) for each in own]
+    return Traffic(np.array(arrivals), np.array(services))
+
+
+def closing(first_setup_s: float, setup_s: float) -> list[ScheduledAction]:
+    """The endpoint is closed for some minutes while the long request is served."""
+    found = []
+    for turn in range(CYCLES):
+        served_s = 8 * 60 + setup_s + 8 * SHORT_S + 0.35 * LONG_S
+        at_s = began_s(first_setup_s) + turn * CYCLE_S + served_s
+        for name, later_s, most in (("close", 0, 0), ("open", 180, 5)):
+            at = datetime.fromtimestamp(at_s + later_s, UTC)
+            found.append(
+                ScheduledAction(
+                    name=f"{name}-{turn}", schedule=f"at({at:%Y-%m-%dT%H:%M:%S})", max_capacity=most
+                )
+            )
+    return found
+
+
+def world(number: int) -> World:
+    """World number so-and-so: every reading by the dice, every value equally often."""
+    random = np.random.default_rng((21, number))
+    drawn = {name: values[random.integers(len(values))] for name, values in READINGS.items()}
+    shows_all = number % 2 == 1
+    setup_s = SETUPS_S[random.integers(3)]
+    first_setup_s = setup_s * (1.8 if random.integers(2) else 1.0)
+    rules = DOCUMENTED
+    if shows_all:
+        rules = ScalingRules(
+            policies=(TRACKING, SLOW_WAKE_UP),
+            schedules=tuple(closing(first_setup_s, setup_s)),
+        )
+    return World(
+        plan=rules.within(0, 5),
+        traffic=long_jobs(number) if shows_all else bursts(number),
+        unsettled=Unsettled(**drawn),
+        setup_s=setup_s,
+        setup_sigma=SIGMAS[random.integers(3)],
+        first_setup_s=first_setup_s,
+        seed=number,
+    )
+
+
+@pytest.fixture(scope="module")
+def judged() -> list[tuple[World, Estimate]]:
+    worlds = [world(number) for number in range(100)]
+    return [(each, estimate(live(each).records)) for each in worlds]
+
+
+def shows(name: str, each: World) -> bool:
+    """Whether a reading has any consequence in a world."""
+    if not each.plan.schedules and name in HIDDEN_BY_DOCUMENTED:
+        return False
+    gaps = each.unsettled.backlog_per_instance_at_zero == "no_data"
+    if name == "target_tracking_from_zero":
+        return not gaps  # else its alarm has no data at zero
+    # An alarm that never lacks a datapoint looks back as far under either reading.
+    return gaps or name != "evaluation_range"
+
+
+def agrees(name: str, truth: object, found: Estimate) -> bool:
+    finding = found[name]
+    if name == "metric_delay_s":
+        assert finding.low is not None
+        assert finding.high is not None
+        return finding.low - 1 <= float(truth) <= finding.high + 1  # ty: ignore
+    if isinstance(truth, float):
+        return isinstance(finding.value, float) and math.isclose(finding.value, truth, rel_tol=1e-3)
+    return finding.value == truth
+
+
+def test_every_reading_is_judged_or_said_to_be_beyond_metrics():
+    assert {each.name for each in fields(Unsettled)} == set(READINGS) | NOT_ON_METRICS
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
+    shown = [
+        (each, found) for each, found in judged if shows(name, each)
+    ]
+    named = [(each, found) for each, found in shown if found[name].value is not None]
+    wrong = [
+        (each.seed, getattr(each.unsettled, name), found[name])
+        for each, found in judged
+        if found[name].value is not None and not agrees(name, getattr(each.unsettled, name), found)
+    ]
+    missing = [(e.seed, f[name].because) for e, f in shown if f[name].value is None]
+
+    assert not wrong
+    assert len(named) >= 0.95 * len(shown), missing
+
+
+def test_a_reading_without_consequences_is_not_named(judged):
+    for name in READINGS:
+        hidden = [found[name] for each, found in judged if not shows(name, each)]
+        assert not [each for each in hidden if each.value is not None and name != "inflight_on_scale_in"]
