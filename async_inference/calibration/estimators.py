@@ -193,9 +193,7 @@ def setup(starts: Sequence[Start]) -> Iterator[Finding]:
         return
     median_s, sigma = lognormal(starts, [1.0] * len(starts))
     because = "scale-outs from asking until all instances were in service"
-    factor = math.exp(
-        float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts))
-    )
+    factor = math.exp(float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts)))
     yield Finding(
         "setup_s",
         round(median_s, 1),
@@ -254,9 +252,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
         else:
             low, middle, high = np.percentile(seen, [2.5, 50, 97.5])
             because = "from the first line in each container's log"
-            yield Finding(
-                name, round(float(middle)), len(seen), because, round(low), round(high)
-            )
+            yield Finding(name, round(float(middle)), len(seen), because, round(low), round(high))
 
 
 def scale_in(changes: Sequence[CapacityChange]) -> Finding:
@@ -353,8 +349,7 @@ def metric_delay(records: Records) -> Finding:
         round(sum(inner) / 2),
         len(bounds),
         f"the newest minute that alarms saw, at {_count(phases, 'phase')} of theirs; the middle of "
-        "what agrees with it"
-        + (", and with published runs" if inner == published else ""),
+        "what agrees with it" + (", and with published runs" if inner == published else ""),
         round(low, 1),
         round(high, 1),
     )
@@ -399,9 +394,7 @@ def range_of_evaluation(records: Records, delay: Finding) -> Finding:
         last_s = max(seen) + MINUTE_S
         empty = [(change.at_s - delay_s - last_s) / MINUTE_S for delay_s in (high_s, low_s)]
         fits = [
-            reading
-            for reading, length in ranges.items()
-            if empty[0] - 1 <= length <= empty[1] + 1
+            reading for reading, length in ranges.items() if empty[0] - 1 <= length <= empty[1] + 1
         ]
         if len(fits) == 1:
             votes[fits[0]] += 1
@@ -560,9 +553,7 @@ def _episodes(records: Records) -> Iterator[range]:
             first = following
 
 
-def on_scale_in(
-    records: Records, changes: Sequence[CapacityChange], inflight: Finding
-) -> Finding:
+def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: Finding) -> Finding:
     """What becomes of requests in progress when the last instance goes.
 
     A request that was served from before such a scale-in until well after it was let finish; one
@@ -584,7 +575,8 @@ def on_scale_in(
             # Then nobody waited: a free slot takes a request at once.
             served = last is not None and (1 <= last <= slots if inflight.value else last == 0)
             votes["requeue"] += served and any(
-                run.latest_arrival_s < look and run.latest_start_s - MINUTE_S >= again_s - MINUTE_S
+                run.latest_arrival_s < look
+                and run.latest_start_s - MINUTE_S >= again_s - MINUTE_S
                 and run.latest_start_s < again_s + 2 * MINUTE_S
                 for run in runs
             )
@@ -743,5 +735,3 @@ def _listed(values: Mapping | Sequence) -> str:
 
 def _count(number: int, what: str, many: str | None = None) -> str:
     return f"{number} {what if number == 1 else many or what + 's'}"
-
-

@@ -16,9 +16,7 @@ class ImageTime:
 
 
 IMAGE_TIMES = {
-    "g4dn": ImageTime(
-        "T4", 32.0, "docs/aws-facts.md#inference: 30 steps about 32 s"
-    ),
+    "g4dn": ImageTime("T4", 32.0, "docs/aws-facts.md#inference: 30 steps about 32 s"),
     # A card of nearly the same name does it in 9.4 s (model card of
     # stabilityai/stable-diffusion-xl-1.0-tensorrt: A10, baseline). This is the pessimistic one.
     "g5": ImageTime("A10G", 15.0, "docs/aws-facts.md#inference: about 15 s plain for 30 steps"),

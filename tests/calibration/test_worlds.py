@@ -160,9 +160,7 @@ def test_every_reading_is_judged_or_said_to_be_beyond_metrics():
 
 @pytest.mark.parametrize("name", READINGS)
 def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
-    shown = [
-        (each, found) for each, found in judged if shows(name, each)
-    ]
+    shown = [(each, found) for each, found in judged if shows(name, each)]
     named = [(each, found) for each, found in shown if found[name].value is not None]
     wrong = [
         (each.seed, getattr(each.unsettled, name), found[name])
@@ -178,4 +176,6 @@ def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
 def test_a_reading_without_consequences_is_not_named(judged):
     for name in READINGS:
         hidden = [found[name] for each, found in judged if not shows(name, each)]
-        assert not [each for each in hidden if each.value is not None and name != "inflight_on_scale_in"]
+        assert not [
+            each for each in hidden if each.value is not None and name != "inflight_on_scale_in"
+        ]
