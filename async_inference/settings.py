@@ -72,6 +72,8 @@ COMPONENT_VARIABLES = frozenset(
 )
 """Variables of the container that follow from other keys."""
 
+REGION = r"^[a-z]{2,4}(-[a-z]+)+-\d$"
+"""us-east-1, us-gov-west-1, us-isob-east-1, eusc-de-east-1: of every partition."""
 S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
 HUB_ID = r"^[\w.-]+/[\w.-]+$"
@@ -104,7 +106,7 @@ class Settings(StackValue):
     """What one stack deploys; every field is a config key of `Pulumi.yaml` in camelCase."""
 
     stack: str
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    region: Annotated[str, Field(pattern=REGION)]
 
     instance_type: str = "ml.g4dn.2xlarge"
     min_capacity: Annotated[Count, Field(ge=0)] = 0

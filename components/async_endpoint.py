@@ -12,7 +12,7 @@ from async_inference.groups import Observability, Retention, Security, Subscript
 from async_inference.scaling.plan import ScalingPlan
 from async_inference.settings import ENDPOINT_TAG
 from components.access import deployer_policy, invoker_policy
-from components.encryption import EncryptionKey, EncryptionKeyArgs
+from components.encryption import EncryptionKey, EncryptionKeyArgs, volume_key
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
 from components.notifications import Notifications, NotificationsArgs
@@ -452,7 +452,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
     ) -> aws.sagemaker.EndpointConfiguration:
         return aws.sagemaker.EndpointConfiguration(
             f"{name}-config",
-            kms_key_arn=self.kms_key_arn,
+            kms_key_arn=volume_key(self.kms_key_arn, args.instance_type),
             production_variants=[
                 {
                     "variant_name": VARIANT_NAME,

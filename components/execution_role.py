@@ -129,9 +129,11 @@ def _permissions(
                 actions("ecr", "BatchCheckLayerAvailability BatchGetImage GetDownloadUrlForLayer"),
                 repository_arn(image_uri, partition),
             ),
+            # The group is the program's: a late line after a destroy must not make it again, where
+            # it would have no retention and stand in the way of the next creation.
             allow(
                 "WriteLogs",
-                actions("logs", "CreateLogGroup CreateLogStream DescribeLogStreams PutLogEvents"),
+                actions("logs", "CreateLogStream DescribeLogStreams PutLogEvents"),
                 [endpoint_logs, f"{endpoint_logs}:*"],
             ),
             # CloudWatch knows no resources for metrics; the namespace is the limit it offers.

@@ -395,7 +395,7 @@ class EndpointWatch(pulumi.ComponentResource):
             f"{name}-budget",
             budget_type="COST",
             time_unit="MONTHLY",
-            limit_amount=f"{limit_usd:g}",
+            limit_amount=_dollars(limit_usd),
             limit_unit="USD",
             cost_filters=[
                 {
@@ -407,6 +407,11 @@ class EndpointWatch(pulumi.ComponentResource):
             tags=args.tags,
             opts=child,
         )
+
+
+def _dollars(amount_usd: float) -> str:
+    """Dollars and cents as AWS Budgets takes them: 500, 12345.68; never 1e+06."""
+    return f"{amount_usd:.2f}".rstrip("0").rstrip(".")
 
 
 def _queries(

@@ -58,7 +58,7 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
     caller = client("sts").get_caller_identity()
     found = [
         Check("credentials", "an account", f"{caller['Account']}, as {caller['Arn']}"),
-        region(settings, _NO_PROFILE.get_available_regions("sagemaker")),
+        region(settings, known_regions()),
     ]
     looked_up: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("quota", lambda: quota(settings, _quota(client("service-quotas"), settings))),
@@ -72,6 +72,15 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
         except ClientError as error:
             found.append(Check(what, "a look at it", f"AWS refused: {error}", checked=False))
     return found
+
+
+def known_regions() -> set[str]:
+    """The regions of SageMaker that this botocore knows, in every partition."""
+    return {
+        name
+        for partition in _NO_PROFILE.get_available_partitions()
+        for name in _NO_PROFILE.get_available_regions("sagemaker", partition)
+    }
 
 
 def region(settings: Settings, known: Iterable[str]) -> Check:

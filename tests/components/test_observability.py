@@ -238,6 +238,22 @@ def test_a_budget_counts_what_bears_the_endpoints_tag(register, endpoint):
     assert all(entry.inputs["tags"]["endpoint"] == "async-demo" for entry in tagged)
 
 
+@pytest.mark.parametrize(
+    ("limit_usd", "amount"),
+    [
+        (500, "500"),
+        (12_345.67, "12345.67"),
+        (1_234_567, "1234567"),
+        (1e9, "1000000000"),
+        (99.9, "99.9"),
+    ],
+)
+def test_a_budgets_limit_is_written_out_to_the_cent(register, endpoint, limit_usd, amount):
+    record = register(lambda: endpoint(observability=Observability(monthly_budget_usd=limit_usd)))
+
+    assert record["aws:budgets/budget:Budget", "demo-budget"].inputs["limitAmount"] == amount
+
+
 def test_nothing_is_watched_where_that_is_turned_off_but_the_log_ends(register, endpoint):
     record = register(lambda: endpoint(observability=Observability(enabled=False)))
 

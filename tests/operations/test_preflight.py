@@ -108,6 +108,16 @@ def test_a_region_without_sagemaker_is_told():
     assert preflight.region(stack(), ["eu-west-1"]).verdict == "differs"
 
 
+@pytest.mark.parametrize(
+    "name", ["us-east-1", "cn-north-1", "us-gov-west-1", "eusc-de-east-1", "us-isob-east-1"]
+)
+def test_regions_of_every_partition_are_known_and_taken(name):
+    """Role and deployer's policy have ARNs of the partition."""
+    assert name in preflight.known_regions()
+    given = {"aws:region": name, "async-inference:handler": str(ROOT / "inference_code")}
+    assert settings.load(given, stack="dev").region == name
+
+
 def archive(*members: tarfile.TarInfo) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
