@@ -437,16 +437,39 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
         problems.append(
             f"aws:region: is required; pulumi config set aws:region <region> -s {stack}"
         )
-    settings, wrong, found = _validated(
+    settings, wrong, found = checked(
         {**own, "stack": stack, "region": values.get("aws:region", "us-east-1")}
     )
-    problems += found
+    problems += map(_qualified, found)
     if "aws:defaultTags" in values:
         tags = {} if "tags" in wrong else settings.tags
         problems += [
             f"aws:defaultTags: {problem}"
             for problem in _default_tag_problems(values["aws:defaultTags"], tags)
         ]
+    if problems:
+        raise InvalidInputError(problems)
+    return settings
+
+
+def checked(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
+    """The settings as far as they are right, the fields that are wrong, and every problem.
+
+    What is right is kept, so that rules over several keys still report in the same message.
+
+    Args:
+        candidate: values by their keys in camelCase, `stack` and `region` among them.
+    """
+    wrong: set[str] = set()
+    problems: list[str] = []
+    try:
+        settings = Settings.model_validate(candidate)
+    except ValidationError as error:
+        problems += problems_of(error)
+        keys = {str(problem["loc"][0]) for problem in error.errors()}
+        wrong |= {name for name, field in Settings.model_fields.items() if field.alias in keys}
+        right = {key: value for key, value in candidate.items() if key not in keys}
+        settings = Settings.model_validate({"region": "us-east-1", "stack": "stack"} | right)
     for rule in _RULES:
         if rule.fields & wrong:
             continue
@@ -454,28 +477,10 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
             problem = rule.problem(settings)
         except ValidationError as error:  # the plan's own rules, seen when it gets its bounds
             wrong |= {"scaling_plan"}
-            problems += [f"{PROJECT}:{text}" for text in problems_of(error, ("scalingPlan",))]
+            problems += problems_of(error, ("scalingPlan",))
             continue
         if problem is not None:
-            problems.append(f"{PROJECT}:{problem}")
-    if problems:
-        raise InvalidInputError(problems)
-    return settings
-
-
-def _validated(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
-    """The settings as far as they are right, the fields that are wrong, and what is wrong.
-
-    What is right is kept, so that rules over several keys still report in the same message.
-    """
-    try:
-        return Settings.model_validate(candidate), set(), []
-    except ValidationError as error:
-        problems = [_qualified(problem) for problem in problems_of(error)]
-        keys = {str(problem["loc"][0]) for problem in error.errors()}
-    wrong = {name for name, field in Settings.model_fields.items() if field.alias in keys}
-    right = {key: value for key, value in candidate.items() if key not in keys}
-    settings = Settings.model_validate({"region": "us-east-1", "stack": "stack"} | right)
+            problems.append(problem)
     return settings, wrong, problems
 
 
