@@ -222,8 +222,10 @@ def dashboard(args: EndpointWatchArgs) -> dict[str, object]:
         _graph(args, "Age of the oldest request, seconds", [_series(args, AGE)], [ttl]),
         _graph(
             args,
-            "Waiting against processing, mean milliseconds",
-            [_series(args, WAITING), _series(args, PROCESSING)],
+            # Each on an axis of its own, since SageMaker may publish them in different units; an
+            # axis tells its unit.
+            "Waiting (left) against processing (right), means",
+            [_series(args, WAITING), _series(args, PROCESSING, {"yAxis": "right"})],
         ),
         _graph(
             args,
@@ -283,7 +285,7 @@ def _graph(
         "region": args.region,
         "period": MINUTE_S,
         "metrics": metrics,
-        "yAxis": {"left": {"min": 0}},
+        "yAxis": {"left": {"min": 0}, "right": {"min": 0}},
     }
     return graph | ({"annotations": {"horizontal": list(lines)}} if lines else {})
 
