@@ -69,6 +69,10 @@ class Security(StackValue):
 
     encryption: str = "aws"
     """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
+    other_key_arns: Annotated[
+        tuple[Annotated[str, Field(pattern=rf"^{KMS_KEY}$")], ...], Field(max_length=10)
+    ] = ()
+    """KMS keys of weights and of output buckets that are elsewhere; the endpoint may use them"""
     network_isolation: bool = False
     """The container reaches no network; weights must be on S3"""
     subnet_ids: Annotated[

@@ -338,13 +338,19 @@ def _isolated_weights(settings: Settings) -> str | None:
 
 @_rule("security", "region")
 def _key_of_region(settings: Settings) -> str | None:
-    key = settings.security.given_key_arn
-    if key is None or key.split(":")[3] == settings.region:
-        return None
-    return (
-        f"security.encryption = {key!r}: is a key of another region than {settings.region}; "
-        "S3, SNS and SageMaker use keys of their own region only"
-    )
+    security, region = settings.security, settings.region
+    named = {
+        "encryption": [security.given_key_arn] if security.given_key_arn else [],
+        "otherKeyArns": list(security.other_key_arns),
+    }
+    for field, arns in named.items():
+        for arn in arns:
+            if arn.split(":")[3] != region:
+                return (
+                    f"security.{field} = {arn!r}: is a key of another region than {region}; "
+                    "S3, SNS and SageMaker use keys of their own region only"
+                )
+    return None
 
 
 @_rule("image_uri", "region")

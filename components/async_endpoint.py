@@ -329,7 +329,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             opts=self._child,
         )
         scaling.resource_id.apply(lambda _: guard.confirm_scaled(len(args.plan.policies)))
-        self.operations_topic_arn = self._watch(name, args)
+        self.operations_topic_arn = self._watch(name, args, endpoint)
 
         self.endpoint_name = endpoint.name
         self.endpoint_arn = endpoint.arn
@@ -355,6 +355,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 writable=[self.input_path],
                 readable=[self.output_path, self.failure_path],
                 kms_key_arn=self.kms_key_arn,
+                other_key_arns=list(args.security.other_key_arns),
             ).apply(lambda known: invoker_policy(**known))
         )
         self.register_outputs(
@@ -433,6 +434,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 writable=[self.output_path, self.failure_path],
                 topic_arns=[self.success_topic_arn, self.error_topic_arn],
                 kms_key_arn=self.kms_key_arn,
+                other_key_arns=args.security.other_key_arns,
                 network=_network(args.security),
                 rollback_alarm=rollback_alarm_name(args),
                 tags=args.tags,
@@ -572,7 +574,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ),
         )
 
-    def _watch(self, name: str, args: AsyncEndpointArgs) -> pulumi.Output[str] | None:
+    def _watch(
+        self, name: str, args: AsyncEndpointArgs, endpoint: aws.sagemaker.Endpoint
+    ) -> pulumi.Output[str] | None:
         if not args.observability.enabled:
             return None
         return EndpointWatch(
@@ -586,6 +590,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 plan=args.plan,
                 request_ttl_s=args.request_ttl_s,
                 listeners=args.listeners,
+                heard_after=[endpoint],
                 kms_key_arn=self.kms_key_arn,
                 tags=args.tags,
             ),

@@ -182,6 +182,12 @@ def test_listeners_of_operations_hear_the_alarms(register, endpoint):
 
     record = register(lambda: endpoint(listeners=[listener]))
 
+    (waits,) = [
+        entry.depends_on
+        for entry in record.registrations
+        if entry.type.endswith("TopicSubscription")
+    ]
+    assert "demo-endpoint" in waits, "by then no new alarm says that it is OK"
     (subscription,) = [
         entry.inputs for entry in record.registrations if entry.type.endswith("TopicSubscription")
     ]
@@ -227,6 +233,8 @@ def test_a_budget_counts_what_bears_the_endpoints_tag(register, endpoint):
 
     budget = record["aws:budgets/budget:Budget", "demo-budget"].inputs
     assert (budget["limitAmount"], budget["limitUnit"]) == ("500", "USD")
+    depends = record["aws:budgets/budget:Budget", "demo-budget"].depends_on
+    assert "demo-operations-topic-policy" in depends
     assert budget["costFilters"] == [
         {"name": "TagKeyValue", "values": ["user:endpoint$async-demo"]}
     ]

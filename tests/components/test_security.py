@@ -137,6 +137,18 @@ def test_the_key_is_not_asked_for_volumes_that_the_hardware_encrypts(
     assert configuration["asyncInferenceConfig"]["outputConfig"]["kmsKeyId"] == KEY_ARN, "outputs"
 
 
+def test_keys_of_weights_and_outputs_elsewhere_may_be_used(register, endpoint):
+    theirs = "arn:aws:kms:us-east-1:210987654321:key/9f8e"
+
+    record = register(lambda: endpoint(security=Security(other_key_arns=(theirs,))))
+
+    (use,) = [each for each in statements(record) if each["Sid"] == "UseOtherKeys"]
+    assert (use["Action"], use["Resource"]) == (["kms:Decrypt", "kms:GenerateDataKey"], [theirs])
+    invoker = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])["Statement"]
+    (reads,) = [each for each in invoker if each["Sid"] == "ReadUnderOtherKeys"]
+    assert (reads["Action"], reads["Resource"]) == ("kms:Decrypt", [theirs])
+
+
 def test_without_a_key_or_a_network_the_inputs_do_not_even_name_them(register, endpoint):
     record = register(endpoint)
 

@@ -10,6 +10,7 @@ import pytest
 
 from async_inference import settings
 from async_inference.operations import preflight
+from async_inference.operations.checks import Check
 from async_inference.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,3 +193,41 @@ def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
     assert found["linked.tar.gz"].found == "links: b"
     assert found["text.tar.gz"].found.startswith("no tar.gz")
     assert "reading s3://weights/plain.tar.gz for symlinks" in said
+
+
+@pytest.mark.local_aws
+def test_keys_of_weights_and_output_buckets_that_the_endpoint_may_not_use_are_named(account):
+    kms = account.client("kms")
+    arns = [kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2)]
+    account.s3.put_object(
+        Bucket="weights",
+        Key="locked/unet.safetensors",
+        Body=b"1",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=arns[0],
+    )
+    account.s3.create_bucket(Bucket="theirs")
+    account.s3.put_bucket_encryption(
+        Bucket="theirs",
+        ServerSideEncryptionConfiguration={
+            "Rules": [
+                {
+                    "ApplyServerSideEncryptionByDefault": {
+                        "SSEAlgorithm": "aws:kms",
+                        "KMSMasterKeyID": arns[1],
+                    }
+                }
+            ]
+        },
+    )
+
+    def looked(weights: str = "tiny", **values: Any) -> Check:
+        return preflight.keys(stack(weights=weights, **values), account.s3, kms)
+
+    assert looked("s3://weights/sdxl").verdict == "ok"
+    assert looked("s3://weights/locked").found == f"s3://weights/locked: {arns[0]}"
+    found = looked(outputPath="s3://theirs/out")
+    assert found.found == f"s3://theirs/out: {arns[1]}"
+    assert "security.otherKeyArns" in (found.remedy or "")
+    allowed = {"otherKeyArns": arns}
+    assert looked("s3://weights/locked", outputPath="s3://theirs/out", security=allowed).passed
