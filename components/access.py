@@ -17,6 +17,7 @@ def invoker_policy(
     writable: Sequence[str],
     readable: Sequence[str],
     kms_key_arn: str | None,
+    other_key_arns: Sequence[str] = (),
 ) -> dict[str, object]:
     """Send requests, fetch answers, see whether the endpoint is cold.
 
@@ -26,6 +27,7 @@ def invoker_policy(
         writable: S3 URIs under which inputs are put.
         readable: S3 URIs under which outputs and failures are found.
         kms_key_arn: the key of bucket and topics; None for AWS's own.
+        other_key_arns: keys of output buckets that are elsewhere.
     """
     statements = [
         allow(
@@ -46,6 +48,8 @@ def invoker_policy(
     ]
     if kms_key_arn is not None:
         statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
+    if other_key_arns:
+        statements.append(allow("ReadUnderOtherKeys", "kms:Decrypt", list(other_key_arns)))
     return document(statements)
 
 

@@ -37,6 +37,7 @@ class ExecutionRoleArgs:
         writable: S3 URIs under which it writes (outputs, failures).
         topic_arns: SNS topics to which SageMaker publishes with it.
         kms_key_arn: the key of bucket, topics and volumes; None for AWS's own keys.
+        other_key_arns: keys of weights and output buckets that are elsewhere.
         network: the VPC interfaces that it makes; None without a VPC.
         rollback_alarm: name of the alarm that SageMaker watches during an update; None without.
         tags: tags for the role.
@@ -51,6 +52,7 @@ class ExecutionRoleArgs:
     writable: Sequence[pulumi.Input[str]]
     topic_arns: Sequence[pulumi.Input[str]]
     kms_key_arn: pulumi.Input[str] | None = None
+    other_key_arns: Sequence[str] = ()
     network: Network | None = None
     rollback_alarm: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -98,6 +100,9 @@ def _permissions(
     optional: list[Statement] = []
     if kms_key_arn is not None:
         optional += _key_use(kms_key_arn)
+    if args.other_key_arns:
+        use = actions("kms", "Decrypt GenerateDataKey")
+        optional.append(allow("UseOtherKeys", use, list(args.other_key_arns)))
     if args.network is not None:
         optional += _interfaces(args.network, f"arn:{partition}:ec2:{args.region}:{account_id}")
     if args.rollback_alarm is not None:
@@ -129,9 +134,11 @@ def _permissions(
                 actions("ecr", "BatchCheckLayerAvailability BatchGetImage GetDownloadUrlForLayer"),
                 repository_arn(image_uri, partition),
             ),
+            # The group is the program's: a late line after a destroy must not make it again, where
+            # it would have no retention and stand in the way of the next creation.
             allow(
                 "WriteLogs",
-                actions("logs", "CreateLogGroup CreateLogStream DescribeLogStreams PutLogEvents"),
+                actions("logs", "CreateLogStream DescribeLogStreams PutLogEvents"),
                 [endpoint_logs, f"{endpoint_logs}:*"],
             ),
             # CloudWatch knows no resources for metrics; the namespace is the limit it offers.

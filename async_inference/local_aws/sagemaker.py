@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from async_inference.groups import LOCAL_STORAGE
 from async_inference.local_aws import deployment
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.deployment import Deployment
@@ -586,6 +587,11 @@ def _check_variants(request: Request) -> None:
     for variant in variants:
         if "ServerlessConfig" in variant:
             continue
+        if "KmsKeyId" in request and _family(variant.get("InstanceType", "")) in LOCAL_STORAGE:
+            # Older service models; the newest says that the key does nothing there.
+            problems.append(
+                f"KmsKeyId cannot be used with {variant['InstanceType']}, which has local storage."
+            )
         missing = [
             key
             for key in ("ModelName", "InstanceType", "InitialInstanceCount")
@@ -595,6 +601,10 @@ def _check_variants(request: Request) -> None:
             problems.append(f"Variant {variant['VariantName']} needs {', '.join(missing)}.")
     if problems:
         raise validation_error(" ".join(problems))
+
+
+def _family(instance_type: str) -> str:
+    return instance_type.removeprefix("ml.").partition(".")[0]
 
 
 def _locations(plan: FleetPlan, request: Request) -> tuple[str | None, str | None]:
