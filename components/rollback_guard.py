@@ -10,7 +10,7 @@ from typing import Any
 
 import pulumi
 
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
+from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
 class StillLiveError(Exception):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, Series
 from async_inference.local_aws.backlog import Backlog, Waiting
 from async_inference.local_aws.deployment import Deployment
 from async_inference.local_aws.environment import Environment
@@ -25,12 +26,9 @@ from async_inference.local_aws.instance import (
     start,
     wait_until_loaded,
 )
-from async_inference.local_aws.metrics import Series
 from async_inference.local_aws.moto_services import ACCOUNT_ID
 from async_inference.scaling.autoscaler import CHANGE_REFUSED, change_in_progress
 
-NAMESPACE = "AWS/SageMaker"
-INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 START_ATTEMPTS = 3
 """Times an instance is started whose process is killed meanwhile."""
 LOOK_AGAIN_S = 0.05
@@ -240,7 +238,7 @@ class Endpoint:
         for name, values in together.items():
             self._put(name, variant, values, now_s)
         if serving and first:
-            series = Series.of(INSTANCE_NAMESPACE, "CPUUtilization", variant)
+            series = Series.of(INSTANCE_METRICS, "CPUUtilization", variant)
             self._environment.metrics.put(series, now_s, [0.0] * serving)
 
     def instances(self) -> list[dict[str, Any]]:
@@ -265,7 +263,7 @@ class Endpoint:
     def _put(
         self, name: str, dimensions: dict[str, str], values: Iterable[float], now_s: float
     ) -> None:
-        self._environment.metrics.put(Series.of(NAMESPACE, name, dimensions), now_s, values)
+        self._environment.metrics.put(Series.of(QUEUE_METRICS, name, dimensions), now_s, values)
 
     # Fleets
 

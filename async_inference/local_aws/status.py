@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from async_inference.aws_names import QUEUE_METRICS, Series
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import NAMESPACE, Endpoint
-from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore, Series
+from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore
 from async_inference.local_aws.sagemaker import SageMaker
 from async_inference.scaling.alarms import AlarmState
 
@@ -164,7 +165,7 @@ class RegionStatus:
             return [joined(bucket) if bucket else None for bucket in buckets]
 
         def published(metric: str, dimensions: dict[str, str]) -> Series:
-            return Series.of(NAMESPACE, metric, dimensions)
+            return Series.of(QUEUE_METRICS, metric, dimensions)
 
         both = mine | {"VariantName": variant}
         levels = {

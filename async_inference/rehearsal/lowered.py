@@ -5,7 +5,12 @@ from typing import NamedTuple
 import numpy as np
 
 from async_inference.scaling.alarms import COMPARISON_CODES, MISSING_DATA_CODES, STATISTIC_CODES
-from async_inference.scaling.autoscaler import ADJUSTMENT_CODES, step_arrays, tracking_alarms
+from async_inference.scaling.autoscaler import (
+    ADJUSTMENT_CODES,
+    TRACKING_PERIOD_S,
+    step_arrays,
+    tracking_alarms,
+)
 from async_inference.scaling.plan import (
     Metric,
     MetricAlarm,
@@ -40,10 +45,17 @@ def lower(plan: ScalingPlan, unsettled: Unsettled) -> Lowered:
     policies, values, steps = [], [], []
     for index, policy in enumerate(plan.policies):
         if isinstance(policy, TargetTrackingPolicy):
-            high, low = tracking_alarms(policy, unsettled)
-            alarms.append((high, index, False))
-            if low is not None:
-                alarms.append((low, index, True))
+            for rule, scales_in in zip(
+                tracking_alarms(policy, unsettled), (False, True), strict=True
+            ):
+                if rule is not None:
+                    alarm = MetricAlarm(
+                        metric=policy.metric,
+                        statistic=policy.statistic,
+                        period_s=TRACKING_PERIOD_S,
+                        **dict(rule),
+                    )
+                    alarms.append((alarm, index, scales_in))
             policies.append((1, 0, 0, 0, 0))
             values.append((policy.target, policy.scale_out_cooldown_s, policy.scale_in_cooldown_s))
             continue

@@ -15,15 +15,17 @@ from enum import IntEnum
 
 from async_inference.scaling.plan import (
     AdjustmentType,
+    AlarmRule,
     Comparison,
-    MetricAlarm,
-    ScalingPolicy,
-    StepScalingPolicy,
-    TargetTrackingPolicy,
+    DeployedPolicy,
+    StepScaling,
+    TargetTracking,
 )
 from async_inference.scaling.rules import rule
 from async_inference.scaling.unsettled import Unsettled
 
+TRACKING_PERIOD_S = 60
+"""Target tracking's alarms look at minutes (docs/aws-facts.md#target-tracking)."""
 HIGH_ALARM_PERIODS = 3
 """Target tracking scales out after 3 of 3 minutes above the target
 (docs/aws-facts.md#target-tracking)."""
@@ -199,12 +201,13 @@ def finish_scale_out(now_s, out_cooldown_s, out_until_s):
 
 
 def tracking_alarms(
-    policy: TargetTrackingPolicy, unsettled: Unsettled
-) -> tuple[MetricAlarm, MetricAlarm | None]:
-    """Target tracking's own alarms: high, and low unless it may not scale in."""
-    high = MetricAlarm(
-        metric=policy.metric,
-        statistic=policy.statistic,
+    policy: TargetTracking, unsettled: Unsettled
+) -> tuple[AlarmRule, AlarmRule | None]:
+    """When target tracking's own alarms go off: high, and low unless it may not scale in.
+
+    Both look at the policy's metric, minute by minute (`TRACKING_PERIOD_S`).
+    """
+    high = AlarmRule(
         comparison=Comparison.GREATER,
         threshold=policy.target,
         evaluation_periods=HIGH_ALARM_PERIODS,
@@ -223,7 +226,7 @@ def tracking_alarms(
     return high, low
 
 
-def step_arrays(policy: StepScalingPolicy) -> tuple[list[float], list[float], list[float]]:
+def step_arrays(policy: StepScaling) -> tuple[list[float], list[float], list[float]]:
     """A step policy's lower bounds, upper bounds and adjustments, for `stepped_capacity`."""
     return (
         [-math.inf if s.lower_bound is None else s.lower_bound for s in policy.steps],
@@ -236,7 +239,7 @@ def step_arrays(policy: StepScalingPolicy) -> tuple[list[float], list[float], li
 class Request:
     """A policy asked to act: its alarm is in ALARM."""
 
-    policy: ScalingPolicy
+    policy: DeployedPolicy
     metric: float
     """The newest datapoint of the alarm's metric."""
     threshold: float
@@ -247,7 +250,7 @@ class Request:
 class Decision:
     """What became of a request: the capacity afterwards, and why."""
 
-    policy: ScalingPolicy
+    policy: DeployedPolicy
     verdict: Verdict
     before: int
     desired: int
@@ -308,7 +311,7 @@ class Autoscaler:
             policy = requests[best].policy
             in_cooldown_s = (
                 policy.scale_in_cooldown_s
-                if isinstance(policy, TargetTrackingPolicy)
+                if isinstance(policy, TargetTracking)
                 else policy.cooldown_s
             )
             start_cooldown(
@@ -402,7 +405,7 @@ class Autoscaler:
             for index, name in enumerate(self._names)
         }
 
-    def restore(self, policies: Sequence[ScalingPolicy], saved: dict) -> None:
+    def restore(self, policies: Sequence[DeployedPolicy], saved: dict) -> None:
         """Take back what `cooldowns` gave, for those policies that still exist."""
         for policy in policies:
             if policy.name in saved:
@@ -412,11 +415,9 @@ class Autoscaler:
                 self._out_until_s[index] = out_until_s
                 self._in_until_s[index] = in_until_s
 
-    def _index(self, policy: ScalingPolicy) -> int:
+    def _index(self, policy: DeployedPolicy) -> int:
         out_cooldown_s = (
-            policy.scale_out_cooldown_s
-            if isinstance(policy, TargetTrackingPolicy)
-            else policy.cooldown_s
+            policy.scale_out_cooldown_s if isinstance(policy, TargetTracking) else policy.cooldown_s
         )
         if policy.name in self._names:
             index = self._names.index(policy.name)
@@ -431,7 +432,7 @@ class Autoscaler:
 
     def _bid(self, index: int, request: Request, now_s: float) -> tuple[int, Verdict]:
         policy = request.policy
-        if isinstance(policy, StepScalingPolicy):
+        if isinstance(policy, StepScaling):
             asked = stepped_capacity(
                 self.desired,
                 request.metric - request.threshold,

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
+from async_inference.aws_names import pascal
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
     Kind,
@@ -13,7 +14,6 @@ from async_inference.local_aws.pulumi_resources.kind import (
     camel,
     from_tag_list,
     gone,
-    pascal,
     tag_list,
     tags_of,
     unless_gone,

@@ -3,13 +3,13 @@
 import time
 from typing import Any, ClassVar
 
+from async_inference.aws_names import pascal
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
     Kind,
     Properties,
     from_tag_list,
     given,
-    pascal,
     retag,
     tag_list,
     unless_gone,
