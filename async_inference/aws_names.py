@@ -6,6 +6,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Self
 
 QUEUE_METRICS = "AWS/SageMaker"
@@ -15,6 +16,8 @@ INSTANCE_METRICS = "/aws/sagemaker/Endpoints"
 
 SERVICE_NAMESPACE = "sagemaker"
 """SageMaker's name in Application Auto Scaling."""
+SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
+"""Whose service-linked role scales variants."""
 SCALABLE_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
 
@@ -38,6 +41,50 @@ def scaled_variant(resource_id: str) -> tuple[str, str]:
 def log_group(endpoint_name: str) -> str:
     """Where an endpoint's instances write."""
     return f"{INSTANCE_METRICS}/{endpoint_name}"
+
+
+class EndpointStatus(StrEnum):
+    """What DescribeEndpoint says of an endpoint (BC EndpointStatus)."""
+
+    CREATING = "Creating"
+    UPDATING = "Updating"
+    SYSTEM_UPDATING = "SystemUpdating"
+    ROLLING_BACK = "RollingBack"
+    IN_SERVICE = "InService"
+    OUT_OF_SERVICE = "OutOfService"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+    UPDATE_ROLLBACK_FAILED = "UpdateRollbackFailed"
+
+
+IN_PROGRESS = frozenset(
+    {
+        EndpointStatus.CREATING,
+        EndpointStatus.UPDATING,
+        EndpointStatus.SYSTEM_UPDATING,
+        EndpointStatus.ROLLING_BACK,
+        EndpointStatus.DELETING,
+    }
+)
+"""States in which SageMaker refuses to update or delete (API reference, EndpointSummary)."""
+
+
+def arn(
+    service: str, resource: str, *, region: str = "", account_id: str = "", partition: str = "aws"
+) -> str:
+    """An ARN; S3 and IAM leave the region out, S3 the account too."""
+    return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
+
+
+def region_of(arn: str) -> str:
+    """An ARN's region."""
+    return arn.split(":")[3]
+
+
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` URI; the key is empty where it names a bucket."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
 
 
 @dataclass(frozen=True)

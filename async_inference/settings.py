@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
+from async_inference.aws_names import region_of
 from async_inference.groups import (
     Count,
     Observability,
@@ -336,7 +337,7 @@ def _isolated_weights(settings: Settings) -> str | None:
 @_rule("security", "region")
 def _key_of_region(settings: Settings) -> str | None:
     key = settings.security.given_key_arn
-    if key is None or key.split(":")[3] == settings.region:
+    if key is None or region_of(key) == settings.region:
         return None
     return (
         f"security.encryption = {key!r}: is a key of another region than {settings.region}; "

@@ -8,6 +8,7 @@ from pathlib import Path
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import log_group
 from async_inference.groups import Observability, Retention, Security, Subscription, Updates
 from async_inference.scaling.plan import ScalingPlan
 from async_inference.settings import ENDPOINT_TAG
@@ -116,11 +117,6 @@ def initial_instances(plan: ScalingPlan) -> int:
     An update goes back to it, whatever runs (TF #48990).
     """
     return max(1, plan.min_capacity)
-
-
-def log_group_name(endpoint_name: str) -> str:
-    """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
-    return f"/aws/sagemaker/Endpoints/{endpoint_name}"
 
 
 def _network(security: Security) -> Network | None:
@@ -247,7 +243,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         role = self._role(name, args, bucket, image_uri)
         logs = aws.cloudwatch.LogGroup(
             f"{name}-logs",
-            name=log_group_name(args.endpoint_name),
+            name=log_group(args.endpoint_name),
             retention_in_days=args.retention.log_days,
             kms_key_id=self.kms_key_arn,
             tags=args.tags,
@@ -339,7 +335,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 account_id=self._account_id,
                 partition=self._partition,
                 region=args.region,
-                log_group=log_group_name(args.endpoint_name),
+                log_group=log_group(args.endpoint_name),
                 alias=args.endpoint_name,
                 tags=args.tags,
             ),

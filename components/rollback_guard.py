@@ -10,7 +10,12 @@ from typing import Any
 
 import pulumi
 
-from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
+from async_inference.aws_names import (
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    scalable_id,
+)
 
 
 class StillLiveError(Exception):
@@ -57,7 +62,7 @@ def live(sagemaker: Any, endpoint_name: str) -> Live | None:
         endpoint_name: whose configuration to look up.
     """
     endpoint = described(sagemaker, endpoint_name)
-    if endpoint is None or endpoint["EndpointStatus"] == "Deleting":
+    if endpoint is None or endpoint["EndpointStatus"] == EndpointStatus.DELETING:
         return None
     variants = configured_variants(sagemaker, endpoint["EndpointConfigName"])
     return Live(

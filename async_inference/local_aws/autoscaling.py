@@ -11,7 +11,10 @@ from typing import Any
 
 from async_inference.aws_names import (
     SCALABLE_DIMENSION,
+    SCALING_SERVICE,
     SERVICE_NAMESPACE,
+    EndpointStatus,
+    arn,
     scalable_id,
     scaled_variant,
 )
@@ -220,10 +223,10 @@ class ApplicationAutoScaling:
                 raise validation_error(str(error)) from error
             known = target.schedules.get(name, {})
             target.schedules[name] = {
-                "ScheduledActionARN": (
-                    f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scheduledAction:"
-                    f"{uuid.uuid4()}:resource/sagemaker/{request['ResourceId']}:"
-                    f"scheduledActionName/{name}"
+                "ScheduledActionARN": self._arn(
+                    "autoscaling",
+                    f"scheduledAction:{uuid.uuid4()}:resource/{SERVICE_NAMESPACE}/"
+                    f"{request['ResourceId']}:scheduledActionName/{name}",
                 ),
                 "CreationTime": self._clock.now_s(),
                 "Timezone": "UTC",
@@ -314,7 +317,7 @@ class ApplicationAutoScaling:
             if target is None:
                 return
             now = self._observe(target, endpoint)
-            if now.status == "InService":
+            if now.status == EndpointStatus.IN_SERVICE:
                 for activity in target.activities:
                     if activity["StatusCode"] == "InProgress":
                         activity |= {
@@ -414,7 +417,7 @@ class ApplicationAutoScaling:
         endpoint = self._endpoint(resource_id)
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
         suspended = target.document["SuspendedState"]
-        if endpoint.status in ("Failed", "Deleting"):
+        if endpoint.status in (EndpointStatus.FAILED, EndpointStatus.DELETING):
             return f"endpoint is {endpoint.status}"
         self._observe(target, endpoint)
         before = target.scaler.desired
@@ -541,7 +544,7 @@ class ApplicationAutoScaling:
             made.append(
                 {
                     "AlarmName": name,
-                    "AlarmARN": f"arn:aws:cloudwatch:{self._region}:{ACCOUNT_ID}:alarm:{name}",
+                    "AlarmARN": self._arn("cloudwatch", f"alarm:{name}"),
                 }
             )
         return made
@@ -564,11 +567,11 @@ class ApplicationAutoScaling:
             )
         return self._targets[resource_id]
 
-    def _by_arn(self, arn: str) -> tuple[str, Target]:
+    def _by_arn(self, wanted: str) -> tuple[str, Target]:
         for resource_id, target in self._targets.items():
-            if target.document["ScalableTargetARN"] == arn:
+            if target.document["ScalableTargetARN"] == wanted:
                 return resource_id, target
-        raise AwsError("ResourceNotFoundException", f"The resource {arn} was not found")
+        raise AwsError("ResourceNotFoundException", f"The resource {wanted} was not found")
 
     def _remove(self, resource_id: str) -> None:
         target = self._targets.pop(resource_id)
@@ -576,18 +579,15 @@ class ApplicationAutoScaling:
             self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
         self._journal.delete(f"{self._region}/scalable-target", resource_id)
 
+    def _arn(self, service: str, resource: str) -> str:
+        return arn(service, resource, region=self._region, account_id=ACCOUNT_ID)
+
     def _target_arn(self) -> str:
-        identity = uuid.uuid4().hex[:16]
-        return (
-            f"arn:aws:application-autoscaling:{self._region}:{ACCOUNT_ID}:"
-            f"scalable-target/{identity}"
-        )
+        return self._arn("application-autoscaling", f"scalable-target/{uuid.uuid4().hex[:16]}")
 
     def _policy_arn(self, resource_id: str, name: str) -> str:
-        return (
-            f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scalingPolicy:{uuid.uuid4()}:"
-            f"resource/sagemaker/{resource_id}:policyName/{name}"
-        )
+        owned = f"resource/{SERVICE_NAMESPACE}/{resource_id}:policyName/{name}"
+        return self._arn("autoscaling", f"scalingPolicy:{uuid.uuid4()}:{owned}")
 
     def _save(self, resource_id: str) -> None:
         target = self._targets.get(resource_id)
@@ -640,10 +640,8 @@ def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.Watched
 
 
 def _service_role() -> str:
-    return (
-        f"arn:aws:iam::{ACCOUNT_ID}:role/aws-service-role/sagemaker.application-autoscaling."
-        "amazonaws.com/AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
-    )
+    role = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+    return arn("iam", f"role/aws-service-role/{SCALING_SERVICE}/{role}", account_id=ACCOUNT_ID)
 
 
 def _not_found(message: str) -> AwsError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from async_inference.aws_names import QUEUE_METRICS, Series
+from async_inference.aws_names import QUEUE_METRICS, EndpointStatus, Series
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
@@ -210,9 +210,9 @@ def summary(endpoint: dict[str, Any]) -> str:
         endpoint: as `RegionStatus.now` shows it.
     """
     asked_for, in_service = endpoint["desired"], endpoint["in_service"]
-    if endpoint["status"] == "Failed":
+    if endpoint["status"] == EndpointStatus.FAILED:
         return "Failed: it could not be created."
-    if endpoint["status"] == "Creating":
+    if endpoint["status"] == EndpointStatus.CREATING:
         return f"Being created: {_count(asked_for, 'instance')} starting." + _blocked(
             endpoint["in_progress_since_s"]
         )
@@ -221,9 +221,9 @@ def summary(endpoint: dict[str, Any]) -> str:
         said += f" Scaling {'out' if asked_for > in_service else 'in'} to {asked_for}."
     configurations = {instance["configuration"] for instance in endpoint["instances"]}
     arriving = configurations - {endpoint["configuration"]}
-    if arriving and endpoint["status"] == "Updating":
+    if arriving and endpoint["status"] == EndpointStatus.UPDATING:
         said += f" An update to {', '.join(sorted(arriving))} is under way."
-    if endpoint["status"] == "Updating":
+    if endpoint["status"] == EndpointStatus.UPDATING:
         said += _blocked(endpoint["in_progress_since_s"])
     return said
 

@@ -11,6 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from async_inference.aws_names import (
+    IN_PROGRESS,
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    log_group,
+    scalable_id,
+    split_s3_uri,
+)
 from async_inference.operations.checks import Check
 from async_inference.operations.iam import may, refused
 from async_inference.scaling import documents
@@ -149,15 +158,15 @@ def _value(value: object) -> str:
 
 def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
     name = asked.settings.endpoint_name
-    logs = f"its logs are in /aws/sagemaker/Endpoints/{name}"
+    logs = f"its logs are in {log_group(name)}"
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason")
-    busy = status in ("Creating", "Updating", "RollingBack", "SystemUpdating")
+    busy = status in IN_PROGRESS - {EndpointStatus.DELETING}
     found = f"{status}: {reason}" if reason else status
     what = f"endpoint {name}"
     # Only an update to a new configuration has a pending deployment (BC DescribeEndpoint); without
     # one an endpoint is Updating because it scales.
-    scales = status == "Updating" and "PendingDeploymentSummary" not in endpoint
-    if status == "InService" or scales:
+    scales = status == EndpointStatus.UPDATING and "PendingDeploymentSummary" not in endpoint
+    if status == EndpointStatus.IN_SERVICE or scales:
         yield Check(what, "InService", "Updating: it scales" if scales else found)
     else:
         remedy = "wait until it is through, then verify again" if busy else f"find out why; {logs}"
@@ -199,7 +208,7 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _resource_id(asked: Asked) -> str:
-    return f"endpoint/{asked.settings.endpoint_name}/variant/{asked.variant}"
+    return scalable_id(asked.settings.endpoint_name, asked.variant)
 
 
 def _target(asked: Asked, live: Live) -> Check:
@@ -231,6 +240,14 @@ def _one_of(found: int, allowed: set[int | None], asked: int) -> int:
     return asked if found in allowed else found
 
 
+def _of_target(resource_id: str) -> str:
+    """The options by which AWS's command line finds a scalable target."""
+    return (
+        f"--service-namespace {SERVICE_NAMESPACE} --scalable-dimension {SCALABLE_DIMENSION} "
+        f"--resource-id {resource_id}"
+    )
+
+
 def _orphans(asked: Asked, live: Live) -> Iterator[Check]:
     variants = {v["VariantName"] for v in (live.endpoint or {}).get("ProductionVariants", ())}
     for target in live.targets:
@@ -241,9 +258,8 @@ def _orphans(asked: Asked, live: Live) -> Iterator[Check]:
             f"scalable target {resource_id}",
             "none, since the endpoint has no such variant",
             f"orphaned, with {target['MinCapacity']}..{target['MaxCapacity']} instances",
-            "remove it: aws application-autoscaling deregister-scalable-target --service-namespace "
-            "sagemaker --scalable-dimension sagemaker:variant:DesiredInstanceCount --resource-id "
-            + resource_id,
+            "remove it: aws application-autoscaling deregister-scalable-target "
+            + _of_target(resource_id),
         )
 
 
@@ -270,9 +286,7 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
             "none",
             _text(_policy_facts(document)),
             "add it to scalingPlan, or remove it: aws application-autoscaling "
-            f"delete-scaling-policy --policy-name '{name}' --service-namespace sagemaker "
-            "--scalable-dimension sagemaker:variant:DesiredInstanceCount --resource-id "
-            + _resource_id(asked),
+            f"delete-scaling-policy --policy-name '{name}' {_of_target(_resource_id(asked))}",
         )
 
 
@@ -479,9 +493,7 @@ def topic_arns(output: Mapping[str, Any]) -> dict[str, str]:
 def bucket_names(output: Mapping[str, Any]) -> dict[str, str]:
     """The buckets of an asynchronous OutputConfig, by what goes there."""
     paths = {"outputs": output.get("S3OutputPath"), "failures": output.get("S3FailurePath")}
-    return {
-        what: path.removeprefix("s3://").partition("/")[0] for what, path in paths.items() if path
-    }
+    return {what: split_s3_uri(path)[0] for what, path in paths.items() if path}
 
 
 def _buckets(asked: Asked, live: Live) -> Iterator[Check]:
