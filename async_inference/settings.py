@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
+from async_inference.aws_names import region_of
 from async_inference.groups import (
     Count,
     Observability,
@@ -368,7 +369,7 @@ def _key_of_region(settings: Settings) -> str | None:
     }
     for field, arns in named.items():
         for arn in arns:
-            if arn.split(":")[3] != region:
+            if region_of(arn) != region:
                 return (
                     f"security.{field} = {arn!r}: is a key of another region than {region}; "
                     "S3, SNS and SageMaker use keys of their own region only"

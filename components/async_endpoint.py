@@ -11,6 +11,7 @@ import pulumi
 import pulumi_aws as aws
 from pydantic.alias_generators import to_camel, to_snake
 
+from async_inference.aws_names import log_group
 from async_inference.groups import (
     Observability,
     Retention,
@@ -172,11 +173,6 @@ def initial_instances(plan: ScalingPlan) -> int:
     return max(1, plan.min_capacity)
 
 
-def log_group_name(endpoint_name: str) -> str:
-    """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
-    return f"/aws/sagemaker/Endpoints/{endpoint_name}"
-
-
 def _network(security: Security) -> Network | None:
     if not security.subnet_ids:
         return None
@@ -309,7 +305,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         role = self._role(name, args, bucket, image_uri)
         logs = aws.cloudwatch.LogGroup(
             f"{name}-logs",
-            name=log_group_name(args.endpoint_name),
+            name=log_group(args.endpoint_name),
             retention_in_days=args.retention.log_days,
             kms_key_id=self.kms_key_arn,
             tags=args.tags,
@@ -405,7 +401,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             EncryptionKeyArgs(
                 account=self._account,
                 region=args.region,
-                log_group=log_group_name(args.endpoint_name),
+                log_group=log_group(args.endpoint_name),
                 alias=args.endpoint_name,
                 tags=args.tags,
             ),

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS
 from async_inference.groups import Observability, Subscription
 from async_inference.scaling.plan import Comparison, ScalingPlan
 from async_inference.settings import ENDPOINT_TAG
 from components.notifications import subscribe
-from components.queue_scaling import METRIC_NAMESPACE
 
-INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 MINUTE_S = 60
 TREND_S = 300
 """Period of what is about a trend: long enough that one request does not make one."""
@@ -70,7 +69,7 @@ class Metric:
     name: str
     stat: str
     variant: bool = False
-    namespace: str = METRIC_NAMESPACE
+    namespace: str = QUEUE_METRICS
 
     def dimensions(self, args: EndpointWatchArgs) -> dict[str, str]:
         of_variant = {"VariantName": args.variant_name} if self.variant else {}
@@ -88,7 +87,7 @@ UNWRITTEN_OUTPUTS = Metric("ResponseUploadFailures", "Sum", variant=True)
 UNSENT_NOTIFICATIONS = Metric("NotificationFailures", "Sum", variant=True)
 WAITING = Metric("TimeInBacklog", "Average", variant=True)
 PROCESSING = Metric("TotalProcessingTime", "Average", variant=True)
-INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_NAMESPACE)
+INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_METRICS)
 """Each instance publishes one sample a minute, so that their number is the instances' minutes; no
 metric counts instances themselves, and this one is absent at zero (docs/aws-facts.md#metrics)."""
 

@@ -15,12 +15,16 @@ from typing import Any
 
 import pulumi
 
+from async_inference.aws_names import (
+    IN_PROGRESS,
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    scalable_id,
+)
 from components.provider_account import ProviderAccount
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 from components.rollback_guard import configured_variants, described
 
-IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
-"""States in which SageMaker refuses to update or delete (API reference, EndpointSummary)."""
 SETTLED_WITHIN_S = 3600.0
 """The provider waits at most 60 minutes for an endpoint to be in service."""
 ASKED_AT_LEAST_EVERY_S = 10.0
@@ -184,7 +188,7 @@ class Resumption:
         endpoint = described(sagemaker, self._endpoint_name)
         if endpoint is None:
             return
-        if endpoint["EndpointStatus"] == "Deleting":
+        if endpoint["EndpointStatus"] == EndpointStatus.DELETING:
             await self._settled(sagemaker)
             return
         own_role = _role(sagemaker, (args.new_inputs or {})["endpointConfigName"])
@@ -197,7 +201,7 @@ class Resumption:
         endpoint = described(sagemaker, self._endpoint_name)
         if (
             endpoint is not None
-            and endpoint["EndpointStatus"] in ("Creating", "Failed")
+            and endpoint["EndpointStatus"] in (EndpointStatus.CREATING, EndpointStatus.FAILED)
             and endpoint["EndpointConfigName"] == (args.old_outputs or {}).get("name")
         ):
             await self._remove(sagemaker)

@@ -24,11 +24,12 @@ from moto.core.request import Request
 from moto.core.responses import ActionResult
 from moto.core.utils import get_service_model
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, Series
 from async_inference.local_aws.constraints import check_request
 from async_inference.local_aws.errors import AwsError
-from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore, Series
+from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore
 
-PUBLISHED_NAMESPACES = ("AWS/SageMaker", "/aws/sagemaker/Endpoints")
+PUBLISHED_NAMESPACES = (QUEUE_METRICS, INSTANCE_METRICS)
 KEPT_HISTORY = 500
 HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""

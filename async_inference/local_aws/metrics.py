@@ -2,28 +2,15 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from async_inference.aws_names import Series
 from async_inference.scaling.alarms import STATISTIC_CODES, period_statistic
 
 MINUTE_S = 60
 KEPT_MINUTES = 15 * 24 * 60
 """CloudWatch keeps one-minute datapoints for 15 days (CW)."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A metric's identity: namespace, name, and dimensions as sorted pairs."""
-
-    namespace: str
-    name: str
-    dimensions: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, namespace: str, name: str, dimensions: Mapping[str, str]) -> "Series":
-        """The series with these dimensions, in any order."""
-        return cls(namespace, name, tuple(sorted(dimensions.items())))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import botocore.session
 from botocore.exceptions import ClientError
 
+from async_inference.aws_names import split_s3_uri
 from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
 from async_inference.settings import Settings
@@ -228,7 +229,7 @@ def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
             else "downloaded from Hugging Face at each start; needs a way out to it"
         )
         return Check(what, place, found, checked=place == "tiny")
-    bucket, _, key = place.removeprefix("s3://").partition("/")
+    bucket, key = split_s3_uri(place)
     missing = Check(what, place, "nothing there", "upload the weights, or correct weights")
     try:
         if not place.endswith(".tar.gz"):

@@ -16,14 +16,15 @@ from async_inference.scaling.alarms import (
 )
 from async_inference.scaling.autoscaler import (
     ADJUSTMENT_CODES,
+    TRACKING_PERIOD_S,
     Cooldown,
     Step,
     steps_of,
     tracking_alarms,
 )
 from async_inference.scaling.plan import (
+    AlarmRule,
     Metric,
-    MetricAlarm,
     ScalingPlan,
     StepScalingPolicy,
     TargetTrackingPolicy,
@@ -152,13 +153,16 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
         first = len(steps)
         if isinstance(policy, TargetTrackingPolicy):
             high, low = tracking_alarms(policy, unsettled)
-            alarms.append(_alarm(high, index, scales_in=False))
+            on = (policy.metric, policy.statistic, TRACKING_PERIOD_S)
+            alarms.append(_alarm(index, high, *on, scales_in=False))
             if low is not None:
-                alarms.append(_alarm(low, index, scales_in=True))
+                alarms.append(_alarm(index, low, *on, scales_in=True))
             kind = (1, policy.target, 0, 0)
         else:
             assert isinstance(policy, StepScalingPolicy)
-            alarms.append(_alarm(policy.alarm, index, scales_in=False))
+            alarm = policy.alarm
+            on = (alarm.metric, alarm.statistic, alarm.period_s)
+            alarms.append(_alarm(index, alarm, *on, scales_in=False))
             steps.extend(steps_of(policy))
             adjustment = ADJUSTMENT_CODES[policy.adjustment_type]
             kind = (0, 0.0, adjustment, policy.min_adjustment_magnitude or 0)
@@ -171,18 +175,26 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
     )
 
 
-def _alarm(alarm: MetricAlarm, policy: int, *, scales_in: bool) -> tuple:
+def _alarm(
+    policy: int,
+    rule: AlarmRule,
+    metric: Metric,
+    statistic: str,
+    period_s: int,
+    *,
+    scales_in: bool,
+) -> tuple:
     return (
         policy,
-        METRICS.index(alarm.metric),
-        STATISTIC_CODES[alarm.statistic],
+        METRICS.index(metric),
+        STATISTIC_CODES[statistic],
         # SageMaker publishes once a minute: a shorter period brings nothing.
-        max(1, alarm.period_s // 60),
-        COMPARISON_CODES[alarm.comparison],
-        alarm.threshold,
-        alarm.evaluation_periods,
-        alarm.datapoints_to_alarm,
-        MISSING_DATA_CODES[alarm.treat_missing_data],
+        max(1, period_s // 60),
+        COMPARISON_CODES[rule.comparison],
+        rule.threshold,
+        rule.evaluation_periods,
+        rule.datapoints_to_alarm,
+        MISSING_DATA_CODES[rule.treat_missing_data],
         scales_in,
         math.inf,
         AlarmState.INSUFFICIENT_DATA,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import get_args
 
-from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData, Statistic
+from async_inference.scaling.plan import AlarmRule, Comparison, MissingData, Statistic
 from async_inference.scaling.rules import rule
 
 
@@ -119,7 +119,7 @@ def next_state(points, n, m, comparison, threshold, missing, state):
     return _OK
 
 
-def evaluate(alarm: MetricAlarm, points: Sequence[float | None], state: AlarmState) -> AlarmState:
+def evaluate(alarm: AlarmRule, points: Sequence[float | None], state: AlarmState) -> AlarmState:
     """The alarm's state after one evaluation.
 
     Args:
