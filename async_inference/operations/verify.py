@@ -309,6 +309,7 @@ def _watched_facts(on: documents.Watched | None) -> dict[str, object]:
         "namespace": on.series.namespace,
         "metric": on.series.name,
         "dimensions": ", ".join(f"{name}={value}" for name, value in on.series.dimensions),
+        **({} if on.times is None else {"times": on.times.name}),
         "statistic": on.statistic,
         "periodS": on.period_s,
     }
@@ -444,8 +445,7 @@ def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
 
 def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
     """The live policies that some alarm on this endpoint's metrics really runs."""
-    mine = [{"Name": "EndpointName", "Value": asked.settings.endpoint_name}]
-    alarms = [alarm for alarm in live.alarms.values() if alarm.get("Dimensions") == mine]
+    alarms = [alarm for alarm in live.alarms.values() if _watches(alarm, asked)]
     for document in live.policies:
         if document["PolicyType"] != "StepScaling":
             # Target tracking may not leave zero (docs/aws-facts.md#target-tracking).
@@ -458,6 +458,15 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
             for policy in found:
                 name = f"{policy.name} by {alarm['AlarmName']}"[:256]
                 yield policy.model_copy(update={"name": name})
+
+
+def _watches(alarm: documents.Document, asked: Asked) -> bool:
+    try:
+        _, on = documents.alarm(alarm)
+    except ValueError:
+        return False
+    mine = (("EndpointName", asked.settings.endpoint_name),)
+    return on is not None and on.series.dimensions == mine
 
 
 # Where answers go

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from async_inference.rehearsal.records import METRICS
+from async_inference.rehearsal.records import METRICS, NONE
 from async_inference.scaling.alarms import (
     STATISTIC_CODES,
     AlarmState,
@@ -431,6 +431,8 @@ def _evaluate(state, reading, rules, metrics, recorded):
     alarm.due_s += MINUTE_S
     _schedule_alarms(state, rules.alarms)
     window = _evaluation_window(state, reading, alarm, metrics.points[alarm.metric])
+    if alarm.times != NONE:
+        window = window * _evaluation_window(state, reading, alarm, metrics.points[alarm.times])
     alarm.state = next_state(
         window,
         alarm.evaluation_periods,

@@ -23,6 +23,7 @@ from async_inference.scaling.autoscaler import (
     tracking_alarms,
 )
 from async_inference.scaling.plan import (
+    FACTORS,
     AlarmRule,
     Metric,
     ScalingPlan,
@@ -31,7 +32,9 @@ from async_inference.scaling.plan import (
 )
 from async_inference.scaling.unsettled import Unsettled
 
-METRICS = tuple(Metric)
+METRICS = tuple(metric for metric in Metric if metric not in FACTORS)
+NONE = -1
+"""No second factor."""
 
 
 def _dtype(**fields: type) -> np.dtype:
@@ -52,6 +55,7 @@ SLOT = _dtype(request=int, end_s=float)
 ALARM = _dtype(
     policy=int,
     metric=int,
+    times=int,  # the metric that the first one is multiplied by
     statistic=int,
     minutes=int,
     comparison=int,
@@ -184,9 +188,11 @@ def _alarm(
     *,
     scales_in: bool,
 ) -> tuple:
+    first, times = FACTORS.get(metric, (metric, None))
     return (
         policy,
-        METRICS.index(metric),
+        METRICS.index(first),
+        METRICS.index(times) if times else NONE,
         STATISTIC_CODES[statistic],
         # SageMaker publishes once a minute: a shorter period brings nothing.
         max(1, period_s // 60),

@@ -271,7 +271,10 @@ def _roles(policy: ScalingPolicy) -> tuple[_Role, ...]:
     if isinstance(policy, TargetTrackingPolicy):
         high_and_low = (_Role.SCALE_OUT, _Role.SCALE_IN)
         return high_and_low[:1] if policy.disable_scale_in else high_and_low
-    if policy.alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
+    if policy.alarm.metric in (
+        Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
+        Metric.BACKLOG_WITHOUT_CAPACITY,
+    ):
         return (_Role.WAKE,)
     return (_Role.SCALE_OUT if policy.alarm.looks_up else _Role.SCALE_IN,)
 

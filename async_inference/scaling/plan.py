@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import pairwise, product
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from async_inference.scaling import schedules
 from async_inference.validation import StackValue
@@ -29,13 +29,22 @@ class Metric(StrEnum):
     """What SageMaker publishes for an asynchronous endpoint under the one dimension EndpointName.
 
     InvocationsPerInstance and the predefined SageMaker metric are missing on purpose: they are
-    never published for asynchronous endpoints, so that a policy on them never fires.
+    never published for asynchronous endpoints, so that a policy on them never fires. Those in
+    `FACTORS` are published by nobody: an alarm computes them by metric math.
     """
 
     BACKLOG_SIZE = "ApproximateBacklogSize"
     BACKLOG_SIZE_PER_INSTANCE = "ApproximateBacklogSizePerInstance"
     AGE_OF_OLDEST_REQUEST = "ApproximateAgeOfOldestRequest"
     HAS_BACKLOG_WITHOUT_CAPACITY = "HasBacklogWithoutCapacity"
+    BACKLOG_WITHOUT_CAPACITY = "BacklogWithoutCapacity"
+
+
+FACTORS = {
+    Metric.BACKLOG_WITHOUT_CAPACITY: (Metric.BACKLOG_SIZE, Metric.HAS_BACKLOG_WITHOUT_CAPACITY)
+}
+"""Metrics that an alarm computes as the product of two, period by period (CW, metric math). The
+backlog while no instance exists, 0 otherwise, lets the first decision ask for the right number."""
 
 
 class Comparison(StrEnum):
@@ -229,6 +238,13 @@ class TargetTrackingPolicy(TargetTracking):
 
     metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
     statistic: Statistic = "Average"
+
+    @field_validator("metric")
+    @classmethod
+    def _published(cls, value: Metric) -> Metric:
+        if value in FACTORS:
+            raise ValueError("is computed by alarms; track a metric that SageMaker publishes")
+        return value
 
 
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]

@@ -50,6 +50,15 @@ EVERYTHING = ScalingPlan.model_validate(
                 "steps": [{"upperBound": 0, "adjustment": 1}],
             },
             {
+                "type": "StepScaling",
+                "name": "wakes by metric math",
+                "alarm": {"metric": "BacklogWithoutCapacity", "threshold": 0.5},
+                "steps": [
+                    {"lowerBound": 0, "upperBound": 8, "adjustment": 1},
+                    {"lowerBound": 8, "adjustment": 4},
+                ],
+            },
+            {
                 "type": "TargetTrackingScaling",
                 "name": "tracks",
                 "metric": "ApproximateBacklogSize",

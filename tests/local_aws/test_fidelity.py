@@ -59,8 +59,13 @@ STEPS = ScalingRules(
     policies=(
         StepScalingPolicy(
             name="wake",
-            alarm=MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
-            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+            # By metric math: the whole backlog while there is no instance, so that the first
+            # decision asks for one instance or for two.
+            alarm=MetricAlarm(metric=Metric.BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
+            steps=(
+                StepAdjustment(lower_bound=0, upper_bound=5, adjustment=1),
+                StepAdjustment(lower_bound=5, adjustment=2),
+            ),
             cooldown_s=300,
         ),
         StepScalingPolicy(

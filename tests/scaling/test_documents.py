@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from async_inference.scaling import documents
 from async_inference.scaling.plan import (
+    FACTORS,
     AdjustmentType,
     AlarmRule,
     Comparison,
@@ -66,7 +67,7 @@ def step_policies(draw) -> StepScalingPolicy:
 TRACKING_POLICIES = st.builds(
     TargetTrackingPolicy,
     name=st.just("drawn"),
-    metric=st.sampled_from(Metric),
+    metric=st.sampled_from([metric for metric in Metric if metric not in FACTORS]),
     statistic=STATISTICS,
     target=st.floats(0.001, 1000),
     scale_out_cooldown_s=st.integers(0, 3600),
