@@ -1,6 +1,5 @@
 """Renders a `ScalingPlan` into what Application Auto Scaling and CloudWatch run."""
 
-import re
 from dataclasses import dataclass, field
 
 import pulumi
@@ -12,6 +11,7 @@ from async_inference.scaling.plan import (
     ScheduledAction,
     StepScalingPolicy,
     TargetTrackingPolicy,
+    slug,
 )
 
 METRIC_NAMESPACE = "AWS/SageMaker"
@@ -212,12 +212,6 @@ def _bound(value: float | None) -> str | None:
 def scalable_id(endpoint_name: str, variant_name: str) -> str:
     """What Application Auto Scaling calls an endpoint's variant."""
     return f"endpoint/{endpoint_name}/variant/{variant_name}"
-
-
-def slug(name: str) -> str:
-    """A policy's name as part of a Pulumi name: `Invocations-ScalingPolicy` -> `invocations`."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return words.removesuffix("-scalingpolicy") or words
 
 
 def summary(plan: ScalingPlan) -> str:
