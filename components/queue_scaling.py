@@ -1,6 +1,5 @@
 """Renders a `ScalingPlan` into what Application Auto Scaling and CloudWatch run."""
 
-import re
 from dataclasses import dataclass, field
 
 import pulumi
@@ -14,6 +13,7 @@ from async_inference.scaling.plan import (
     ScheduledAction,
     StepScalingPolicy,
     TargetTrackingPolicy,
+    slug,
 )
 
 
@@ -143,12 +143,6 @@ class QueueScaling(pulumi.ComponentResource):
 
 def _after(resource: pulumi.Resource, options: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
     return pulumi.ResourceOptions.merge(options, pulumi.ResourceOptions(depends_on=[resource]))
-
-
-def slug(name: str) -> str:
-    """A policy's name as part of a Pulumi name: `Invocations-ScalingPolicy` -> `invocations`."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return words.removesuffix("-scalingpolicy") or words
 
 
 def summary(plan: ScalingPlan) -> str:

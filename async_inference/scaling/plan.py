@@ -8,6 +8,7 @@ guide (DG).
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import pairwise, product
@@ -18,6 +19,8 @@ from pydantic import Field, field_validator, model_validator
 from async_inference.scaling import schedules
 from async_inference.validation import StackValue
 
+MAX_SLUG = 128
+"""An alarm's name takes 255 characters (BC AlarmName), of which the slug is a part."""
 MAX_STEP_ADJUSTMENTS = 20
 """Step adjustments in one policy (AAS quotas)."""
 
@@ -74,8 +77,17 @@ class AdjustmentType(StrEnum):
 
 
 Statistic = Literal["Average", "Maximum", "Minimum", "Sum", "SampleCount"]
-PolicyName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\P{C}+$")]
-CooldownSeconds = Annotated[int, Field(ge=0)]
+PolicyName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[ -~]+$")]
+"""BC application-autoscaling PolicyName: Java's `\\p{Print}`, which is ASCII."""
+_INNER, _OUTER = r"[^\x00-\x1f\x7f-\x9f:/|]", r"[^\x00-\x20\x7f-\x9f:/|]"
+ScheduleName = Annotated[
+    str, Field(min_length=1, max_length=256, pattern=rf"^{_OUTER}({_INNER}*{_OUTER})?$")
+]
+"""BC application-autoscaling ScheduledActionName: no `:`, `/` or `|`, no space at either end."""
+MAX_INTEGER = 2**31 - 1
+"""AWS's integers have 32 bits."""
+CooldownSeconds = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Capacity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class StepAdjustment(StackValue):
@@ -87,7 +99,7 @@ class StepAdjustment(StackValue):
 
     lower_bound: float | None = None
     upper_bound: float | None = None
-    adjustment: int
+    adjustment: Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -155,7 +167,7 @@ class StepScaling(StackValue):
     name: PolicyName
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
-    min_adjustment_magnitude: int | None = Field(default=None, ge=1)
+    min_adjustment_magnitude: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
     cooldown_s: CooldownSeconds = 300
 
@@ -255,11 +267,11 @@ DeployedPolicy = StepScaling | TargetTracking
 class ScheduledAction(StackValue):
     """New capacity bounds at a time: `at(...)`, `rate(...)` or `cron(...)` in an IANA time zone."""
 
-    name: PolicyName
-    schedule: str
+    name: ScheduleName
+    schedule: Annotated[str, Field(max_length=1600)]
     timezone: str = "UTC"
-    min_capacity: int | None = Field(default=None, ge=0)
-    max_capacity: int | None = Field(default=None, ge=0)
+    min_capacity: Capacity | None = None
+    max_capacity: Capacity | None = None
 
     @model_validator(mode="after")
     def _due_and_useful(self) -> Self:
@@ -272,6 +284,12 @@ class ScheduledAction(StackValue):
         return self
 
 
+def slug(name: str) -> str:
+    """A name as part of a resource's: `Invocations-ScalingPolicy` -> `invocations`."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (words.removesuffix("-scalingpolicy") or words)[:MAX_SLUG].rstrip("-")
+
+
 class ScalingRules(StackValue):
     """The policies and schedules of a plan, without its capacity bounds."""
 
@@ -281,10 +299,19 @@ class ScalingRules(StackValue):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for kind, named in (("policy", self.policies), ("schedule", self.schedules)):
-            names = [each.name for each in named]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} name {twice[0]!r} is used twice; names must differ")
+            known: dict[str, str] = {}
+            for name in (each.name for each in named):
+                short = slug(name)
+                if not short:
+                    raise ValueError(f"{kind} name {name!r}: needs a letter or a digit")
+                if known.get(short) == name:
+                    raise ValueError(f"{kind} name {name!r} is used twice; names must differ")
+                if short in known:
+                    raise ValueError(
+                        f"{kind} names {known[short]!r} and {name!r} must differ by more than case "
+                        "and punctuation: resources are named after them"
+                    )
+                known[short] = name
         return self
 
     def within(self, min_capacity: int, max_capacity: int) -> "ScalingPlan":
@@ -300,8 +327,8 @@ class ScalingRules(StackValue):
 class ScalingPlan(ScalingRules):
     """All that decides how many instances a variant has."""
 
-    min_capacity: int = Field(ge=0)
-    max_capacity: int = Field(ge=0)
+    min_capacity: Capacity
+    max_capacity: Capacity
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
