@@ -25,7 +25,7 @@ from async_inference.scaling.alarms import (
     evaluate,
     evaluation_range,
 )
-from async_inference.scaling.documents import Document, Watched
+from async_inference.scaling.documents import Document, MetricStat
 from async_inference.scaling.plan import AlarmRule, Comparison
 from async_inference.scaling.unsettled import Unsettled
 
@@ -223,7 +223,7 @@ class Alarms:
                 self._note(name, "Action", f"Successfully executed action {action}")
 
     def _reason_data(
-        self, rule: AlarmRule, on: Watched, known: list[float], at_s: float
+        self, rule: AlarmRule, on: MetricStat, known: list[float], at_s: float
     ) -> dict[str, Any]:
         """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history)."""
         end_s = (at_s - self._metric_delay_s) // MINUTE_S * MINUTE_S

@@ -38,7 +38,7 @@ KEPT_ACTIVITIES = 500
 
 
 @dataclass
-class Target:
+class ScalableTarget:
     """A registered scalable target and what belongs to it."""
 
     document: dict[str, Any]
@@ -78,7 +78,7 @@ class ApplicationAutoScaling:
         self._delete_alarms = delete_alarms
         self._lock = threading.RLock()
         self._endpoints: Callable[[], dict[str, Endpoint]] = dict
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, ScalableTarget] = {}
         for resource_id, saved in journal.documents(f"{region}/scalable-target").items():
             self._targets[resource_id] = self._restored(saved)
 
@@ -122,7 +122,7 @@ class ApplicationAutoScaling:
             document["Tags"] = tags or {}
             if target is None:
                 scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
-                target = self._targets[resource_id] = Target(document, scaler)
+                target = self._targets[resource_id] = ScalableTarget(document, scaler)
             target.document = document
             cause = (
                 f"minimum capacity was set to {low}"
@@ -370,7 +370,7 @@ class ApplicationAutoScaling:
 
     # Inside
 
-    def _apply_schedule(self, resource_id: str, target: Target, name: str) -> None:
+    def _apply_schedule(self, resource_id: str, target: ScalableTarget, name: str) -> None:
         if target.document["SuspendedState"]["ScheduledScalingSuspended"]:
             return
         action = target.schedules[name].get("ScalableTargetAction", {})
@@ -381,7 +381,7 @@ class ApplicationAutoScaling:
         self._set_bounds(target, self._endpoint(resource_id), low, high, cause)
         self._save(resource_id)
 
-    def _observe(self, target: Target, endpoint: Endpoint) -> Capacity:
+    def _observe(self, target: ScalableTarget, endpoint: Endpoint) -> Capacity:
         """Take over what the endpoint has: an update of it, or a person, may have changed it."""
         now = endpoint.capacity
         target.scaler.deploying = now.deploying
@@ -392,7 +392,7 @@ class ApplicationAutoScaling:
         return now
 
     def _set_bounds(
-        self, target: Target, endpoint: Endpoint, low: int, high: int, cause: str
+        self, target: ScalableTarget, endpoint: Endpoint, low: int, high: int, cause: str
     ) -> None:
         """Set bounds at once, and the capacity too unless a change in progress forbids it."""
         self._observe(target, endpoint)
@@ -407,7 +407,7 @@ class ApplicationAutoScaling:
     def _run_policy(
         self,
         resource_id: str,
-        target: Target,
+        target: ScalableTarget,
         document: dict[str, Any],
         alarm: str,
         metric: float,
@@ -441,7 +441,7 @@ class ApplicationAutoScaling:
         self._save(resource_id)
         return said
 
-    def _set_capacity(self, target: Target, endpoint: Endpoint, cause: str) -> None:
+    def _set_capacity(self, target: ScalableTarget, endpoint: Endpoint, cause: str) -> None:
         desired = target.scaler.desired
         if not endpoint.set_desired(desired):
             # A person was quicker.
@@ -466,7 +466,7 @@ class ApplicationAutoScaling:
         # SageMaker's lock comes before this one's.
         threading.Thread(target=tell, daemon=True).start()
 
-    def _refused(self, target: Target, endpoint: Endpoint, cause: str, wanted: int) -> str:
+    def _refused(self, target: ScalableTarget, endpoint: Endpoint, cause: str, wanted: int) -> str:
         """Leave a failed activity; a refusal that repeats makes the same one last longer.
 
         Returns:
@@ -485,7 +485,7 @@ class ApplicationAutoScaling:
         }
         return message
 
-    def _repeated(self, target: Target, cause: str, status: str) -> dict[str, Any] | None:
+    def _repeated(self, target: ScalableTarget, cause: str, status: str) -> dict[str, Any] | None:
         """The activity of this cause that failed in the same way since the last change."""
         for activity in reversed(target.activities):
             if activity["StatusCode"] != "Failed" and "NotScaledReasons" not in activity:
@@ -494,7 +494,7 @@ class ApplicationAutoScaling:
                 return activity
         return None
 
-    def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
+    def _ignored(self, target: ScalableTarget, cause: str, decision: Decision) -> None:
         description = f"Nothing was scaled: {decision.reason}"
         repeated = self._repeated(target, cause, "Successful")
         if repeated is not None:
@@ -515,7 +515,7 @@ class ApplicationAutoScaling:
             ],
         }
 
-    def _activity(self, target: Target, cause: str) -> dict[str, Any]:
+    def _activity(self, target: ScalableTarget, cause: str) -> dict[str, Any]:
         activity = {
             "ActivityId": str(uuid.uuid4()),
             "ServiceNamespace": SERVICE_NAMESPACE,
@@ -559,7 +559,7 @@ class ApplicationAutoScaling:
             raise validation_error(f"SageMaker resource doesn't exist: {resource_id}")
         return endpoint
 
-    def _target(self, resource_id: str) -> Target:
+    def _target(self, resource_id: str) -> ScalableTarget:
         if resource_id not in self._targets:
             raise _not_found(
                 f"No scalable target found for service namespace: sagemaker, resource ID: "
@@ -567,7 +567,7 @@ class ApplicationAutoScaling:
             )
         return self._targets[resource_id]
 
-    def _by_arn(self, wanted: str) -> tuple[str, Target]:
+    def _by_arn(self, wanted: str) -> tuple[str, ScalableTarget]:
         for resource_id, target in self._targets.items():
             if target.document["ScalableTargetARN"] == wanted:
                 return resource_id, target
@@ -604,12 +604,12 @@ class ApplicationAutoScaling:
         }
         self._journal.save(f"{self._region}/scalable-target", resource_id, saved)
 
-    def _restored(self, saved: dict[str, Any]) -> Target:
+    def _restored(self, saved: dict[str, Any]) -> ScalableTarget:
         document = saved["document"]
         scaler = Autoscaler(
             document["MinCapacity"], document["MaxCapacity"], saved["desired"], self._unsettled
         )
-        target = Target(
+        target = ScalableTarget(
             document,
             scaler,
             saved["policies"],
@@ -632,7 +632,7 @@ _NOT_SCALED = {
 """Reason codes of AAS NotScaledReason, the nearest for each verdict."""
 
 
-def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.Watched | None]:
+def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.MetricStat | None]:
     try:
         return documents.policy(document)
     except ValueError as error:

@@ -39,7 +39,7 @@ any (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class MetricStat:
     """What an alarm or a target-tracking policy looks at.
 
     Args:
@@ -53,7 +53,7 @@ class Watched:
     period_s: int
 
 
-def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watched:
+def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> MetricStat:
     """What a plan's alarm or target-tracking policy looks at.
 
     Args:
@@ -61,14 +61,14 @@ def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watch
         endpoint_name: the endpoint's, or in a Pulumi program the output that will be it.
     """
     period_s = by.period_s if isinstance(by, MetricAlarm) else TRACKING_PERIOD_S
-    return Watched(Series.of_queue(by.metric, endpoint_name), by.statistic, period_s)
+    return MetricStat(Series.of_queue(by.metric, endpoint_name), by.statistic, period_s)
 
 
 def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]:
     """A policy of a plan as PutScalingPolicy takes it, without the target that it belongs to."""
     named = {"PolicyName": policy.name, "PolicyType": policy.type}
     if isinstance(policy, TargetTrackingPolicy):
-        tracked = watched(policy, endpoint_name)
+        tracked = metric_stat(policy, endpoint_name)
         return named | {
             "TargetTrackingScalingPolicyConfiguration": {
                 "TargetValue": policy.target,
@@ -100,7 +100,7 @@ def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]
     }
 
 
-def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
+def policy(document: Document) -> tuple[DeployedPolicy, MetricStat | None]:
     """A policy, and what it tracks: None for steps, which alarms run, and for an expression.
 
     Raises:
@@ -140,7 +140,7 @@ def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
             raise ValueError(f"policy {name}: {kind} is not for SageMaker")
 
 
-def _tracked(configuration: Document, resource_id: str) -> Watched | None:
+def _tracked(configuration: Document, resource_id: str) -> MetricStat | None:
     predefined = configuration.get("PredefinedMetricSpecification")
     if predefined is not None:
         kind = predefined["PredefinedMetricType"]
@@ -149,14 +149,14 @@ def _tracked(configuration: Document, resource_id: str) -> Watched | None:
         name, statistic = _PREDEFINED[kind]
         endpoint_name, variant_name = scaled_variant(resource_id)
         of = {"EndpointName": endpoint_name, "VariantName": variant_name}
-        return Watched(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
+        return MetricStat(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
     custom = configuration.get("CustomizedMetricSpecification", {})
     if "MetricName" not in custom:
         return None
-    return Watched(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
+    return MetricStat(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
 
 
-def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
+def alarm_document(rule: AlarmRule, on: MetricStat) -> dict[str, Any]:
     """An alarm as PutMetricAlarm takes it, without its name and actions."""
     return {
         **_series_document(on.series),
@@ -170,7 +170,7 @@ def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
     }
 
 
-def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
+def alarm(document: Document) -> tuple[AlarmRule, MetricStat | None]:
     """When an alarm goes off, and what it looks at: None where an expression combines metrics.
 
     Raises:
@@ -189,10 +189,10 @@ def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
     if not document.get("MetricName"):
         return rule, None
     statistic = document.get("Statistic") or document["ExtendedStatistic"]
-    return rule, Watched(_series(document), statistic, int(document["Period"]))
+    return rule, MetricStat(_series(document), statistic, int(document["Period"]))
 
 
-def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
+def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
     """A deployed policy in a plan's words: for steps, once for each alarm that runs them.
 
     What a plan cannot say is left out: metrics that no queue has, percentiles, expressions, alarms
@@ -220,7 +220,7 @@ def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingP
         yield StepScalingPolicy(alarm=by, **dict(found))
 
 
-def _of_queue(on: Watched) -> bool:
+def _of_queue(on: MetricStat) -> bool:
     """Whether a plan can say it: a plain statistic of what an endpoint publishes of its queue."""
     named = [name for name, _ in on.series.dimensions]
     return (
