@@ -519,7 +519,7 @@ def checked(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
 def _qualified(problem: str) -> str:
     if problem.startswith("stack = "):
         return problem
-    return f"aws:{problem}" if problem.startswith("region") else f"{PROJECT}:{problem}"
+    return f"aws:{problem}" if re.match(r"region\b", problem) else f"{PROJECT}:{problem}"
 
 
 def from_stack_file(path: Path) -> Settings:

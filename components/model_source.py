@@ -10,6 +10,8 @@ from components.archive import archived
 from components.packages import packed, target_of
 
 BUILD_FOLDER = Path(".local/build")
+TINY = "tiny"
+"""Weights that travel with the handler, in its folder of that name."""
 WEIGHTS_CHANNEL, PACKAGES_CHANNEL = "weights", "packages"
 _SourceArgsDict = aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict
 _LEFT_OUT = {"__pycache__", ".pytest_cache", ".ruff_cache", ".DS_Store"}
@@ -39,7 +41,11 @@ def mount(channel: str) -> str:
 
 
 def package(
-    handler: Path, *, without_requirements: bool, build_folder: Path = BUILD_FOLDER
+    handler: Path,
+    *,
+    without_requirements: bool,
+    weights: str = TINY,
+    build_folder: Path = BUILD_FOLDER,
 ) -> Path:
     """Pack a handler's files as `code/...` of a model archive named after their content.
 
@@ -49,6 +55,7 @@ def package(
     Args:
         handler: the folder.
         without_requirements: leave out what the container would install at its start.
+        weights: what the handler loads; its folder `tiny` is left out for all but `tiny`.
         build_folder: where the archive goes.
     """
     files = {
@@ -56,6 +63,8 @@ def package(
         for file in sorted(handler.rglob("*"))
         if file.is_file() and not _LEFT_OUT.intersection(file.relative_to(handler).parts)
     }
+    if weights != TINY:
+        files = {name: file for name, file in files.items() if not name.startswith("code/tiny/")}
     if without_requirements:
         files.pop("code/requirements.txt", None)
     files.pop("code/requirements.lock", None)
@@ -85,7 +94,7 @@ class ModelSource(pulumi.ComponentResource):
         super().__init__("async-inference:index:ModelSource", name, None, opts)
         target = target_of(args.image) if args.image else None
         packages = packed(args.handler, target, BUILD_FOLDER) if target else None
-        code = package(args.handler, without_requirements=target is not None)
+        code = package(args.handler, without_requirements=target is not None, weights=args.weights)
         self.code_uri = self._uploaded(f"{name}-code", code, "model.tar.gz", args)
         sources: list[_SourceArgsDict] = []
         self.packages_folder = None

@@ -111,7 +111,7 @@ class QueueScaling(pulumi.ComponentResource):
         )
         if not isinstance(policy, StepScalingPolicy):
             return deployed
-        on = documents.watched(policy.alarm, args.endpoint_name)
+        on = documents.metric_stat(policy.alarm, args.endpoint_name)
         aws.cloudwatch.MetricAlarm(
             f"{name}-{slug(policy.name)}-alarm",
             alarm_description=f"Runs the scaling policy {policy.name}.",

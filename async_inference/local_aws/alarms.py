@@ -25,7 +25,7 @@ from async_inference.scaling.alarms import (
     evaluate,
     evaluation_range,
 )
-from async_inference.scaling.documents import Document, Watched
+from async_inference.scaling.documents import Document, MetricStat
 from async_inference.scaling.plan import AlarmRule, Comparison
 from async_inference.scaling.unsettled import Unsettled
 
@@ -219,7 +219,7 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
-    def _points(self, on: Watched, count: int, at_s: float) -> list[float | None]:
+    def _points(self, on: MetricStat, count: int, at_s: float) -> list[float | None]:
         """The newest periods that are visible, oldest first; a product needs both its metrics."""
         first, *second = (
             self._cloudwatch.metrics.periods(
@@ -235,7 +235,7 @@ class Alarms:
         ]
 
     def _reason_data(
-        self, rule: AlarmRule, on: Watched, points: Sequence[float | None], at_s: float
+        self, rule: AlarmRule, on: MetricStat, points: Sequence[float | None], at_s: float
     ) -> dict[str, Any]:
         """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 

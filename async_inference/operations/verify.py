@@ -127,7 +127,7 @@ def _put_back(asked: Asked) -> str:
     return f"put it back: pulumi up --refresh --stack {asked.settings.stack}"
 
 
-def _compared(what: str, asked: Facts | str, found: Facts | str | None, remedy: str) -> Check:
+def _compare(what: str, asked: Facts | str, found: Facts | str | None, remedy: str) -> Check:
     if found is None or isinstance(asked, str) or isinstance(found, str):
         return Check(what, _text(asked), "none" if found is None else _text(found), remedy)
     differing = [key for key in asked if asked[key] != found.get(key)]
@@ -177,7 +177,7 @@ def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
         f"SageMaker rolled the last update back{why}, or somebody changed the endpoint: {logs}; "
         f"correct the cause, then pulumi up --refresh --stack {asked.settings.stack}"
     )
-    yield _compared("endpoint configuration", {"name": asked.configuration}, {"name": runs}, remedy)
+    yield _compare("endpoint configuration", {"name": asked.configuration}, {"name": runs}, remedy)
 
 
 def _variant(asked: Asked, live: Live) -> Iterator[Check]:
@@ -187,7 +187,7 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
     found = variants.get(asked.variant)
     asynchronous = (live.configuration or {}).get("AsyncInferenceConfig", {})
     settings = asked.settings
-    yield _compared(
+    yield _compare(
         f"variant {asked.variant}",
         {
             "instanceType": settings.instance_type,
@@ -231,7 +231,7 @@ def _target(asked: Asked, live: Live) -> Check:
         "maxCapacity": _one_of(found["MaxCapacity"], high, plan.max_capacity),
     }
     suspended = [kind for kind, is_so in found.get("SuspendedState", {}).items() if is_so]
-    return _compared(
+    return _compare(
         what, wanted, bounds | {"suspended": ", ".join(suspended) or None}, _put_back(asked)
     )
 
@@ -268,7 +268,7 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
     for policy in asked.settings.plan.policies:
         document = found.pop(policy.name, None)
         what = f"policy {policy.name}"
-        yield _compared(
+        yield _compare(
             what,
             _policy_facts(documents.policy_document(policy, asked.settings.endpoint_name)),
             document and _policy_facts(document),
@@ -299,10 +299,10 @@ def _policy_facts(document: documents.Document) -> Facts | str:
     facts = policy.model_dump(by_alias=True, mode="json", exclude={"name", "steps"})
     if isinstance(policy, StepScaling):
         return facts | {"steps": _steps(policy.steps)}
-    return facts | _watched_facts(tracked)
+    return facts | _metric_facts(tracked)
 
 
-def _watched_facts(on: documents.Watched | None) -> dict[str, object]:
+def _metric_facts(on: documents.MetricStat | None) -> dict[str, object]:
     if on is None:
         return {"metric": None}
     return {
@@ -336,7 +336,7 @@ def _schedules(asked: Asked, live: Live) -> Iterator[Check]:
     found = {action["ScheduledActionName"]: action for action in live.schedules}
     for action in asked.settings.plan.schedules:
         document = found.pop(action.name, None)
-        yield _compared(
+        yield _compare(
             f"schedule {action.name}",
             _schedule_facts(documents.schedule_document(action)),
             document and _schedule_facts(document),
@@ -375,7 +375,7 @@ def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
             )
             continue
         told.add(name)
-        on = documents.watched(policy.alarm, asked.settings.endpoint_name)
+        on = documents.metric_stat(policy.alarm, asked.settings.endpoint_name)
         wanted = documents.alarm_document(policy.alarm, on)
         # Without its policy an alarm has nothing to run; the policy's own row says so.
         runs = [arns[policy.name]] if policy.name in arns else None
@@ -397,7 +397,7 @@ def _alarm(name: str, wanted: documents.Document, asked: Asked, live: Live) -> C
     document = live.alarms.get(name)
     said = _alarm_facts(wanted)
     found = document and _alarm_facts({"AlarmActions": (), **document})
-    return _compared(f"alarm {name}", said, found, _put_back(asked))
+    return _compare(f"alarm {name}", said, found, _put_back(asked))
 
 
 _OF_ANY_ALARM = (
@@ -416,7 +416,7 @@ def _alarm_facts(document: documents.Document) -> Facts:
     except ValueError:  # a band of expected values instead of a threshold, for one
         facts = {name: document[name] for name in _OF_ANY_ALARM if name in document}
     else:
-        facts = _watched_facts(on) | rule.model_dump(by_alias=True, mode="json")
+        facts = _metric_facts(on) | rule.model_dump(by_alias=True, mode="json")
     if document.get("AlarmActions") is not None:
         facts["actions"] = ", ".join(sorted(document["AlarmActions"]))
     return facts | {"enabled": document.get("ActionsEnabled", True)}
@@ -452,7 +452,7 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
             continue
         for alarm in alarms:
             try:
-                found = list(documents.planned(document, [alarm]))
+                found = list(documents.plan_policies(document, [alarm]))
             except ValueError:
                 continue  # what breaks AWS's rules is no policy that works
             for policy in found:

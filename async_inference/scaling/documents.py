@@ -40,7 +40,7 @@ any (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class MetricStat:
     """What an alarm or a target-tracking policy looks at.
 
     Args:
@@ -56,7 +56,7 @@ class Watched:
     times: Series | None = None
 
 
-def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watched:
+def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> MetricStat:
     """What a plan's alarm or target-tracking policy looks at.
 
     Args:
@@ -67,14 +67,14 @@ def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watch
     series = [
         Series.of_queue(metric, endpoint_name) for metric in FACTORS.get(by.metric, (by.metric,))
     ]
-    return Watched(series[0], by.statistic, period_s, *series[1:])
+    return MetricStat(series[0], by.statistic, period_s, *series[1:])
 
 
 def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]:
     """A policy of a plan as PutScalingPolicy takes it, without the target that it belongs to."""
     named = {"PolicyName": policy.name, "PolicyType": policy.type}
     if isinstance(policy, TargetTrackingPolicy):
-        tracked = watched(policy, endpoint_name)
+        tracked = metric_stat(policy, endpoint_name)
         return named | {
             "TargetTrackingScalingPolicyConfiguration": {
                 "TargetValue": policy.target,
@@ -106,7 +106,7 @@ def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]
     }
 
 
-def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
+def policy(document: Document) -> tuple[DeployedPolicy, MetricStat | None]:
     """A policy, and what it tracks: None for steps, which alarms run, and for an expression.
 
     Raises:
@@ -146,7 +146,7 @@ def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
             raise ValueError(f"policy {name}: {kind} is not for SageMaker")
 
 
-def _tracked(configuration: Document, resource_id: str) -> Watched | None:
+def _tracked(configuration: Document, resource_id: str) -> MetricStat | None:
     predefined = configuration.get("PredefinedMetricSpecification")
     if predefined is not None:
         kind = predefined["PredefinedMetricType"]
@@ -155,14 +155,14 @@ def _tracked(configuration: Document, resource_id: str) -> Watched | None:
         name, statistic = _PREDEFINED[kind]
         endpoint_name, variant_name = scaled_variant(resource_id)
         of = {"EndpointName": endpoint_name, "VariantName": variant_name}
-        return Watched(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
+        return MetricStat(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
     custom = configuration.get("CustomizedMetricSpecification", {})
     if "MetricName" not in custom:
         return None
-    return Watched(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
+    return MetricStat(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
 
 
-def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
+def alarm_document(rule: AlarmRule, on: MetricStat) -> dict[str, Any]:
     """An alarm as PutMetricAlarm takes it, without its name and actions."""
     single = {
         **_series_document(on.series),
@@ -179,7 +179,7 @@ def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
     }
 
 
-def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
+def alarm(document: Document) -> tuple[AlarmRule, MetricStat | None]:
     """When an alarm goes off, and what it looks at: None where an expression is no product of two.
 
     Raises:
@@ -198,13 +198,13 @@ def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
     if not document.get("MetricName"):
         return rule, _multiplied(document.get("Metrics") or ())
     statistic = document.get("Statistic") or document["ExtendedStatistic"]
-    return rule, Watched(_series(document), statistic, int(document["Period"]))
+    return rule, MetricStat(_series(document), statistic, int(document["Period"]))
 
 
 _PRODUCT = "first * second"
 
 
-def _product(on: Watched, times: Series) -> list[dict[str, Any]]:
+def _product(on: MetricStat, times: Series) -> list[dict[str, Any]]:
     """Metric math that multiplies two metrics, period by period (CW, PutMetricAlarm)."""
     return [
         {"Id": "product", "Expression": _PRODUCT, "Label": _PRODUCT, "ReturnData": True},
@@ -223,7 +223,7 @@ def _product(on: Watched, times: Series) -> list[dict[str, Any]]:
     ]
 
 
-def _multiplied(queries: Iterable[Document]) -> Watched | None:
+def _multiplied(queries: Iterable[Document]) -> MetricStat | None:
     """What such queries look at; None for other expressions."""
     by_id = {query["Id"]: query for query in queries}
     expression = by_id.pop("product", {}).get("Expression")
@@ -236,10 +236,10 @@ def _multiplied(queries: Iterable[Document]) -> Watched | None:
     if len(kinds) > 1:
         return None
     ((statistic, period_s),) = kinds
-    return Watched(_series(first["Metric"]), statistic, period_s, _series(second["Metric"]))
+    return MetricStat(_series(first["Metric"]), statistic, period_s, _series(second["Metric"]))
 
 
-def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
+def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
     """A deployed policy in a plan's words: for steps, once for each alarm that runs them.
 
     What a plan cannot say is left out: metrics that no queue has, percentiles, expressions, alarms
@@ -269,7 +269,7 @@ def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingP
         yield StepScalingPolicy(alarm=by, **dict(found))
 
 
-def _queue_metric(on: Watched) -> Metric | None:
+def _queue_metric(on: MetricStat) -> Metric | None:
     """In a plan's words, if it has any: a plain statistic of what an endpoint publishes of its
     queue, or of a product in `FACTORS`."""
     series = (on.series,) if on.times is None else (on.series, on.times)

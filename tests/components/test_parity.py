@@ -99,7 +99,7 @@ def registered_plan(record: Any) -> ScalingPlan:
         policies=tuple(
             planned
             for inputs in of_type["Policy"]
-            for planned in documents.planned(
+            for planned in documents.plan_policies(
                 documents.from_provider(inputs)
                 | {"PolicyName": inputs["name"], "PolicyARN": f"{POLICY_ARN}/{inputs['name']}"},
                 alarms,

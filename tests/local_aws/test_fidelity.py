@@ -145,7 +145,7 @@ def put(account: Account, name: str, plan: ScalingPlan) -> None:
         document = documents.policy_document(policy, name)
         arn = account.autoscaling.put_scaling_policy(**target, **document)["PolicyARN"]
         if isinstance(policy, StepScalingPolicy):
-            on = documents.watched(policy.alarm, name)
+            on = documents.metric_stat(policy.alarm, name)
             account.cloudwatch.put_metric_alarm(
                 AlarmName=f"{name}-{policy.name}",
                 AlarmActions=[arn],

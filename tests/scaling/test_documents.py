@@ -81,13 +81,13 @@ def deployed(policy: StepScalingPolicy | TargetTrackingPolicy) -> tuple[dict, li
     document = documents.policy_document(policy, "echo") | {"PolicyARN": ARN}
     if isinstance(policy, TargetTrackingPolicy):
         return document, []
-    on = documents.watched(policy.alarm, "echo")
+    on = documents.metric_stat(policy.alarm, "echo")
     return document, [documents.alarm_document(policy.alarm, on) | {"AlarmActions": [ARN]}]
 
 
 @given(policy=step_policies() | TRACKING_POLICIES)
 def test_a_deployed_policy_read_back_is_the_policy(policy):
-    assert list(documents.planned(*deployed(policy))) == [policy]
+    assert list(documents.plan_policies(*deployed(policy))) == [policy]
 
 
 @given(policy=step_policies() | TRACKING_POLICIES)
@@ -95,7 +95,7 @@ def test_what_the_provider_takes_read_back_is_the_document(policy):
     """Pulumi's state has camelCase, the aws package's bounds are text."""
     written = [documents.policy_document(policy, "echo")]
     if isinstance(policy, StepScalingPolicy):
-        on = documents.watched(policy.alarm, "echo")
+        on = documents.metric_stat(policy.alarm, "echo")
         written.append(documents.alarm_document(policy.alarm, on))
 
     for document in written:
@@ -193,8 +193,8 @@ def test_an_alarm_that_no_plan_can_say_runs_no_policy_of_one(change):
     )
     document, (alarm,) = deployed(policy)
 
-    assert list(documents.planned(document, [alarm])) == [policy]
-    assert list(documents.planned(document, [alarm | change])) == []
+    assert list(documents.plan_policies(document, [alarm])) == [policy]
+    assert list(documents.plan_policies(document, [alarm | change])) == []
 
 
 @pytest.mark.parametrize("kind", ["PredictiveScaling", "SimpleScaling"])
