@@ -284,6 +284,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 instance_type=args.instance_type,
                 plan=args.plan,
                 tags=args.tags,
+                account=account,
             ),
             opts=self._child,
         )

@@ -13,10 +13,11 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
+from components.provider_account import ProviderAccount
+from components.resumption import clears_target
+from components.scalable_target import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 METRIC_NAMESPACE = "AWS/SageMaker"
-SERVICE_NAMESPACE = "sagemaker"
-SCALABLE_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class QueueScalingArgs:
             deregisters it, and with it its policies.
         plan: bounds, policies and schedules.
         tags: tags for target and alarms.
+        account: where the provider acts; None asks the provider of this component, whose
+            configuration is the stack's.
     """
 
     endpoint_name: pulumi.Input[str]
@@ -39,6 +42,7 @@ class QueueScalingArgs:
     instance_type: str
     plan: ScalingPlan
     tags: dict[str, str] = field(default_factory=dict)
+    account: ProviderAccount | None = None
 
 
 class QueueScaling(pulumi.ComponentResource):
@@ -57,6 +61,7 @@ class QueueScaling(pulumi.ComponentResource):
     ) -> None:
         super().__init__("async-inference:index:QueueScaling", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        account = args.account or ProviderAccount(None, None, pulumi.InvokeOutputOptions(self))
         target = aws.appautoscaling.Target(
             f"{name}-target",
             service_namespace=SERVICE_NAMESPACE,
@@ -72,7 +77,9 @@ class QueueScaling(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions.merge(
                 child,
                 pulumi.ResourceOptions(
-                    replacement_trigger=args.instance_type, delete_before_replace=True
+                    replacement_trigger=args.instance_type,
+                    delete_before_replace=True,
+                    hooks=clears_target(name, account),
                 ),
             ),
         )
@@ -200,11 +207,6 @@ def _step_scaling(
 def _bound(value: float | None) -> str | None:
     # The provider takes bounds as text, since an absent one differs from 0.
     return None if value is None else f"{value:.15g}"
-
-
-def scalable_id(endpoint_name: str, variant_name: str) -> str:
-    """What Application Auto Scaling calls an endpoint's variant."""
-    return f"endpoint/{endpoint_name}/variant/{variant_name}"
 
 
 def slug(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 
 from components.provider_account import ProviderAccount
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
+from components.scalable_target import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
 class StillLiveError(Exception):
