@@ -1,7 +1,7 @@
 # `make up` deploys on this machine; `make test` runs every tier. Both install what is missing.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-UV_VERSION := 0.13.9
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' locks/everything.txt)
 TORCH_VERSION := 2.15.0
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
@@ -48,30 +48,26 @@ docs: .venv/.base
 install: .venv/.base
 	@python tools/install.py
 
-.venv/.base: requirements.lock pyproject.toml
+.venv/.base: locks/everything.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Installing the locked Python packages (about 0.4 GB) into .venv ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ echo "error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r locks/everything.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 # After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
+PIN := uv pip compile --universal --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
 lock: .venv/.base
-	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements.lock
-	printf "torch==$(TORCH_VERSION)\ntorchserve==0.12.0\nsagemaker-pytorch-inference==2.0.25\n" | uv pip compile inference_code/requirements.txt \
-		handlers/digits/requirements.txt - --universal \
-		--generate-hashes --no-emit-index-url -q -c requirements.lock \
-		--custom-compile-command "make lock" -o requirements-serving.lock
-	for handler in inference_code handlers/digits; do \
-		uv pip compile $$handler/requirements.txt --universal --generate-hashes --no-emit-index-url -q \
-			--excludes components/image_packages.txt -c requirements-serving.lock \
-			--custom-compile-command "make lock" -o $$handler/requirements.lock || exit 1; done
-	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements-clients.lock
-	uv pip compile --group audit --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements-audit.lock
+	$(PIN) pyproject.toml --extra all --group dev -o locks/everything.txt
+	$(PIN) pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
+	$(PIN) pyproject.toml --extra program --extra commands -c locks/everything.txt -o locks/commands.txt
+	printf "%s\n" torch==$(TORCH_VERSION) torchserve==0.12.0 sagemaker-pytorch-inference==2.0.25 "setuptools<81" | \
+		$(PIN) inference_code/requirements.txt handlers/digits/requirements.txt - -c locks/everything.txt -o locks/serving.txt
+	for handler in inference_code handlers/digits; do $(PIN) $$handler/requirements.txt \
+		--excludes components/image_packages.txt -c locks/serving.txt -o $$handler/requirements.lock || exit 1; done
+	$(PIN) --group clients -o locks/clients.txt
+	$(PIN) --group audit -o locks/audit.txt

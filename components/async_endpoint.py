@@ -336,6 +336,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
                 tags=args.tags,
+                account=account,
             ),
             opts=self._child,
         )

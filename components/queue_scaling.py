@@ -15,6 +15,8 @@ from async_inference.scaling.plan import (
     TargetTrackingPolicy,
     slug,
 )
+from components.provider_account import ProviderAccount
+from components.resumption import clears_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class QueueScalingArgs:
             schedules.
         plan: bounds, policies and schedules.
         tags: tags for target and alarms.
+        account: where the provider acts; None asks the provider of this component, whose
+            configuration is the stack's.
     """
 
     endpoint_name: pulumi.Input[str]
@@ -38,6 +42,7 @@ class QueueScalingArgs:
     registered_for: pulumi.Input[str]
     plan: ScalingPlan
     tags: dict[str, str] = field(default_factory=dict)
+    account: ProviderAccount | None = None
 
 
 class QueueScaling(pulumi.ComponentResource):
@@ -57,6 +62,7 @@ class QueueScaling(pulumi.ComponentResource):
     ) -> None:
         super().__init__("async-inference:index:QueueScaling", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        account = args.account or ProviderAccount(None, None, pulumi.InvokeOutputOptions(self))
         # Deregistering a target deletes its policies and scheduled actions (AAS
         # DeregisterScalableTarget), so all of them follow it. Registering is an upsert by resource
         # id: created first, the new target would be what the deletion of the old one deregisters.
@@ -76,7 +82,9 @@ class QueueScaling(pulumi.ComponentResource):
             min_capacity=args.plan.min_capacity,
             max_capacity=args.plan.max_capacity,
             tags=args.tags,
-            opts=anew,
+            opts=pulumi.ResourceOptions.merge(
+                anew, pulumi.ResourceOptions(hooks=clears_target(name, account))
+            ),
         )
         # One after the other: Application Auto Scaling refuses changes of one target at the same
         # time (ConcurrentUpdateException), and the provider does not try again (TF #17915).

@@ -93,6 +93,11 @@ class ApplicationAutoScaling:
         with self._lock:
             endpoint = self._endpoint(resource_id)
             target = self._targets.get(resource_id)
+            if target is not None and request.get("Tags"):
+                raise validation_error(
+                    "The scalable target that you tried to tag already exists. To update tags on "
+                    "an existing scalable target, use the TagResource API."
+                )
             known = target.document if target else {}
             low = request.get("MinCapacity", known.get("MinCapacity"))
             high = request.get("MaxCapacity", known.get("MaxCapacity"))
@@ -118,8 +123,7 @@ class ApplicationAutoScaling:
                 },
                 "ScalableTargetARN": known.get("ScalableTargetARN") or self._target_arn(),
             }
-            tags = request.get("Tags") if target is None else known.get("Tags")
-            document["Tags"] = tags or {}
+            document["Tags"] = request.get("Tags") or known.get("Tags") or {}
             if target is None:
                 scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
                 target = self._targets[resource_id] = ScalableTarget(document, scaler)
