@@ -2,7 +2,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 UV_VERSION := 0.13.9
-TORCH_VERSION := 2.15.0
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -63,14 +62,22 @@ install: .venv/.base
 lock: .venv/.base
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q \
 		--custom-compile-command "make lock" -o requirements.lock
-	printf "torch==$(TORCH_VERSION)\ntorchserve==0.12.0\nsagemaker-pytorch-inference==2.0.25\n" | uv pip compile inference_code/requirements.txt \
-		handlers/digits/requirements.txt - --universal \
-		--generate-hashes --no-emit-index-url -q -c requirements.lock \
+	mkdir -p .local
+	grep -E '^(torch|ray|transformers|tokenizers|huggingface-hub|safetensors|starlette)==' \
+		components/images/ray.txt > .local/image.txt
+	printf 'torch\nray[serve]\njinja2\ntorchserve==0.12.0\nsagemaker-pytorch-inference==2.0.25\n' | \
+		uv pip compile inference_code/requirements.txt handlers/digits/requirements.txt - --universal \
+		--generate-hashes --no-emit-index-url -q -c requirements.lock -c .local/image.txt \
 		--custom-compile-command "make lock" -o requirements-serving.lock
+	# Twice: all together must fit the image, and only what it lacks is packed.
 	for handler in inference_code handlers/digits; do \
-		uv pip compile $$handler/requirements.txt --universal --generate-hashes --no-emit-index-url -q \
-			--excludes components/image_packages.txt -c requirements-serving.lock \
-			--custom-compile-command "make lock" -o $$handler/requirements.lock || exit 1; done
+		for image in ray:3.13:--python-platform=x86_64-manylinux_2_28 pytorch-inference:3.12:--universal; do \
+			name=$${image%%:*}; rest=$${image#*:}; list=components/images/$$name.txt; \
+			compile="uv pip compile $$handler/requirements.txt --python-version $${rest%%:*} $${rest#*:} -q"; \
+			sed -nE 's/^([a-z][^=]*).*/\1/p' $$list > .local/brought.txt; \
+			$$compile -c $$list -o .local/fits.txt && $$compile -c .local/fits.txt --excludes .local/brought.txt \
+				--generate-hashes --no-emit-index-url --custom-compile-command "make lock" \
+				-o $$handler/requirements.$$name.lock || exit 1; done; done
 	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
 		--custom-compile-command "make lock" -o requirements-clients.lock
 	uv pip compile --group audit --universal --generate-hashes --no-emit-index-url -q \
