@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -29,6 +28,7 @@ from components.model_source import package
 from components.packages import packed
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.local_aws.conftest import eventually
+from tests.serving.ports import free_ports
 
 pytestmark = [
     pytest.mark.serving,
@@ -118,14 +118,6 @@ def image_python(tmp_path) -> Path:
     command.write_text(f"#!{folder}/bin/python\nfrom ts.model_server import start\nstart()\n")
     command.chmod(0o755)
     return folder / "bin" / "python"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager
