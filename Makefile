@@ -2,7 +2,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' locks/everything.txt)
-TORCH_VERSION := 2.15.0
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -60,14 +59,25 @@ install: .venv/.base
 	@touch $@
 
 # After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
-PIN := uv pip compile --universal --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
+PIN := uv pip compile --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
 lock: .venv/.base
-	$(PIN) pyproject.toml --extra all --group dev -o locks/everything.txt
-	$(PIN) pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
-	$(PIN) pyproject.toml --extra program --extra commands -c locks/everything.txt -o locks/commands.txt
-	printf "%s\n" torch==$(TORCH_VERSION) torchserve==0.12.0 sagemaker-pytorch-inference==2.0.25 "setuptools<81" | \
-		$(PIN) inference_code/requirements.txt handlers/digits/requirements.txt - -c locks/everything.txt -o locks/serving.txt
-	for handler in inference_code handlers/digits; do $(PIN) $$handler/requirements.txt \
-		--excludes components/image_packages.txt -c locks/serving.txt -o $$handler/requirements.lock || exit 1; done
-	$(PIN) --group clients -o locks/clients.txt
-	$(PIN) --group audit -o locks/audit.txt
+	$(PIN) --universal pyproject.toml --extra all --group dev -o locks/everything.txt
+	$(PIN) --universal pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
+	$(PIN) --universal pyproject.toml --extra program --extra commands -c locks/everything.txt -o locks/commands.txt
+	mkdir -p .local
+	grep -E '^(torch|ray|transformers|tokenizers|huggingface-hub|safetensors|starlette)==' \
+		components/images/ray.txt > .local/image.txt
+	printf "%s\n" torch "ray[serve]" jinja2 torchserve==0.12.0 sagemaker-pytorch-inference==2.0.25 "setuptools<81" | \
+		$(PIN) --universal inference_code/requirements.txt handlers/digits/requirements.txt - \
+		-c locks/everything.txt -c .local/image.txt -o locks/serving.txt
+	# Twice: all together must fit the image, and only what it lacks is packed.
+	for handler in inference_code handlers/digits; do \
+		for image in ray:3.13:--python-platform=x86_64-manylinux_2_28 pytorch-inference:3.12:--universal; do \
+			name=$${image%%:*}; rest=$${image#*:}; list=components/images/$$name.txt; \
+			fitting="$$handler/requirements.txt --python-version $${rest%%:*} $${rest#*:}"; \
+			sed -nE 's/^([a-z][^=]*).*/\1/p' $$list > .local/brought.txt; \
+			uv pip compile -q $$fitting -c $$list -o .local/fits.txt && \
+			$(PIN) $$fitting -c .local/fits.txt --excludes .local/brought.txt \
+				-o $$handler/requirements.$$name.lock || exit 1; done; done
+	$(PIN) --universal --group clients -o locks/clients.txt
+	$(PIN) --universal --group audit -o locks/audit.txt

@@ -69,6 +69,8 @@ class Live:
         topics: the topics that the configuration names: their policy, None where there is no topic.
         role_policies: the policy documents of the endpoint's role.
         buckets: the buckets that the configuration names, and whether they can be reached.
+        weights_uri: where the model's weights are mounted from; None where they are not on S3.
+        weights: what `weights publish` wrote there; None where it wrote nothing or AWS refused.
     """
 
     endpoint: Mapping[str, Any] | None = None
@@ -80,6 +82,8 @@ class Live:
     topics: Mapping[str, Mapping[str, Any] | None]
     role_policies: Sequence[Mapping[str, Any]] = ()
     buckets: Mapping[str, bool]
+    weights_uri: str | None = None
+    weights: Mapping[str, Any] | None = None
 
     @property
     def instances(self) -> int:
@@ -97,6 +101,7 @@ def checks(asked: Asked, live: Live) -> list[Check]:
     return [
         *_endpoint(asked, live.endpoint),
         *_variant(asked, live),
+        *_weights(asked, live),
         _target(asked, live),
         *_orphans(asked, live),
         *_policies(asked, live),
@@ -205,6 +210,22 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 # Scaling
+
+
+def _weights(asked: Asked, live: Live) -> Iterator[Check]:
+    wanted = asked.settings.weights
+    if not wanted.startswith("s3://") or live.configuration is None:
+        return
+    what, found = "weights", live.weights_uri or "none on S3"
+    if found.rstrip("/") != wanted.rstrip("/"):
+        yield Check(what, wanted, found, _put_back(asked))
+    elif live.weights is None:
+        yield Check(what, wanted, "published by something else", checked=False)
+    else:
+        told = live.weights
+        revision = f"@{told['revision'][:12]}" if told["revision"] else ""
+        files = f"{len(told['sha256'])} files, {told['bytes'] / 1e9:.1f} GB"
+        yield Check(what, wanted, f"{told['source']}{revision}, {files}")
 
 
 def _resource_id(asked: Asked) -> str:
