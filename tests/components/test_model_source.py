@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from async_inference.images import DEFAULT_TAG, image_of
 from components.model_source import package
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_the_tiny_models_weights_travel_only_where_they_are_loaded(tmp_path, weights, travel):
     archive = package(
-        ROOT / "inference_code", without_requirements=True, weights=weights, build_folder=tmp_path
+        ROOT / "inference_code", image_of(DEFAULT_TAG), weights=weights, build_folder=tmp_path
     )
 
     with tarfile.open(archive) as packed:
