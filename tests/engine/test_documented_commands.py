@@ -40,7 +40,7 @@ ON_AWS = [
     ("getting-started", 0),
     ("getting-started", 1),
     ("getting-started", 2),
-    ("README", 2),
+    ("README", 3),
     ("client", 0),
     ("getting-started", 3),
     ("security", 0),
@@ -54,8 +54,8 @@ ON_AWS = [
 HERE = ("local-stack", 0)
 ELSEWHERE = {
     ("README", 0): "make up comes first in the walk on this machine; make test runs this",
-    ("README", 1): "needs an account at Pulumi Cloud; but for that, it is getting-started's",
-    ("README", 3): "history is walked in rehearsal's words, the rest is run by tier rehearsal",
+    ("README", 1): "history is walked in rehearsal's words, the rest is run by tier rehearsal",
+    ("README", 2): "needs an account at Pulumi Cloud; but for that, it is getting-started's",
     ("client", 1): "a load takes as long as its trace: tests/client/test_load.py",
     ("contributing", 0): "make check is tier check; bench and lock take too long, docs is checked",
     ("handler", 0): "handlers/digits is deployed by tier serving",
