@@ -109,10 +109,11 @@ def test_a_type_without_quota_scales_on_and_so_it_does_once_the_type_is_put_back
 
 def test_a_type_whose_quota_comes_later_scales_on_after_every_up(scaled):
     """The provider keeps the failed update as state: the next `up` sends none, the next but one
-    does."""
+    does. It heals too what could not be registered again at once."""
     scaled.configure(instanceType="ml.g5.2xlarge")
     scaled.aws.refused["UpdateEndpoint"] = QUOTA
-    scaled.up(succeeds=False)
+    scaled.aws.refused["RegisterScalableTarget"] = AwsError("InternalServiceException", "Later.")
+    assert "could not be registered again" in scaled.up(succeeds=False)
     scaled.aws.refused.clear()
     scaled.aws.operations.clear()
 
