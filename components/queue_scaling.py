@@ -32,6 +32,7 @@ class QueueScalingArgs:
             endpoint-scaling), so the endpoint's update deregisters it, and with it its policies and
             schedules.
         plan: bounds, policies and schedules.
+        target_hooks: what happens around the target.
         tags: tags for target and alarms.
     """
 
@@ -39,6 +40,7 @@ class QueueScalingArgs:
     variant_name: str
     registered_for: pulumi.Input[str]
     plan: ScalingPlan
+    target_hooks: pulumi.ResourceHookBinding | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +80,9 @@ class QueueScaling(pulumi.ComponentResource):
             min_capacity=args.plan.min_capacity,
             max_capacity=args.plan.max_capacity,
             tags=args.tags,
-            opts=anew,
+            opts=pulumi.ResourceOptions.merge(
+                anew, pulumi.ResourceOptions(hooks=args.target_hooks)
+            ),
         )
         # One after the other: Application Auto Scaling refuses changes of one target at the same
         # time (ConcurrentUpdateException), and the provider does not try again (TF #17915).
