@@ -140,12 +140,13 @@ def deployer_policy(
                 ],
                 "*",
             ),
+            # Also by the policy that they run, not by their names.
+            allow("SeeAlarms", "cloudwatch:DescribeAlarms", arn("cloudwatch", "alarm:*")),
             allow(
                 "Alarms",
                 actions(
                     "cloudwatch",
-                    "DeleteAlarms DescribeAlarms ListTagsForResource PutMetricAlarm TagResource "
-                    "UntagResource",
+                    "DeleteAlarms ListTagsForResource PutMetricAlarm TagResource UntagResource",
                 ),
                 alarms,
             ),

@@ -349,6 +349,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 variant_name=VARIANT_NAME,
                 registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
+                target_hooks=guard.keeps_bounds,
                 tags=args.tags,
                 account=account,
             ),
