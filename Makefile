@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 # Containers often set it: every run of Pulumi would compile its AWS package anew, five seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help up down test check bench docs install lock
+.PHONY: help up down test check bench docs install lock newer
 help:
 	@echo "make up      deploy onto the embedded AWS, wake it from zero, get an image"
 	@echo "make down    destroy that stack and stop what was started"
@@ -59,8 +59,9 @@ install: .venv/.base
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-# After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
-PIN := uv pip compile --universal --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
+# After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again;
+# with UPGRADE=--upgrade at the newest versions that those allow.
+PIN := uv pip compile --universal --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock" $(UPGRADE)
 lock: .venv/.base
 	$(PIN) pyproject.toml --extra all --group dev -o locks/everything.txt
 	$(PIN) pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
@@ -71,3 +72,7 @@ lock: .venv/.base
 		--excludes components/image_packages.txt -c locks/serving.txt -o $$handler/requirements.lock || exit 1; done
 	$(PIN) --group clients -o locks/clients.txt
 	$(PIN) --group audit -o locks/audit.txt
+
+# What is newer than what is pinned; changes nothing.
+newer: .venv/.base
+	@python tools/newer.py

@@ -128,7 +128,7 @@ def from_go() -> None:
     """
     go = shutil.which("go")
     if go is None:
-        raise UnobtainableError("no go on PATH to build it from source (Go 1.25 or later)")
+        raise UnobtainableError("no go on PATH to build it from source (Go 1.26 or later)")
     BIN.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BIN.parent) as folder:
         for name, module in MODULES.items():
