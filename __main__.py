@@ -1,5 +1,9 @@
 """The stack: settings -> AsyncEndpoint -> exports."""
 
+import gc
+
+gc.disable()  # a program ends in seconds, and collecting while it imports takes a sixth of them
+
 import pulumi
 
 from async_inference import settings
