@@ -3,9 +3,9 @@
     git clone --depth 1 <AWS's deep-learning-containers> containers
     python tools/image.py containers && make lock
 
-The argument is a checkout of that repository. The tag is the newest of docs/ray/changelog, the list
-what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages anew; read what changed,
-and run `make test`.
+The argument is a checkout of that repository. The tag is the newest of docs/ray/changelog, the
+list what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages anew; read what
+changed, and run `make test`.
 """
 
 import re
