@@ -322,11 +322,15 @@ def _condition(alarm: Alarm) -> str:
     )
 
 
+def phase_s(name: str) -> int:
+    """When in a minute an alarm is evaluated: at a phase of its own, here always the same for the
+    same name (docs/aws-facts.md#alarms)."""
+    return zlib.crc32(name.encode()) % MINUTE_S
+
+
 def _next(name: str, after_s: float) -> float:
-    # CloudWatch evaluates each alarm at a phase of its own; a name's is always the same here.
-    phase_s = zlib.crc32(name.encode()) % MINUTE_S
-    minutes = (after_s - phase_s) // MINUTE_S + 1
-    return minutes * MINUTE_S + phase_s
+    minutes = (after_s - phase_s(name)) // MINUTE_S + 1
+    return minutes * MINUTE_S + phase_s(name)
 
 
 def _reason(rule: AlarmRule, known: list[float]) -> str:
