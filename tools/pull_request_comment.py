@@ -162,11 +162,13 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
             f"| {name} | {shown(form, was)} | {shown(form, is_now)} | {change(was, is_now)} |"
         )
     traffic = report.rehearsal["traffic"]
+    calibrated = report.rehearsal.get("assumptions", {}).get("calibrated")
     header = [f"| rehearsal | {cell(before['policy'])} | this | change |", "|---|--:|--:|--:|"]
     yield "\n".join([*header, *rows])
     yield (
         f"An estimate by simulation: {traffic['requests']} requests over "
-        f"{traffic['span_s'] / 86_400:.1f} days."
+        f"{traffic['span_s'] / 86_400:.1f} days"
+        + (f", {cell(calibrated)}." if calibrated else ".")
     )
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, logsumexp
 from scipy.stats import t as student
 
 from async_inference.calibration.records import (
@@ -71,11 +71,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Start:
-    """A scale-out: when it began, how long until all its instances served, and how many."""
+    """A scale-out, or several that overlapped.
+
+    Args:
+        at_s: when the first instance was asked for.
+        took_s: from then until all served.
+        asked_s: for each instance, how long after the first it was asked for.
+    """
 
     at_s: float
     took_s: float
-    instances: int
+    asked_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,7 @@ def later_starts(
     it took unlike the others.
     """
     left: list[str] = []
-    usable = [
-        Start(change.started_s, change.ended_s - change.started_s, change.after - change.before)
-        for change in changes
-        if change.after > change.before and change.alone and change.ended_s is not None
-    ]
+    usable = list(_starts(changes))
     old = [start for start in usable if start.at_s < records.configuration_created_s]
     if old:
         left.append(
@@ -174,6 +176,26 @@ def later_starts(
     return tuple(starts), told, tuple(left)
 
 
+def _starts(changes: Sequence[CapacityChange]) -> Iterator[Start]:
+    """Scale-outs that are done, those that overlapped as one; with a scale-in among them, none."""
+    together: list[CapacityChange] = []
+    for change, following in pairwise([*changes, None]):
+        assert change is not None
+        together.append(change)
+        if change.ended_s is not None and (
+            following is None or following.started_s >= change.ended_s - 1
+        ):
+            if all(each.after > each.before for each in together):
+                at_s = together[0].started_s
+                offsets = [
+                    each.started_s - at_s
+                    for each in together
+                    for _ in range(each.after - each.before)
+                ]
+                yield Start(at_s, change.ended_s - at_s, tuple(offsets))
+            together = []
+
+
 def _creation_start(records: Records) -> float | None:
     """Seconds from the endpoint's creation to its first instance in service, to the minute."""
     if records.created_s < records.since_s:
@@ -184,18 +206,21 @@ def _creation_start(records: Records) -> float | None:
     return min(later) + MINUTE_S / 2 - records.created_s
 
 
-def setup(starts: Sequence[Start]) -> Iterator[Finding]:
-    """Median and spread of the setup time, lognormal as the simulator draws it."""
+def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> Iterator[Finding]:
+    """Median and spread of the setup time, lognormal as the simulator draws it.
+
+    Args:
+        starts: what is known of it.
+        weights: how much each counts; all the same if None.
+    """
     if len(starts) < LEAST_STARTS:
         because = f"{_count(len(starts), 'start')} of {LEAST_STARTS} that are needed"
         yield Finding("setup_s", None, len(starts), because)
         yield Finding("setup_sigma", None, len(starts), because)
         return
-    median_s, sigma = lognormal(starts, [1.0] * len(starts))
+    median_s, sigma = lognormal(starts, weights or [1.0] * len(starts))
     because = "scale-outs from asking until all instances were in service"
-    factor = math.exp(
-        float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts))
-    )
+    factor = math.exp(float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts)))
     yield Finding(
         "setup_s",
         round(median_s, 1),
@@ -212,28 +237,32 @@ def setup(starts: Sequence[Start]) -> Iterator[Finding]:
 def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float, float]:
     """Median and sigma of the setup time of one instance, by maximum likelihood.
 
-    A scale-out of k instances takes as long as the slowest of k.
+    A scale-out of several takes until the last of them is ready.
     """
-    logs = np.log([max(start.took_s, 1.0) for start in starts])
-    count = np.array([start.instances for start in starts])
+    took_s = np.array([max(start.took_s, 1.0) for start in starts])
     weight = np.array(weights)
+    logs = np.log(took_s)
     mean = float(np.average(logs, weights=weight))
     spread = math.sqrt(float(np.average((logs - mean) ** 2, weights=weight)))
-    if spread <= NO_SIGMA:
+    if spread <= NO_SIGMA and all(set(start.asked_s) == {0.0} for start in starts):
         return math.exp(mean), spread
-    if (count == 1).all():
+    if all(len(start.asked_s) == 1 for start in starts):
         many = len(logs) / (len(logs) - 1) if len(logs) > 1 else 1.0
         return math.exp(mean), spread * math.sqrt(many)
+    most = max(len(start.asked_s) for start in starts)
+    # An instance that there was not is one that was ready long before.
+    asked_s = np.array([[*s.asked_s, *[-1e9] * (most - len(s.asked_s))] for s in starts])
+    each_log = np.log(np.maximum(took_s[:, None] - asked_s, 1.0))
 
     def unlikelihood(at: np.ndarray) -> float:
         sigma = math.exp(at[1])
-        z = (logs - at[0]) / sigma
-        each = (count - 1) * log_ndtr(z) - z * z / 2 - at[1]
-        return -float((weight * each).sum())
+        z = (each_log - at[0]) / sigma
+        ready = log_ndtr(z)
+        last = -z * z / 2 - at[1] - each_log - ready
+        return -float((weight * (ready.sum(axis=1) + logsumexp(last, axis=1))).sum())
 
-    best = minimize(
-        unlikelihood, [mean - spread / 2, math.log(spread)], method="Nelder-Mead", tol=1e-6
-    ).x
+    begin = [mean, math.log(max(spread, 0.05))]
+    best = minimize(unlikelihood, begin, method="Nelder-Mead", tol=1e-6).x
     return math.exp(best[0]), math.exp(best[1])
 
 
@@ -254,9 +283,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
         else:
             low, middle, high = np.percentile(seen, [2.5, 50, 97.5])
             because = "from the first line in each container's log"
-            yield Finding(
-                name, round(float(middle)), len(seen), because, round(low), round(high)
-            )
+            yield Finding(name, round(float(middle)), len(seen), because, round(low), round(high))
 
 
 def scale_in(changes: Sequence[CapacityChange]) -> Finding:
@@ -353,8 +380,7 @@ def metric_delay(records: Records) -> Finding:
         round(sum(inner) / 2),
         len(bounds),
         f"the newest minute that alarms saw, at {_count(phases, 'phase')} of theirs; the middle of "
-        "what agrees with it"
-        + (", and with published runs" if inner == published else ""),
+        "what agrees with it" + (", and with published runs" if inner == published else ""),
         round(low, 1),
         round(high, 1),
     )
@@ -399,9 +425,7 @@ def range_of_evaluation(records: Records, delay: Finding) -> Finding:
         last_s = max(seen) + MINUTE_S
         empty = [(change.at_s - delay_s - last_s) / MINUTE_S for delay_s in (high_s, low_s)]
         fits = [
-            reading
-            for reading, length in ranges.items()
-            if empty[0] - 1 <= length <= empty[1] + 1
+            reading for reading, length in ranges.items() if empty[0] - 1 <= length <= empty[1] + 1
         ]
         if len(fits) == 1:
             votes[fits[0]] += 1
@@ -560,9 +584,7 @@ def _episodes(records: Records) -> Iterator[range]:
             first = following
 
 
-def on_scale_in(
-    records: Records, changes: Sequence[CapacityChange], inflight: Finding
-) -> Finding:
+def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: Finding) -> Finding:
     """What becomes of requests in progress when the last instance goes.
 
     A request that was served from before such a scale-in until well after it was let finish; one
@@ -580,13 +602,13 @@ def on_scale_in(
         elif again_s is not None and inflight.value is not None:
             look = int(began_s // MINUTE_S - 1) * MINUTE_S
             last = records.minutes.backlog.get(look)
-            slots = change.before * records.concurrency
+            slots = (records.minutes.serving(look) or 0) * records.concurrency
             # Then nobody waited: a free slot takes a request at once.
-            served = last is not None and (1 <= last <= slots if inflight.value else last == 0)
-            votes["requeue"] += served and any(
-                run.latest_arrival_s < look and run.latest_start_s - MINUTE_S >= again_s - MINUTE_S
-                and run.latest_start_s < again_s + 2 * MINUTE_S
-                for run in runs
+            served = (
+                last is not None and slots and (1 <= last <= slots if inflight.value else last == 0)
+            )
+            votes["requeue"] += bool(served) and any(
+                run.latest_arrival_s < look and run.latest_start_s >= again_s for run in runs
             )
     return _voted(
         "inflight_on_scale_in",
@@ -743,5 +765,3 @@ def _listed(values: Mapping | Sequence) -> str:
 
 def _count(number: int, what: str, many: str | None = None) -> str:
     return f"{number} {what if number == 1 else many or what + 's'}"
-
-

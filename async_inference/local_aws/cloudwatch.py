@@ -29,7 +29,8 @@ from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore, Series
 
 PUBLISHED_NAMESPACES = ("AWS/SageMaker", "/aws/sagemaker/Endpoints")
-KEPT_HISTORY = 500
+KEPT_HISTORY = 20_000
+"""Two weeks of a busy endpoint; an action repeats every minute while its alarm lasts."""
 HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
 

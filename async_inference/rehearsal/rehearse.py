@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference import settings
+from async_inference.calibration import file as calibration
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
@@ -32,7 +33,11 @@ USD_PER_INSTANCE_HOUR = {
 """SageMaker hosting in us-east-1, mid-2026 (aws-facts.md section 7)."""
 DEFAULT_AGE_LIMIT_S = 600.0
 SETTABLE: dict[str, Any] = {
-    **{f.name: f.type for f in fields(Assumptions) if f.name not in ("shortages_s", "unsettled")},
+    **{
+        f.name: f.type
+        for f in fields(Assumptions)
+        if f.name not in ("shortages_s", "unsettled", "calibrated")
+    },
     **{f.name: f.type for f in fields(Unsettled)},
     "age_limit_s": float,
 }
@@ -168,13 +173,19 @@ def as_table(rehearsal: Rehearsal) -> Group:
         Text(f"Requests that lost their instance and started again: {interrupted}."),
         Text(
             f"An estimate by simulation: {given.requests} requests over {days:.1f} days, "
-            f"{work_h:.1f} h of work, seed {rehearsal.seed}. It assumes {assumed.setup_s:.0f} s "
+            f"{work_h:.1f} h of work, seed {rehearsal.seed}. It {basis(assumed)} "
+            f"{assumed.setup_s:.0f} s "
             f"from asking for an instance to its first request, {assumed.concurrency} request(s) "
             f"an instance at a time, ${assumed.usd_per_instance_hour:g} an instance hour "
             f"(us-east-1, mid-2026), metrics {assumed.unsettled.metric_delay_s:.0f} s late, and "
             "the readings of scaling/unsettled.py; change any with --set."
         ),
     )
+
+
+def basis(assumptions: Assumptions) -> str:
+    """What stands before the numbers that a prediction rests on."""
+    return f"is {assumptions.calibrated}: it takes" if assumptions.calibrated else "assumes"
 
 
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
@@ -199,19 +210,19 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     if problems:
         raise InvalidInputError(problems)
     age_limit_s = values.pop("age_limit_s", DEFAULT_AGE_LIMIT_S)
-    unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
-    try:
-        reading = Unsettled(**unsettled)
-    except ValueError as error:
-        raise InvalidInputError([f"--set: {error}"]) from error
     stated = Assumptions(
         setup_s=float(own.setup_s),
         concurrency=own.max_concurrent_invocations_per_instance,
         request_ttl_s=float(own.request_ttl_s),
         usd_per_instance_hour=price or 0.0,
-        unsettled=reading,
     )
-    return replace(stated, **values), age_limit_s
+    known = calibration.apply(stated, own.stack, besides=values)
+    unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
+    try:
+        reading = replace(known.unsettled, **unsettled)
+    except ValueError as error:
+        raise InvalidInputError([f"--set: {error}"]) from error
+    return replace(known, unsettled=reading, **values), age_limit_s
 
 
 def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

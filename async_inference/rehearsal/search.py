@@ -448,6 +448,8 @@ def as_table(found: Found) -> Group:
     text = f"An estimate by simulation: {found.tried} plans were tried on the first half of the "
     text += f"traffic, all figures are of the second half ({found.unseen.requests} requests), "
     text += "which chose nothing. The traffic is taken to start at midnight UTC."
+    if found.assumptions.calibrated:
+        text += f" The simulation is {found.assumptions.calibrated}."
     if bound:
         text += (
             f" Whoever knew all arrivals would need {bound:.1f} GPU-hours for waits up to "

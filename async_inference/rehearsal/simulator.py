@@ -47,6 +47,7 @@ class Assumptions:
         usd_per_instance_hour: price of an instance.
         shortages_s: (from, to) while which an instance that is asked for comes only at the end.
         unsettled: the reading of what AWS leaves open.
+        calibrated: by which live endpoint these were measured, as a clause; empty if by none.
     """
 
     setup_s: float = 340.0
@@ -56,6 +57,7 @@ class Assumptions:
     usd_per_instance_hour: float = 0.94
     shortages_s: tuple[tuple[float, float], ...] = ()
     unsettled: Unsettled = field(default_factory=Unsettled)
+    calibrated: str = ""
 
 
 @dataclass(frozen=True)

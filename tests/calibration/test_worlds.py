@@ -1,25 +1,26 @@
 """A hundred embedded AWSs that live by different readings: calibrate tells by which.
 
 The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings;
-the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a schedule
-closes the endpoint while an instance works.
+the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a
+schedule closes the endpoint while an instance works.
 """
 
 import math
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
-from async_inference.calibration.estimators import Estimate, estimate, lognormal
+from async_inference.calibration.estimators import Estimate, estimate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
     Metric,
     MetricAlarm,
-    ScheduledAction,
     ScalingRules,
+    ScheduledAction,
     StepAdjustment,
     StepScalingPolicy,
 )
@@ -105,7 +106,9 @@ def closing(first_setup_s: float, setup_s: float) -> list[ScheduledAction]:
 def world(number: int) -> World:
     """World number so-and-so: every reading by the dice, every value equally often."""
     random = np.random.default_rng((21, number))
-    drawn = {name: values[random.integers(len(values))] for name, values in READINGS.items()}
+    drawn: dict[str, Any] = {
+        name: values[random.integers(len(values))] for name, values in READINGS.items()
+    }
     shows_all = number % 2 == 1
     setup_s = SETUPS_S[random.integers(3)]
     first_setup_s = setup_s * (1.8 if random.integers(2) else 1.0)
@@ -160,9 +163,7 @@ def test_every_reading_is_judged_or_said_to_be_beyond_metrics():
 
 @pytest.mark.parametrize("name", READINGS)
 def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
-    shown = [
-        (each, found) for each, found in judged if shows(name, each)
-    ]
+    shown = [(each, found) for each, found in judged if shows(name, each)]
     named = [(each, found) for each, found in shown if found[name].value is not None]
     wrong = [
         (each.seed, getattr(each.unsettled, name), found[name])
@@ -178,4 +179,6 @@ def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
 def test_a_reading_without_consequences_is_not_named(judged):
     for name in READINGS:
         hidden = [found[name] for each, found in judged if not shows(name, each)]
-        assert not [each for each in hidden if each.value is not None and name != "inflight_on_scale_in"]
+        assert not [
+            each for each in hidden if each.value is not None and name != "inflight_on_scale_in"
+        ]

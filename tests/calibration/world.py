@@ -266,10 +266,11 @@ def _live(world: World) -> Lived:
     backend = cloudwatch.of_region(ACCOUNT_ID, REGION)
     backend.reset()
     unsettled = world.unsettled
-    autoscaling: ApplicationAutoScaling
-    alarms = Alarms(
-        REGION, clock, services, unsettled, lambda *asked: autoscaling.alarm_fired(*asked)
-    )
+
+    def scale(policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
+        return autoscaling.alarm_fired(policy_arn, alarm, metric, threshold)
+
+    alarms = Alarms(REGION, clock, services, unsettled, scale)
     autoscaling = ApplicationAutoScaling(
         REGION, clock, journal, unsettled, alarms.put, alarms.delete
     )
@@ -433,7 +434,6 @@ def _minutes(store: Any) -> Minutes:
         ended=read("TotalProcessingTime", lambda p: p.count, variant),
         in_backlog_ms=read("TimeInBacklog", lambda p: p.total, variant),
         total_ms=read("TotalProcessingTime", lambda p: p.total, variant),
-        longest_ms=read("TotalProcessingTime", lambda p: p.most, variant),
     )
 
 
