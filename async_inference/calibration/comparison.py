@@ -89,29 +89,6 @@ def compare(
     return Comparison(records, traffic, origin_s, measured_s, tuple(predictions))
 
 
-def alarm_phases_s(records: Records, plan: ScalingPlan) -> list[float] | None:
-    """When in a minute each alarm is evaluated, in the simulator's order; None if one is not known.
-
-    An alarm keeps its phase for life, as far as its history shows.
-    """
-    found = []
-    for policy in plan.policies:
-        own = [
-            alarm
-            for alarm in records.alarms
-            if any(arn.endswith(f":policyName/{policy.name}") for arn in alarm.policies)
-        ]
-        for alarm in sorted(own, key=lambda each: each.is_low):
-            seen = [change.at_s % MINUTE_S for change in records.changes if change.alarm == alarm.name]
-            if not seen:
-                return None
-            # On a circle: 59 s and 1 s are two apart.
-            turns = np.array(seen) * 2 * np.pi / MINUTE_S
-            mean = np.angle(np.exp(1j * turns).mean())
-            found.append(float(mean / (2 * np.pi) * MINUTE_S % MINUTE_S))
-    return found
-
-
 def picture(comparison: Comparison, path: Path) -> None:
     """Backlog and capacity on one time axis: measured, and as each set of assumptions has it.
 

@@ -37,6 +37,7 @@ LEAST_STARTS = 3
 SHORTAGE_RATIO = 3.0
 """A start that took this many times the median waited for capacity, not for its container."""
 NO_SIGMA = 0.005
+PHASE_SPREAD_S = 5.0
 IDLE_MINUTES = 20
 """So long a silence ends an episode of work."""
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
@@ -86,10 +87,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Estimate:
-    """All findings, the starts that the setup time rests on, and what else is to be told."""
+    """All findings, and what they leave out.
+
+    Args:
+        starts: what the setup time rests on.
+        phases_s: for each policy, when in a minute its alarms are evaluated.
+        notes: what else is to be told, a sentence for each.
+    """
 
     findings: tuple[Finding, ...]
     starts: tuple[Start, ...]
+    phases_s: Mapping[str, tuple[float, ...]]
     notes: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Finding:
@@ -124,7 +132,8 @@ def estimate(records: Records) -> Estimate:
             "no metric tells what an instance costs; the bill's hours beside these starts would",
         ),
     ]
-    return Estimate(tuple(findings), starts, (*apart, *notes(records, changes)))
+    told = (*apart, *notes(records, changes))
+    return Estimate(tuple(findings), starts, phases(records), told)
 
 
 # Starts
@@ -171,6 +180,8 @@ def later_starts(
             round(first),
             1,
             "the first start after the creation, whose image was not cached yet",
+            max(0.0, first - MINUTE_S),
+            first + MINUTE_S,
         )
     )
     return tuple(starts), told, tuple(left)
@@ -197,13 +208,16 @@ def _starts(changes: Sequence[CapacityChange]) -> Iterator[Start]:
 
 
 def _creation_start(records: Records) -> float | None:
-    """Seconds from the endpoint's creation to its first instance in service, to the minute."""
+    """Seconds from the endpoint's creation to its first instance in service, to the minute.
+
+    Instances are counted once a minute, at an unknown second of it.
+    """
     if records.created_s < records.since_s:
         return None
     later = [minute for minute in records.minutes.instances if minute >= records.created_s]
     if not later:
         return None
-    return min(later) + MINUTE_S / 2 - records.created_s
+    return min(later) - records.created_s
 
 
 def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> Iterator[Finding]:
@@ -255,15 +269,15 @@ def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float,
     each_log = np.log(np.maximum(took_s[:, None] - asked_s, 1.0))
 
     def unlikelihood(at: np.ndarray) -> float:
-        sigma = math.exp(at[1])
+        sigma = max(math.exp(at[1]), NO_SIGMA)
         z = (each_log - at[0]) / sigma
         ready = log_ndtr(z)
-        last = -z * z / 2 - at[1] - each_log - ready
+        last = -z * z / 2 - math.log(sigma) - each_log - ready
         return -float((weight * (ready.sum(axis=1) + logsumexp(last, axis=1))).sum())
 
     begin = [mean, math.log(max(spread, 0.05))]
     best = minimize(unlikelihood, begin, method="Nelder-Mead", tol=1e-6).x
-    return math.exp(best[0]), math.exp(best[1])
+    return math.exp(best[0]), max(math.exp(best[1]), NO_SIGMA)
 
 
 def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Finding]:
@@ -384,6 +398,39 @@ def metric_delay(records: Records) -> Finding:
         round(low, 1),
         round(high, 1),
     )
+
+
+def phases(records: Records) -> dict[str, tuple[float, ...]]:
+    """When in a minute the alarms of each policy are evaluated, target tracking's high one first.
+
+    A policy is left out where one of its alarms showed fewer than three evaluations, or these lie
+    more than `PHASE_SPREAD_S` apart: then it has no phase of its own.
+    """
+    own: dict[str, list[str]] = {}
+    for alarm in sorted(records.alarms, key=lambda each: each.is_low):
+        for arn in alarm.policies:
+            own.setdefault(arn.rpartition(":policyName/")[2], []).append(alarm.name)
+    found = {}
+    for policy, alarms in own.items():
+        known = [
+            _phase_s([change.at_s for change in records.changes if change.alarm == alarm])
+            for alarm in alarms
+        ]
+        if None not in known:
+            found[policy] = tuple(each for each in known if each is not None)
+    return found
+
+
+def _phase_s(evaluated_s: Sequence[float]) -> float | None:
+    """Where in a minute these moments lie, on a circle: 59 s and 1 s are two apart."""
+    if len(evaluated_s) < LEAST_STARTS:
+        return None
+    turns = np.array(evaluated_s) % MINUTE_S * (2 * math.pi / MINUTE_S)
+    middle = float(np.angle(np.exp(1j * turns).mean()))
+    off = np.abs(np.angle(np.exp(1j * (turns - middle)))) * MINUTE_S / (2 * math.pi)
+    if off.max() > PHASE_SPREAD_S:
+        return None
+    return round(middle / (2 * math.pi) * MINUTE_S % MINUTE_S, 1)
 
 
 def _most_covered(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, int]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -72,6 +72,11 @@ class Calibration(StackValue):
 
     endpoint: str
     readings: dict[str, Value]
+    phases_s: dict[str, tuple[Annotated[float, Field(ge=0, lt=60)], ...]] = Field(
+        default_factory=dict
+    )
+    """For each policy, when in a minute its alarms are evaluated; alarms keep that while they
+    exist, so only the newest look tells of it."""
     looks: tuple[Look, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -197,6 +202,7 @@ def applied(
     return replace(
         assumptions,
         unsettled=replace(assumptions.unsettled, **readings),
+        phases_s=tuple(calibration.phases_s.items()),
         calibrated=calibration.said(besides),
         **taken,
     )
@@ -257,7 +263,12 @@ def merged(before: Calibration | None, records: Records, estimate: Estimate) -> 
             readings[name] = value
         if note:
             notes.append(note)
-    calibration = Calibration(endpoint=records.endpoint, readings=readings, looks=looks)
+    calibration = Calibration(
+        endpoint=records.endpoint,
+        readings=readings,
+        phases_s=dict(estimate.phases_s) or (before.phases_s if before else {}),
+        looks=looks,
+    )
     return Merged(calibration, tuple(notes))
 
 

@@ -36,7 +36,7 @@ SETTABLE: dict[str, Any] = {
     **{
         f.name: f.type
         for f in fields(Assumptions)
-        if f.name not in ("shortages_s", "unsettled", "calibrated")
+        if f.name not in ("shortages_s", "unsettled", "phases_s", "calibrated")
     },
     **{f.name: f.type for f in fields(Unsettled)},
     "age_limit_s": float,

@@ -7,7 +7,7 @@ minute at phases of their own. The same seed gives the same run.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import Enum, auto
 from functools import cached_property
@@ -47,6 +47,7 @@ class Assumptions:
         usd_per_instance_hour: price of an instance.
         shortages_s: (from, to) while which an instance that is asked for comes only at the end.
         unsettled: the reading of what AWS leaves open.
+        phases_s: of policies whose alarms exist already, when in a minute each is evaluated.
         calibrated: by which live endpoint these were measured, as a clause; empty if by none.
     """
 
@@ -57,6 +58,7 @@ class Assumptions:
     usd_per_instance_hour: float = 0.94
     shortages_s: tuple[tuple[float, float], ...] = ()
     unsettled: Unsettled = field(default_factory=Unsettled)
+    phases_s: tuple[tuple[str, tuple[float, ...]], ...] = ()
     calibrated: str = ""
 
 
@@ -174,7 +176,9 @@ def simulate(
         traffic.service_s,
         lowered,
         np.array(
-            alarm_phases_s(plan, seed) if phases_s is None else phases_s,
+            alarm_phases_s(plan, seed, dict(assumptions.phases_s))
+            if phases_s is None
+            else phases_s,
             dtype=np.float64,
         ),
         _setups_s(assumptions, seed),
@@ -220,19 +224,27 @@ def simulate(
     )
 
 
-def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
+def alarm_phases_s(
+    plan: ScalingPlan, seed: int, known_s: Mapping[str, tuple[float, ...]] | None = None
+) -> list[float]:
     """When in a minute each alarm is evaluated, in the order of `lower`.
 
     Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
     the first of a role in one plan is evaluated when the first of that role in another is. Then
     plans differ by what they do, not by luck.
+
+    Args:
+        plan: whose alarms.
+        seed: of those that are not known.
+        known_s: by policy, those that were measured.
     """
-    roles = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
-    return [
-        float(roles[role].uniform(0.0, MINUTE_S))
-        for policy in plan.policies
-        for role in _roles(policy)
-    ]
+    dice = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
+    phases_s: list[float] = []
+    for policy in plan.policies:
+        drawn_s = [float(dice[role].uniform(0.0, MINUTE_S)) for role in _roles(policy)]
+        measured_s = (known_s or {}).get(policy.name, ())
+        phases_s += measured_s if len(measured_s) == len(drawn_s) else drawn_s
+    return phases_s
 
 
 class _Role(Enum):
