@@ -167,8 +167,7 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
     yield "\n".join([*header, *rows])
     yield (
         f"An estimate by simulation: {traffic['requests']} requests over "
-        f"{traffic['span_s'] / 86_400:.1f} days"
-        + (f", {cell(calibrated)}." if calibrated else ".")
+        f"{traffic['span_s'] / 86_400:.1f} days" + (f", {cell(calibrated)}." if calibrated else ".")
     )
 
 

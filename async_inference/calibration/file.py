@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from async_inference.calibration.estimators import (
     LEAST_STARTS,
@@ -23,9 +23,11 @@ from async_inference.calibration.estimators import (
     setup,
 )
 from async_inference.calibration.records import Records
-from async_inference.rehearsal.simulator import Assumptions
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import InvalidInputError, StackValue, problems_of
+
+if TYPE_CHECKING:
+    from async_inference.rehearsal.simulator import Assumptions
 
 DAY_S = 86_400.0
 HALF_LIFE_S = 90 * DAY_S
@@ -79,21 +81,21 @@ class Calibration(StackValue):
     exist, so only the newest look tells of it."""
     looks: tuple[Look, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _readings_are_known(self) -> "Calibration":
-        unknown = sorted(set(self.readings) - {*MEASURED, *READINGS})
+    @field_validator("readings")
+    @classmethod
+    def _readings_are_known(cls, readings: dict[str, Value]) -> dict[str, Value]:
+        unknown = sorted(set(readings) - {*MEASURED, *READINGS})
         if unknown:
-            raise ValueError(f"readings {', '.join(unknown)}: no such reading; remove it")
+            raise ValueError(f"{', '.join(unknown)}: no such reading; remove it")
         for name in MEASURED:
-            value = self.readings.get(name, 1.0)
+            value = readings.get(name, 1.0)
             if isinstance(value, bool | str) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} = {value!r} must be a number of seconds, not negative")
-        known = {name: self.readings[name] for name in READINGS if name in self.readings}
-        for each in fields(Unsettled):
-            if each.name in known:
-                _check_type(each.name, known[each.name])
-        Unsettled(**known)  # ty: ignore[invalid-argument-type] checked above
-        return self
+        known: dict[str, Any] = {n: readings[n] for n in READINGS if n in readings}
+        for name, value in known.items():
+            _check_type(name, value)
+        Unsettled(**known)
+        return readings
 
     @property
     def until(self) -> datetime:
@@ -176,7 +178,7 @@ def write(calibration: Calibration, path: Path) -> None:
         raise InvalidInputError([f"{path}: cannot be written ({error.strerror})"]) from error
 
 
-def apply(assumptions: Assumptions, stack: str, besides: Collection[str] = ()) -> Assumptions:
+def apply(assumptions: "Assumptions", stack: str, besides: Collection[str] = ()) -> "Assumptions":
     """The assumptions as a stack's calibration has them, where there is one.
 
     Args:
@@ -192,8 +194,8 @@ def apply(assumptions: Assumptions, stack: str, besides: Collection[str] = ()) -
 
 
 def applied(
-    assumptions: Assumptions, calibration: Calibration, besides: Collection[str] = ()
-) -> Assumptions:
+    assumptions: "Assumptions", calibration: Calibration, besides: Collection[str] = ()
+) -> "Assumptions":
     """The assumptions as a calibration has them."""
     taken: dict[str, Any] = {
         name: value for name, value in calibration.readings.items() if name not in besides

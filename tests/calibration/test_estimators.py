@@ -221,7 +221,7 @@ def test_what_could_not_be_read_is_told_first():
 def test_samples_that_vary_or_are_means_already_are_no_evidence():
     records = read()
     varying = {minute: 1.0 + number % 3 for number, minute in enumerate(records.minutes.samples)}
-    means = {minute: 1.5 for minute in records.minutes.backlog}
+    means = dict.fromkeys(records.minutes.backlog, 1.5)
 
     def finding(**changed: Any):
         minutes = replace(records.minutes, **changed)

@@ -3,12 +3,14 @@
 import io
 import json
 import tarfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_inference import settings
+from async_inference.calibration import file as calibration
 from async_inference.operations import preflight
 from async_inference.settings import Settings
 
@@ -182,3 +184,15 @@ def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
     assert found["linked.tar.gz"].found == "links: b"
     assert found["text.tar.gz"].found.startswith("no tar.gz")
     assert "reading s3://weights/plain.tar.gz for symlinks" in said
+
+
+def test_an_old_calibration_is_told_and_fails_nothing():
+    def looked(days_ago: int) -> preflight.Check:
+        until = datetime.now(UTC) - timedelta(days=days_ago)
+        look = calibration.Look(since=until, until=until, configuration="one")
+        known = calibration.Calibration(endpoint="sdxl", readings={}, looks=(look,))
+        return preflight.calibrated("prod", known)
+
+    assert looked(3).verdict == "ok"
+    assert looked(200).verdict == "not checked"
+    assert "async-inference calibrate --stack prod" in looked(200).found

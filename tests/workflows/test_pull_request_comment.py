@@ -90,6 +90,14 @@ def test_the_comment_tells_changes_policies_waits_and_cost():
     assert "An estimate by simulation: 500 requests over 7.0 days." in said
 
 
+def test_a_rehearsal_that_rests_on_a_live_endpoint_says_so():
+    calibrated = {"assumptions": {"calibrated": "calibrated from 23 starts of sdxl"}}
+
+    said = body([report(rehearsal=REHEARSAL | calibrated)])
+
+    assert "500 requests over 7.0 days, calibrated from 23 starts of sdxl." in said
+
+
 def test_a_broken_policy_is_told_in_its_own_words():
     violation = {
         "policyEvent": {
