@@ -36,6 +36,8 @@ def test_the_afternoon_tells_what_it_promised(name, unsettled):
     for reading, _ in chosen.matters:
         if reading == "metric_delay_s":
             low, high = found[reading].low, found[reading].high
+            assert low is not None
+            assert high is not None
             assert low - 1 <= unsettled.metric_delay_s <= high + 1
         else:
             assert found[reading].value == getattr(unsettled, reading), reading
