@@ -215,7 +215,9 @@ def _creation_start(records: Records) -> float | None:
     if records.created_s < records.since_s:
         return None
     later = [minute for minute in records.minutes.instances if minute >= records.created_s]
-    if not later:
+    scaled = [a.started_s for a in records.activities if a.started_s >= records.created_s]
+    # Instances that went before they were counted leave those of a later start.
+    if not later or min(scaled, default=math.inf) < min(later):
         return None
     return min(later) - records.created_s
 

@@ -131,7 +131,7 @@ def _said(error: ClientError) -> str:
         return "is not permitted (the stack's output operator_policy permits it)"
     if any(word in code for word in THROTTLED):
         return "AWS throttled it after all repetitions; run this again in some minutes"
-    return message or code
+    return (message or code).rstrip(".")
 
 
 def _activities(

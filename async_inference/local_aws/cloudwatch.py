@@ -160,21 +160,25 @@ def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
     asked = self._get_params()
     backend = self.cloudwatch_backend
     assert isinstance(backend, CloudWatch)
+    # moto's dates say no zone.
+    start_s, end_s = (
+        None if asked.get(key) is None else _epoch_s(asked[key]) for key in ("StartDate", "EndDate")
+    )
     items = [
         item
         for item in backend.alarm_history
         if asked.get("AlarmName") in (None, item["AlarmName"])
         and asked.get("HistoryItemType") in (None, item["HistoryItemType"])
-        and (asked.get("StartDate") is None or item["Timestamp"] >= asked["StartDate"])
-        and (asked.get("EndDate") is None or item["Timestamp"] <= asked["EndDate"])
+        and (start_s is None or item["Timestamp"].timestamp() >= start_s)
+        and (end_s is None or item["Timestamp"].timestamp() <= end_s)
     ]
     if asked.get("ScanBy", "TimestampDescending") == "TimestampDescending":
         items.reverse()
     token = asked.get("NextToken") or "0"
-    start = int(token) if token.isdigit() else 0
-    end = start + int(asked.get("MaxRecords") or HISTORY_PAGE)
+    first = int(token) if token.isdigit() else 0
+    end = first + int(asked.get("MaxRecords") or HISTORY_PAGE)
     more = {"NextToken": str(end)} if end < len(items) else {}
-    return ActionResult({"AlarmHistoryItems": items[start:end], **more})
+    return ActionResult({"AlarmHistoryItems": items[first:end], **more})
 
 
 _moto_parses = CloudWatchResponse.parse_parameters

@@ -154,6 +154,13 @@ def test_a_first_start_that_took_unlike_the_others_is_told_apart():
     assert found["setup_s"].value == pytest.approx(300)
 
 
+def test_a_creation_whose_instance_went_before_it_was_counted_tells_no_first_start():
+    own = [asked(-1500, 60, 0), *cycles()]
+    minutes = replace(counted(own), instances={T0 + 1200: 1.0})
+
+    assert estimate(read(own, created_s=T0 - 2400, minutes=minutes))["first_setup_s"].value is None
+
+
 def test_a_refused_second_change_is_evidence_and_one_outside_a_change_is_none():
     during = asked(100, 0, 3, status="Failed", message=REFUSED)
     after = asked(1000, 0, 3, status="Failed", message=REFUSED)

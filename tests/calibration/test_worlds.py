@@ -200,6 +200,12 @@ def test_the_interval_of_the_setup_time_holds_it_as_often_as_it_says(judged):
 
 
 def test_a_first_start_without_a_cached_image_is_told_apart(judged):
+    told = 0
     for each, found in judged:
         first = found["first_setup_s"]
+        if first.value is None:
+            continue  # it scaled in before its instance was counted
+        told += 1
         assert first.low <= each.first_setup_s <= first.high
+
+    assert told > 80
