@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from async_inference.calibration import file
+from async_inference.calibration import comparison, file
 from async_inference.calibration.estimators import estimate
+from async_inference.calibration.records import Minutes
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
 from tests.calibration.test_worlds import world
@@ -57,3 +58,28 @@ def test_the_mean_wait_of_unseen_traffic_is_within_8_percent(number):
     )
     assert abs(with_s / measured_s - 1) <= 0.08
     assert abs(with_s / measured_s - 1) < abs(without_s / measured_s - 1)
+
+
+def test_the_picture_has_both_predictions_beside_what_was_measured(tmp_path):
+    known = world(10)
+    records = live(known).records
+    calibration = file.merged(None, records, estimate(records)).calibration
+    calibrated = file.applied(Assumptions(), calibration)
+
+    compared = comparison.compare(
+        records, known.plan, (("assumed", Assumptions()), ("calibrated", calibrated))
+    )
+    assert compared is not None
+    comparison.picture(compared, tmp_path / "seen.png")
+
+    assumed, after = compared.predictions
+    off = [abs(each.mean_wait_s / compared.measured_wait_s - 1) for each in (assumed, after)]
+    assert off[1] < off[0]
+    assert "waited" in compared.sentence()
+    assert (tmp_path / "seen.png").stat().st_size > 10_000
+
+
+def test_what_never_ended_a_request_has_no_comparison():
+    records = replace(live(world(10)).records, minutes=Minutes())
+
+    assert comparison.compare(records, world(10).plan, (("assumed", Assumptions()),)) is None
