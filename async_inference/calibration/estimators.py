@@ -294,7 +294,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
                 within.append(change.ended_s - began_s)
     for name, seen in (("setup_until_container_s", before), ("setup_in_container_s", within)):
         if len(seen) < LEAST_STARTS:
-            because = f"the logs tell of {len(seen)} containers when they began within a start"
+            because = f"the logs tell of {_count(len(seen), 'container')} that began within a start"
             yield Finding(name, None, len(seen), because)
         else:
             low, middle, high = np.percentile(seen, [2.5, 50, 97.5])

@@ -58,15 +58,15 @@ class Look(StackValue):
     """What one run of calibrate found.
 
     Args:
-        starts: second since the epoch, seconds until all served, and when each instance was asked
-            for after the first.
+        starts: for each, the second since the epoch, the seconds until all served, and for each
+            instance how long after the first it was asked for.
     """
 
     since: datetime
     until: datetime
     configuration: str
     found: dict[str, Found] = Field(default_factory=dict)
-    starts: tuple[tuple[float, float, tuple[float, ...]], ...] = ()
+    starts: tuple[Annotated[tuple[float, ...], Field(min_length=3)], ...] = ()
 
 
 class Calibration(StackValue):
@@ -249,7 +249,10 @@ def merged(before: Calibration | None, records: Records, estimate: Estimate) -> 
             for each in estimate.findings
             if each.value is not None and each.name not in MEASURED
         },
-        starts=tuple((each.at_s, each.took_s, each.asked_s) for each in estimate.starts),
+        starts=tuple(
+            tuple(round(value, 1) for value in (each.at_s, each.took_s, *each.asked_s))
+            for each in estimate.starts
+        ),
     )
     older = [_without(look, newest) for look in (before.looks if before else ())]
     looks = (*(each for each in older if each.found or each.starts), newest)
@@ -299,7 +302,11 @@ def _starts(looks: Sequence[Look]) -> list[Start]:
     """The starts of the newest configuration, of all where it has too few."""
 
     def of(chosen: Sequence[Look]) -> list[Start]:
-        return [Start(*start) for look in chosen for start in look.starts]
+        return [
+            Start(at_s, took_s, tuple(asked_s))
+            for look in chosen
+            for at_s, took_s, *asked_s in look.starts
+        ]
 
     live = of([look for look in looks if look.configuration == looks[-1].configuration])
     return live if len(live) >= LEAST_STARTS else of(looks)

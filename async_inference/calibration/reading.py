@@ -62,7 +62,15 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
         raise InvalidInputError([f"endpoint {endpoint}: {_said(error)}"]) from error
     if "AsyncInferenceConfig" not in configuration:
         raise InvalidInputError([f"endpoint {endpoint}: is no asynchronous endpoint"])
-    (variant,) = (each["VariantName"] for each in described["ProductionVariants"])
+    variants = [each["VariantName"] for each in configuration["ProductionVariants"]]
+    if len(variants) > 1:
+        raise InvalidInputError(
+            [
+                f"endpoint {endpoint}: has the variants {', '.join(variants)}; its queue metrics are "
+                "theirs together, so nothing can be told of one"
+            ]
+        )
+    variant = variants[0]
     # AWS's own clock: this machine's may be wrong, and an embedded AWS's runs ahead.
     now = parsedate_to_datetime(described["ResponseMetadata"]["HTTPHeaders"]["date"])
     since = now - span

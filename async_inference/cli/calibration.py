@@ -98,6 +98,11 @@ def calibrate(
         screen.print(f"{sentence}\nThe picture: {picture}", markup=False)
     if merged is None:
         screen.print(f"Nothing was found, so {path} was not written.", style="yellow")
+    elif own is None:
+        screen.print(
+            f"{path}: name it calibration.<stack>.yaml, and rehearsals of that stack take it.",
+            markup=False,
+        )
     else:
         screen.print(f"Rehearsals of {name} take {path} from now on; commit it.", markup=False)
 
@@ -210,7 +215,7 @@ def _evidence(finding: "Finding") -> str:
     if finding.low is not None and finding.high is not None:
         return f"{finding.low:g} to {finding.high:g}; {finding.because}"
     if finding.odds is not None:
-        return f"{finding.odds:.0f} : 1; {finding.because}"
+        return f"{finding.odds:,.0f} : 1; {finding.because}"
     return finding.because
 
 

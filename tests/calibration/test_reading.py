@@ -1,6 +1,6 @@
 """What AWS refuses or throttles is told with what it would have told; the rest is still read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -54,8 +54,11 @@ PAGES: dict[str, list[dict[str, Any]]] = {
 class Aws:
     """A client of every service, that answers these pages or refuses."""
 
-    def __init__(self, refused: Mapping[str, str]) -> None:
+    def __init__(
+        self, refused: Mapping[str, str], variants: Sequence[str] = ("AllTraffic",)
+    ) -> None:
         self._refused = refused
+        self._variants = variants
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def __call__(self, service: str) -> "Aws":
@@ -66,13 +69,16 @@ class Aws:
         return {
             "EndpointConfigName": "sdxl-config",
             "CreationTime": CREATED,
-            "ProductionVariants": [{"VariantName": "AllTraffic"}],
             "ResponseMetadata": {"HTTPHeaders": {"date": format_datetime(NOW, usegmt=True)}},
         }
 
     def describe_endpoint_config(self, **asked: Any) -> dict[str, Any]:
         limits = {"MaxConcurrentInvocationsPerInstance": 2}
-        return {"CreationTime": CREATED, "AsyncInferenceConfig": {"ClientConfig": limits}}
+        return {
+            "CreationTime": CREATED,
+            "ProductionVariants": [{"VariantName": name} for name in self._variants],
+            "AsyncInferenceConfig": {"ClientConfig": limits},
+        }
 
     def get_paginator(self, operation: str) -> Any:
         aws = self
@@ -143,3 +149,8 @@ def test_throttling_beyond_all_repetitions_is_told():
 def test_an_endpoint_that_may_not_be_described_is_bad_input():
     with pytest.raises(InvalidInputError, match="endpoint sdxl: is not permitted"):
         reading(describe_endpoint="AccessDeniedException")
+
+
+def test_two_variants_share_one_queue_so_that_nothing_can_be_told_of_one():
+    with pytest.raises(InvalidInputError, match="has the variants a, b"):
+        read(Aws({}, ("a", "b")), "sdxl", timedelta(days=14))
