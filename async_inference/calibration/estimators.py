@@ -13,8 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_ndtr, logsumexp
-from scipy.stats import t as student
+from scipy.special import log_ndtr, logsumexp, stdtrit
 
 from async_inference.calibration.records import (
     MINUTE_S,
@@ -236,7 +235,7 @@ def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> It
         return
     median_s, sigma = lognormal(starts, weights or [1.0] * len(starts))
     because = "scale-outs from asking until all instances were in service"
-    factor = math.exp(float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts)))
+    factor = math.exp(float(stdtrit(len(starts) - 1, 0.975)) * sigma / math.sqrt(len(starts)))
     yield Finding(
         "setup_s",
         round(median_s, 1),

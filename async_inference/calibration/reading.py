@@ -66,8 +66,8 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
     if len(variants) > 1:
         raise InvalidInputError(
             [
-                f"endpoint {endpoint}: has the variants {', '.join(variants)}; its queue metrics are "
-                "theirs together, so nothing can be told of one"
+                f"endpoint {endpoint}: has the variants {', '.join(variants)}; its queue metrics "
+                "are theirs together, so nothing can be told of one"
             ]
         )
     variant = variants[0]
