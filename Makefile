@@ -85,4 +85,4 @@ lock: .venv/.base
 
 # What is newer than what is pinned; changes nothing.
 newer: .venv/.base
-	@python tools/newer.py
+	@python -m tools.newer

@@ -2,6 +2,7 @@
 
 import pytest
 
+from async_inference.images import DEFAULT_TAG
 from tools import newer
 from tools.newer import Newer
 
@@ -23,18 +24,26 @@ TAGS = """
 1a2b\trefs/tags/v5.0.1
 1a2b\trefs/tags/v9
 1a2b\trefs/tags/v10
-1a2b\trefs/tags/v1.3-pt-sagemaker-2.6.0-inf-gpu-py312
-1a2b\trefs/tags/v1.0-pt-sagemaker-99.0.0-inf-gpu-py312
-1a2b\trefs/tags/v1.0-pt-sagemaker-100.1.0-tr-gpu-py312
 """
 
 
-def test_actions_and_images_are_compared_by_the_tags_of_their_repositories(monkeypatch):
+def test_actions_are_compared_by_the_tags_of_their_repositories(monkeypatch):
     monkeypatch.setattr(newer, "_said", lambda *command: TAGS)
 
     assert {each.newest for each in newer.actions()} == {"v10"}
+
+
+def test_the_image_is_compared_with_the_newest_of_awss_changelog(monkeypatch):
+    page = (
+        "## v9.1\n`ray:serve-ml-sagemaker-cuda-v9.1`\n## v9.0\n`ray:serve-ml-sagemaker-cuda-v9.0`"
+    )
+    monkeypatch.setattr(newer, "_page", lambda url: page)
+
     (image,) = newer.image()
-    assert (image.pinned, image.newest) == ("2.6.0", "99.0.0")
+
+    assert (image.pinned, image.newest) == (DEFAULT_TAG, "serve-ml-sagemaker-cuda-v9.1")
+    monkeypatch.setattr(newer, "_page", lambda url: DEFAULT_TAG)
+    assert not list(newer.image())
 
 
 def test_a_module_that_is_kept_on_purpose_is_not_offered(monkeypatch):

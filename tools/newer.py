@@ -1,7 +1,7 @@
 """`make newer`: what is newer than what is pinned here, and where it says what changed.
 
 Python packages that pyproject.toml names, the Go modules of the CLI and of actionlint, npm's
-packages of the JavaScript client, the workflows' actions, AWS's PyTorch inference image. What
+packages of the JavaScript client, the workflows' actions, AWS's Ray Serve image. What
 cannot be reached is told, and the rest is looked up all the same. Nothing is changed: `make lock
 UPGRADE=--upgrade` takes newer Python packages within pyproject.toml's bounds; the rest is edited
 where the last column says.
@@ -12,18 +12,22 @@ import re
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
-import yaml
 from packaging.version import InvalidVersion, Version
 from rich.console import Console
 from rich.table import Table
 
+from async_inference.images import DEFAULT_TAG
+from tools.image import TAG
+
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = "https://github.com/aws/deep-learning-containers"
+CONTAINERS_PAGES = "https://raw.githubusercontent.com/aws/deep-learning-containers/main"
 KEPT = {"github.com/pulumi/pulumi/sdk/v3": "the last that holds the Python language host"}
 """Go modules that stay as they are, and why."""
 
@@ -125,14 +129,19 @@ def actions() -> Iterator[Newer]:
 
 
 def image() -> Iterator[Newer]:
-    """AWS's PyTorch inference image, by the version of PyTorch."""
-    tag = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]["imageTag"]["default"]
-    pinned = tag.partition("-")[0]
-    released = _tags(CONTAINERS, r".*-pt-sagemaker-(\d+\.\d+\.\d+)-inf-.*")
-    newest = max(released, key=Version, default=pinned)
-    if Version(newest) > Version(pinned):
-        changes = f"{CONTAINERS}/releases"
-        yield Newer("pytorch-inference", pinned, newest, changes, "Pulumi.yaml: imageTag")
+    """AWS's Ray Serve image for SageMaker, as its changelog names them, the newest first."""
+    newest = TAG.search(_page(f"{CONTAINERS_PAGES}/docs/ray/changelog/index.md"))
+    if newest and newest[0] != DEFAULT_TAG:
+        where = "python tools/image.py CHECKOUT"
+        yield Newer("ray (image)", DEFAULT_TAG, newest[0], f"{CONTAINERS}/releases", where)
+
+
+def _page(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 the URL is GitHub's
+            return answer.read().decode()
+    except OSError as error:
+        raise UnreachableError(f"{url}: {error}") from error
 
 
 def _tags(repository: str, form: str) -> set[str]:

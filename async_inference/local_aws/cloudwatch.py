@@ -23,7 +23,8 @@ from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore
 
 PUBLISHED_NAMESPACES = (QUEUE_METRICS, INSTANCE_METRICS)
-KEPT_HISTORY = 500
+KEPT_HISTORY = 20_000
+"""Two weeks of a busy endpoint; an action repeats every minute while its alarm lasts."""
 HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
 

@@ -238,6 +238,23 @@ def test_clients_may_send_and_fetch_and_no_more(everything):
     assert "sagemaker:InvokeEndpointAsync" in set(actions(document["Statement"]))
 
 
+def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
+    """The calls of async_inference/calibration/reading.py and rehearsal/history.py."""
+    document = json.loads(everything.outputs[COMPONENT, "demo"]["operator_policy"])
+
+    assert set(actions(document["Statement"])) == {
+        "application-autoscaling:DescribeScalingActivities",
+        "cloudwatch:DescribeAlarmHistory",
+        "cloudwatch:DescribeAlarms",
+        "cloudwatch:GetMetricData",
+        "cloudwatch:GetMetricStatistics",
+        "cloudwatch:ListMetrics",
+        "logs:DescribeLogStreams",
+        "sagemaker:DescribeEndpoint",
+        "sagemaker:DescribeEndpointConfig",
+    }
+
+
 def test_the_deployer_passes_the_endpoints_role_to_sagemaker_only(everything):
     document = json.loads(everything.outputs[COMPONENT, "demo"]["deployer_policy"])
 
