@@ -163,7 +163,7 @@ def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):
 
 
 def test_one_request_at_a_time_one_timeout_and_a_new_process_for_one_that_dies(tmp_path):
-    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "1", "RAYSERVE_BACKEND_TIMEOUT": "5"}
+    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "1", "RAYSERVE_BACKEND_TIMEOUT": "15"}
 
     with ray_image(tmp_path / "image", probe(tmp_path), **limits) as container:
         eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
