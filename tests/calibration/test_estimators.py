@@ -266,6 +266,35 @@ def test_thresholds_of_target_tracking_tell_its_ratio_and_unusual_periods_are_to
     )
 
 
+TRACKING = Alarm("TargetTracking-x-AlarmHigh-1", "m", 3.0, 60, 3)
+
+
+def rang(at_s: float, until_s: float) -> tuple[StateChange, StateChange]:
+    name = TRACKING.name
+    return (
+        StateChange(name, T0 + at_s, "OK", "ALARM", None),
+        StateChange(name, T0 + until_s, "ALARM", "OK", None),
+    )
+
+
+def test_target_tracking_that_rang_at_zero_and_did_nothing_never_leaves_it():
+    records = read(alarms=(TRACKING,), changes=rang(3000, 3900))
+
+    assert estimate(records)["target_tracking_from_zero"].value == "never"
+
+
+def test_target_tracking_that_could_not_leave_zero_tells_nothing():
+    """A schedule had closed the endpoint, the maximum was reached, or nothing was to be had."""
+    own = cycles()
+    closed = [*own[:1], replace(own[1], cause="maximum capacity was set to 0"), *own[2:]]
+    at_maximum = [*own, asked(3100, 0, 0, not_scaled=("AlreadyAtMaxCapacity",))]
+    failed = [*own, asked(3100, 0, 1, status="Failed", message="Insufficient capacity")]
+
+    for activities in (closed, at_maximum, failed):
+        records = read(activities, alarms=(TRACKING,), changes=rang(3000, 3900))
+        assert estimate(records)["target_tracking_from_zero"].value is None
+
+
 def test_containers_logs_part_a_start():
     began = tuple(T0 + n * HOUR_S + 120.0 for n in range(8))
 
