@@ -38,6 +38,7 @@ SHORTAGE_RATIO = 3.0
 """A start that took this many times the median waited for capacity, not for its container."""
 NO_SIGMA = 0.005
 PHASE_SPREAD_S = 5.0
+NOTED_LATE_S = 60.0
 IDLE_MINUTES = 20
 """So long a silence ends an episode of work."""
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
@@ -323,7 +324,11 @@ def scale_in(changes: Sequence[CapacityChange]) -> Finding:
 
 
 def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """Whether a change in progress refuses others."""
+    """Whether a change in progress refuses others.
+
+    Application Auto Scaling may note the end of a change late. So an overlap counts only if it was
+    longer than `NOTED_LATE_S` and, of a scale-out, if not all its instances were in service yet.
+    """
     refused = [
         activity
         for activity in records.activities
@@ -333,10 +338,12 @@ def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> F
             for change in changes
         )
     ]
-    overlapped = sum(
-        first.ended_s is None or second.started_s < first.ended_s - 1
-        for first, second in pairwise(changes)
-    )
+    overlapped = 0
+    for first, second in pairwise(changes):
+        ended_s = first.ended_s or records.read_s
+        seen = records.minutes.serving(int(second.started_s // MINUTE_S) * MINUTE_S)
+        done = first.after > first.before and seen is not None and seen >= first.after
+        overlapped += ended_s - second.started_s > NOTED_LATE_S and not done
     return _voted(
         "capacity_change_in_progress",
         {"refused": len(refused), "allowed": overlapped},

@@ -182,6 +182,17 @@ def test_changes_that_overlapped_and_a_refusal_contradict_each_other():
     assert "contradict each other: 1 x refused, 1 x allowed" in finding.because
 
 
+def test_an_end_that_was_noted_late_is_no_overlap():
+    """The instance was in service when the second change began, as the metrics show."""
+    own = [asked(0, 300, 1), asked(210, 300, 3), asked(1800, 60, 0), *cycles()[2:]]
+    minutes = counted(own)
+    early = {**minutes.instances, T0 + 180: 1.0, T0 + 240: 1.0}
+
+    finding = estimate(read(own, minutes=replace(minutes, instances=early)))
+
+    assert finding["capacity_change_in_progress"].value is None
+
+
 def test_a_persons_own_change_is_told_and_the_next_change_counted_from_what_was_seen():
     """Nobody's activity tells of it: UpdateEndpointWeightsAndCapacities leaves none."""
     own = cycles(4)
