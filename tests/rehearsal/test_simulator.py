@@ -223,7 +223,9 @@ def test_requests_are_conserved_and_the_capacity_keeps_its_bounds(
     served = ~np.isnan(run.finished_s)
     assert (run.started_s[served] >= arrivals[served]).all(), "no start before arrival"
     assert np.allclose(run.finished_s[served] - run.started_s[served], service_s)
-    assert (run.started_s[served] < arrivals[served] + ttl_s).all() or run.interrupted
+    # Only what lost its instance starts again so late.
+    late = run.started_s[served] >= arrivals[served] + ttl_s
+    assert late.sum() <= run.interrupted
     asked = run.capacity["desired"]
     assert ((minimum <= asked) & (asked <= minimum + width)).all()
     assert (np.diff(run.capacity["at_s"]) >= 0).all(), "time goes forward"
