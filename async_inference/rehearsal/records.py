@@ -13,6 +13,7 @@ from async_inference.scaling.alarms import (
     MISSING_DATA_CODES,
     STATISTIC_CODES,
     AlarmState,
+    evaluated_every_s,
 )
 from async_inference.scaling.autoscaler import (
     ADJUSTMENT_CODES,
@@ -31,13 +32,15 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 METRICS = tuple(Metric)
+QUEUE_METRICS = len(METRICS) - 1
+"""SageMaker publishes these, the first; clients publish the last."""
 
 
 def _dtype(**fields: type) -> np.dtype:
     return np.dtype(list(fields.items()))
 
 
-REQUEST = _dtype(arrival_s=float, service_s=float, started_s=float, finished_s=float)
+REQUEST = _dtype(arrival_s=float, service_s=float, submits=int, started_s=float, finished_s=float)
 INSTANCE = _dtype(
     phase=int,  # one of the loop's phases of an instance
     busy=int,  # requests that it works on
@@ -52,7 +55,8 @@ ALARM = _dtype(
     policy=int,
     metric=int,
     statistic=int,
-    minutes=int,
+    period_s=int,
+    every_s=float,
     comparison=int,
     threshold=float,
     evaluation_periods=int,
@@ -61,6 +65,7 @@ ALARM = _dtype(
     scales_in=int,
     due_s=float,
     state=int,
+    ran_s=float,
 )
 POLICY = _dtype(
     tracks=int,
@@ -80,6 +85,7 @@ READING = _dtype(
     concurrency=int,
     ttl_s=float,
     metric_delay_s=float,
+    submission_delay_s=float,
     scale_in_takes_s=float,
     counts_inflight=int,
     backlog_at_zero=int,
@@ -158,7 +164,7 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
             kind = (1, policy.target, 0, 0)
         else:
             assert isinstance(policy, StepScalingPolicy)
-            alarms.append(_alarm(policy.alarm, index, scales_in=False))
+            alarms.extend(_alarm(alarm, index, scales_in=False) for alarm in policy.alarms)
             steps.extend(steps_of(policy))
             adjustment = ADJUSTMENT_CODES[policy.adjustment_type]
             kind = (0, 0.0, adjustment, policy.min_adjustment_magnitude or 0)
@@ -176,8 +182,8 @@ def _alarm(alarm: MetricAlarm, policy: int, *, scales_in: bool) -> tuple:
         policy,
         METRICS.index(alarm.metric),
         STATISTIC_CODES[alarm.statistic],
-        # SageMaker publishes once a minute: a shorter period brings nothing.
-        max(1, alarm.period_s // 60),
+        alarm.period_s,
+        evaluated_every_s(alarm.period_s),
         COMPARISON_CODES[alarm.comparison],
         alarm.threshold,
         alarm.evaluation_periods,
@@ -186,4 +192,5 @@ def _alarm(alarm: MetricAlarm, policy: int, *, scales_in: bool) -> tuple:
         scales_in,
         math.inf,
         AlarmState.INSUFFICIENT_DATA,
+        -math.inf,
     )

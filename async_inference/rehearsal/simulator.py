@@ -9,7 +9,7 @@ minute at phases of their own. The same seed gives the same run.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
-from enum import Enum, auto
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from async_inference.rehearsal import compiled, records
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import schedules
+from async_inference.scaling.alarms import evaluated_every_s
 from async_inference.scaling.autoscaler import Verdict
 from async_inference.scaling.plan import (
     Metric,
@@ -27,6 +28,8 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 MINUTE_S = 60.0
+SETUP_STREAM = 3
+"""Which of a seed's random numbers are setup times; others are alarms' phases, a stream a role."""
 SETUPS = 4096
 """Setup times that are drawn; after so many starts they repeat."""
 COOL_DOWN_MINUTES = 24 * 60
@@ -162,6 +165,7 @@ def simulate(
     minutes = int(end_s // MINUTE_S) + 2
     requests = np.empty(traffic.requests, records.REQUEST)
     requests["arrival_s"], requests["service_s"] = traffic.arrivals_s, traffic.service_s
+    requests["submits"] = traffic.submits
     requests["started_s"] = requests["finished_s"] = math.nan
     most = max([1, plan.max_capacity, *scheduled["minimum"], *scheduled["maximum"]])
     instances = 2 * most + 2  # as many again may still be leaving
@@ -175,7 +179,7 @@ def simulate(
     state["alarm"] = rules.alarms["due_s"].argmin() if len(rules.alarms) else 0
     state["next_alarm_s"] = rules.alarms["due_s"].min(initial=math.inf)
     recorded = compiled.Recorded(
-        log=np.empty(len(rules.alarms) * minutes + 1, records.LOGGED),
+        log=np.empty(_evaluations(rules.alarms, minutes), records.LOGGED),
         capacity=np.empty(4 * traffic.requests + 4 * minutes + 16, records.CAPACITY),
     )
     compiled.run(
@@ -192,9 +196,10 @@ def simulate(
             _setups_s(assumptions, seed), np.array(list(assumptions.shortages_s), records.SHORTAGE)
         ),
         compiled.Metrics(
-            points=np.full((len(records.METRICS), minutes), math.nan),
-            looks=np.zeros((len(records.METRICS), minutes), int),
+            points=np.full((records.QUEUE_METRICS, minutes), math.nan),
+            looks=np.zeros((records.QUEUE_METRICS, minutes), int),
             looks_s=np.array(unsettled.sample_times_s),
+            submitted=np.full(int(minutes * MINUTE_S / compiled.SUBMISSIONS_S), math.nan),
         ),
         recorded,
     )
@@ -234,6 +239,7 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
     reading["concurrency"] = assumptions.concurrency
     reading["ttl_s"] = assumptions.request_ttl_s
     reading["metric_delay_s"] = unsettled.metric_delay_s
+    reading["submission_delay_s"] = unsettled.submission_delay_s
     reading["scale_in_takes_s"] = unsettled.scale_in_takes_s
     reading["counts_inflight"] = unsettled.backlog_counts_inflight
     reading["backlog_at_zero"] = unsettled.backlog_per_instance_at_zero == "backlog"
@@ -246,41 +252,56 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
 
 
 def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
-    """When in a minute each alarm is evaluated, in the order of `records.from_plan`.
+    """When each alarm is evaluated first, in the order of `records.from_plan`.
 
     Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
     the first of a role in one plan is evaluated when the first of that role in another is. Then
     plans differ by what they do, not by luck.
     """
-    roles = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
+    roles = {role: np.random.default_rng((seed, role.value)) for role in _Role}
     return [
-        float(roles[role].uniform(0.0, MINUTE_S))
+        float(roles[role].uniform(0.0, MINUTE_S)) % every_s
         for policy in plan.policies
-        for role in _roles(policy)
+        for role, every_s in _roles(policy)
     ]
 
 
 class _Role(Enum):
-    WAKE = auto()
-    SCALE_OUT = auto()
-    SCALE_IN = auto()
+    """Which of a seed's random streams gives an alarm's phase."""
+
+    WAKE = 0
+    SCALE_OUT = 1
+    SCALE_IN = 2
+    SUBMISSIONS = 4
 
 
-def _roles(policy: ScalingPolicy) -> tuple[_Role, ...]:
-    """The roles of a policy's alarms, in the order of `tracking_alarms`."""
+def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
+    """The roles of a policy's alarms, and how often each is evaluated, in their order."""
     if isinstance(policy, TargetTrackingPolicy):
-        high_and_low = (_Role.SCALE_OUT, _Role.SCALE_IN)
-        return high_and_low[:1] if policy.disable_scale_in else high_and_low
-    if policy.alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
-        return (_Role.WAKE,)
-    return (_Role.SCALE_OUT if policy.alarm.looks_up else _Role.SCALE_IN,)
+        yield _Role.SCALE_OUT, 60
+        if not policy.disable_scale_in:
+            yield _Role.SCALE_IN, 60
+        return
+    for alarm in policy.alarms:
+        if alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
+            role = _Role.SUBMISSIONS
+        elif alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
+            role = _Role.WAKE
+        else:
+            role = _Role.SCALE_OUT if alarm.looks_up else _Role.SCALE_IN
+        yield role, evaluated_every_s(alarm.period_s)
+
+
+def _evaluations(alarms: np.ndarray, minutes: int) -> int:
+    """How many evaluations there can be at most."""
+    return int((minutes * MINUTE_S / alarms["every_s"]).sum()) + 1
 
 
 def _setups_s(assumptions: Assumptions, seed: int) -> np.ndarray:
     """Setup times in the order of the starts, the same for every plan."""
     if not assumptions.setup_sigma:
         return np.array([assumptions.setup_s])
-    normal = np.random.default_rng((seed, len(_Role))).standard_normal(SETUPS)
+    normal = np.random.default_rng((seed, SETUP_STREAM)).standard_normal(SETUPS)
     return assumptions.setup_s * np.exp(assumptions.setup_sigma * normal)
 
 

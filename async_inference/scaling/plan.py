@@ -25,17 +25,32 @@ PUBLISHED_EVERY_S = 60
 """SageMaker publishes a point of its metrics once a minute (DG async-inference-monitor)."""
 
 
-class Metric(StrEnum):
-    """What SageMaker publishes for an asynchronous endpoint under the one dimension EndpointName.
+SUBMISSIONS_NAMESPACE = "AsyncInference"
+"""The namespace of what clients publish: one that only they write to."""
 
-    InvocationsPerInstance and the predefined SageMaker metric are missing on purpose: they are
-    never published for asynchronous endpoints, so that a policy on them never fires.
+
+class Metric(StrEnum):
+    """What an alarm of a plan may look at, all under the one dimension EndpointName.
+
+    SageMaker publishes all but the last once a minute. InvocationsPerInstance and the predefined
+    SageMaker metric are missing on purpose: they are never published for asynchronous endpoints, so
+    that a policy on them never fires.
+
+    Clients publish REQUESTS_WITHOUT_CAPACITY: how many requests they hand in while no instance
+    serves, at the moment when they do, with a resolution of one second (CW PutMetricData).
     """
 
     BACKLOG_SIZE = "ApproximateBacklogSize"
     BACKLOG_SIZE_PER_INSTANCE = "ApproximateBacklogSizePerInstance"
     AGE_OF_OLDEST_REQUEST = "ApproximateAgeOfOldestRequest"
     HAS_BACKLOG_WITHOUT_CAPACITY = "HasBacklogWithoutCapacity"
+    REQUESTS_WITHOUT_CAPACITY = "RequestsWithoutCapacity"
+
+    @property
+    def namespace(self) -> str:
+        """The CloudWatch namespace that it is published in."""
+        submitted = self == Metric.REQUESTS_WITHOUT_CAPACITY
+        return SUBMISSIONS_NAMESPACE if submitted else "AWS/SageMaker"
 
 
 class Comparison(StrEnum):
@@ -122,6 +137,11 @@ class MetricAlarm(StackValue):
             )
         if self.evaluation_periods * self.period_s > 86_400:
             raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
+        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY and self.statistic != "Sum":
+            raise ValueError(
+                f"statistic {self.statistic} of {self.metric}: several clients publish counts, "
+                "which add up; use Sum"
+            )
         return self
 
     @property
@@ -140,11 +160,16 @@ class MetricAlarm(StackValue):
 
 
 class StepScalingPolicy(StackValue):
-    """A step policy and the alarm that runs it."""
+    """A step policy and the alarms that run it.
+
+    Alarms of one policy share its cooldown: where one has started instances, another that sees the
+    same requests later starts no more (AAS, cooldown of step policies).
+    """
 
     type: Literal["StepScaling"] = "StepScaling"
     name: PolicyName
     alarm: MetricAlarm
+    more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
     min_adjustment_magnitude: int | None = Field(default=None, ge=1)
@@ -154,12 +179,19 @@ class StepScalingPolicy(StackValue):
     @model_validator(mode="after")
     def _points_in_each_period(self) -> Self:
         """Between two points the alarm would fall into INSUFFICIENT_DATA."""
-        if self.alarm.period_s < PUBLISHED_EVERY_S:
-            raise ValueError(
-                f"policy {self.name}: periodS {self.alarm.period_s} is shorter than the minute in "
-                f"which SageMaker publishes one point of {self.alarm.metric}; use a multiple of 60"
-            )
+        for alarm in self.alarms:
+            published = alarm.metric != Metric.REQUESTS_WITHOUT_CAPACITY
+            if published and alarm.period_s < PUBLISHED_EVERY_S:
+                raise ValueError(
+                    f"policy {self.name}: periodS {alarm.period_s} is shorter than the minute in "
+                    f"which SageMaker publishes one point of {alarm.metric}; use a multiple of 60"
+                )
         return self
+
+    @property
+    def alarms(self) -> tuple[MetricAlarm, ...]:
+        """All alarms that run it."""
+        return (self.alarm, *self.more_alarms)
 
     @model_validator(mode="after")
     def _capacity_exists(self) -> Self:
@@ -220,6 +252,16 @@ class TargetTrackingPolicy(StackValue):
     scale_in_cooldown_s: CooldownSeconds = 300
     disable_scale_in: bool = False
 
+    @model_validator(mode="after")
+    def _falls_with_capacity(self) -> Self:
+        """A target needs a metric that instances bring down (AAS target tracking)."""
+        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
+            raise ValueError(
+                f"policy {self.name}: {self.metric} counts what is handed in, which no capacity "
+                "brings to a target; use a step policy"
+            )
+        return self
+
 
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]
 
@@ -258,6 +300,16 @@ class ScalingRules(StackValue):
             if twice:
                 raise ValueError(f"{kind} name {twice[0]!r} is used twice; names must differ")
         return self
+
+    @property
+    def hears_submissions(self) -> bool:
+        """Whether an alarm looks at what clients publish when they hand requests in."""
+        return any(
+            alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
+            for policy in self.policies
+            if isinstance(policy, StepScalingPolicy)
+            for alarm in policy.alarms
+        )
 
     def within(self, min_capacity: int, max_capacity: int) -> "ScalingPlan":
         """The plan of these rules within bounds."""

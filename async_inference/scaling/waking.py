@@ -50,11 +50,16 @@ def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
 
 def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
     """For each policy that one request at zero instances makes add: how long its data takes."""
-    for policy in plan.policies:
-        if isinstance(policy, StepScalingPolicy):
-            alarm = policy.alarm
-        else:
-            alarm, _ = tracking_alarms(policy, unsettled)
+    alarms = (
+        (policy, alarm)
+        for policy in plan.policies
+        for alarm in (
+            policy.alarms
+            if isinstance(policy, StepScalingPolicy)
+            else tracking_alarms(policy, unsettled)[:1]
+        )
+    )
+    for policy, alarm in alarms:
         lasts_s = alarm.datapoints_to_alarm * alarm.period_s
         for value, aged_s in _values(policy, alarm, unsettled):
             minutes = max(1, alarm.period_s // 60)
@@ -80,6 +85,8 @@ def _values(
         case Metric.BACKLOG_SIZE_PER_INSTANCE:
             if unsettled.backlog_per_instance_at_zero == "backlog":
                 yield 1.0, 0.0
+        case Metric.REQUESTS_WITHOUT_CAPACITY:
+            return  # A client may not publish it, so that nothing may rest on it alone.
         case Metric.AGE_OF_OLDEST_REQUEST:
             # It grows from 0; what a policy does can change where a step begins, or just above.
             steps = policy.steps if isinstance(policy, StepScalingPolicy) else ()
