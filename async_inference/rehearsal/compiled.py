@@ -37,7 +37,7 @@ for _rule in RULES:
     register_jitable(_rule)
 
 MINUTE_S = 60.0
-SUBMISSIONS_S = 10.0
+ANNOUNCEMENTS_S = 10.0
 """The shortest period of an alarm."""
 MAX_EVENTS = 2**40
 """More than any run has; a counted loop, since LLVM miscompiles the endless one."""
@@ -45,7 +45,7 @@ SAMPLE_COUNT = STATISTIC_CODES["SampleCount"]
 _ALARM = int(AlarmState.ALARM)
 _SCALED, _NO_STEP = int(Verdict.SCALED), int(Verdict.NO_STEP_COVERS)
 _NEVER_FROM_ZERO, _IN_PROGRESS = int(Verdict.NEVER_FROM_ZERO), int(Verdict.CHANGE_IN_PROGRESS)
-_BACKLOG, _PER_INSTANCE, _AGE, _STARVED, _SUBMITTED = range(len(METRICS))
+_BACKLOG, _PER_INSTANCE, _AGE, _STARVED, _ANNOUNCED = range(len(METRICS))
 assert METRICS == (
     Metric.BACKLOG_SIZE,
     Metric.BACKLOG_SIZE_PER_INSTANCE,
@@ -84,13 +84,13 @@ class Supply(NamedTuple):
 class Metrics(NamedTuple):
     """Each metric's datapoint a minute, the mean of its looks; and when in a minute one looks.
 
-    `submitted` is what clients publish: the sum of each 10 s, NaN where nobody does.
+    `announced` is what clients publish: the sum of each 10 s, NaN where nobody does.
     """
 
     points: np.ndarray
     looks: np.ndarray
     looks_s: np.ndarray
-    submitted: np.ndarray
+    announced: np.ndarray
 
 
 class Recorded(NamedTuple):
@@ -133,12 +133,12 @@ def run(states, readings, queue, fleet, rules, scheduled, supply, metrics, recor
 @register_jitable
 def _arrive(state, queue, metrics):
     """A request is queued; its client tells how many it hands in while no instance serves."""
-    submits = queue.requests[state.arrived].submits
+    announces = queue.requests[state.arrived].announces
     state.arrived += 1
-    if state.serving == 0 and submits:
-        period = int(state.now_s // SUBMISSIONS_S)
-        sum_before = metrics.submitted[period]
-        metrics.submitted[period] = submits + (0.0 if math.isnan(sum_before) else sum_before)
+    if state.serving == 0 and announces:
+        period = int(state.now_s // ANNOUNCEMENTS_S)
+        sum_before = metrics.announced[period]
+        metrics.announced[period] = announces + (0.0 if math.isnan(sum_before) else sum_before)
 
 
 @register_jitable
@@ -499,8 +499,8 @@ def _schedule_alarms(state, alarms):
 def _evaluation_window(state, reading, alarm, metrics):
     """The periods of the evaluation range that are visible now, oldest first."""
     count = evaluation_range(alarm.evaluation_periods, reading.range_plus_third)
-    if alarm.metric == _SUBMITTED:
-        points, grain_s, delay_s = metrics.submitted, SUBMISSIONS_S, reading.submission_delay_s
+    if alarm.metric == _ANNOUNCED:
+        points, grain_s, delay_s = metrics.announced, ANNOUNCEMENTS_S, reading.announcement_delay_s
     else:
         points, grain_s, delay_s = metrics.points[alarm.metric], MINUTE_S, reading.metric_delay_s
     width = max(1, int(alarm.period_s // grain_s))

@@ -40,7 +40,7 @@ def _dtype(**fields: type) -> np.dtype:
     return np.dtype(list(fields.items()))
 
 
-REQUEST = _dtype(arrival_s=float, service_s=float, submits=int, started_s=float, finished_s=float)
+REQUEST = _dtype(arrival_s=float, service_s=float, announces=int, started_s=float, finished_s=float)
 INSTANCE = _dtype(
     phase=int,  # one of the loop's phases of an instance
     busy=int,  # requests that it works on
@@ -85,7 +85,7 @@ READING = _dtype(
     concurrency=int,
     ttl_s=float,
     metric_delay_s=float,
-    submission_delay_s=float,
+    announcement_delay_s=float,
     scale_in_takes_s=float,
     counts_inflight=int,
     backlog_at_zero=int,

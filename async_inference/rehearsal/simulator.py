@@ -165,7 +165,7 @@ def simulate(
     minutes = int(end_s // MINUTE_S) + 2
     requests = np.empty(traffic.requests, records.REQUEST)
     requests["arrival_s"], requests["service_s"] = traffic.arrivals_s, traffic.service_s
-    requests["submits"] = traffic.submits
+    requests["announces"] = traffic.announces
     requests["started_s"] = requests["finished_s"] = math.nan
     most = max([1, plan.max_capacity, *scheduled["minimum"], *scheduled["maximum"]])
     instances = 2 * most + 2  # as many again may still be leaving
@@ -199,7 +199,7 @@ def simulate(
             points=np.full((records.QUEUE_METRICS, minutes), math.nan),
             looks=np.zeros((records.QUEUE_METRICS, minutes), int),
             looks_s=np.array(unsettled.sample_times_s),
-            submitted=np.full(int(minutes * MINUTE_S / compiled.SUBMISSIONS_S), math.nan),
+            announced=np.full(int(minutes * MINUTE_S / compiled.ANNOUNCEMENTS_S), math.nan),
         ),
         recorded,
     )
@@ -239,7 +239,7 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
     reading["concurrency"] = assumptions.concurrency
     reading["ttl_s"] = assumptions.request_ttl_s
     reading["metric_delay_s"] = unsettled.metric_delay_s
-    reading["submission_delay_s"] = unsettled.submission_delay_s
+    reading["announcement_delay_s"] = unsettled.announcement_delay_s
     reading["scale_in_takes_s"] = unsettled.scale_in_takes_s
     reading["counts_inflight"] = unsettled.backlog_counts_inflight
     reading["backlog_at_zero"] = unsettled.backlog_per_instance_at_zero == "backlog"
@@ -272,7 +272,7 @@ class _Role(Enum):
     WAKE = 0
     SCALE_OUT = 1
     SCALE_IN = 2
-    SUBMISSIONS = 4
+    ANNOUNCEMENTS = 4
 
 
 def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
@@ -284,7 +284,7 @@ def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
         return
     for alarm in policy.alarms:
         if alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
-            role = _Role.SUBMISSIONS
+            role = _Role.ANNOUNCEMENTS
         elif alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
             role = _Role.WAKE
         else:

@@ -25,7 +25,7 @@ PUBLISHED_EVERY_S = 60
 """SageMaker publishes a point of its metrics once a minute (DG async-inference-monitor)."""
 
 
-SUBMISSIONS_NAMESPACE = "AsyncInference"
+ANNOUNCEMENTS_NAMESPACE = "AsyncInference"
 """The namespace of what clients publish: one that only they write to."""
 
 
@@ -49,8 +49,8 @@ class Metric(StrEnum):
     @property
     def namespace(self) -> str:
         """The CloudWatch namespace that it is published in."""
-        submitted = self == Metric.REQUESTS_WITHOUT_CAPACITY
-        return SUBMISSIONS_NAMESPACE if submitted else "AWS/SageMaker"
+        announced = self == Metric.REQUESTS_WITHOUT_CAPACITY
+        return ANNOUNCEMENTS_NAMESPACE if announced else "AWS/SageMaker"
 
 
 class Comparison(StrEnum):
@@ -302,7 +302,7 @@ class ScalingRules(StackValue):
         return self
 
     @property
-    def hears_submissions(self) -> bool:
+    def hears_announcements(self) -> bool:
         """Whether an alarm looks at what clients publish when they hand requests in."""
         return any(
             alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
