@@ -157,7 +157,7 @@ class AsyncEndpointArgs(TypedDict):
     min_capacity: NotRequired[int]
     max_capacity: NotRequired[int]
     scaling_preset: NotRequired[str]
-    """documented, aws, tuned, or custom for those in scalingPlan"""
+    """documented, aws, tuned, announced, or custom for those in scalingPlan"""
     scaling_plan: NotRequired[ScalingRules]
     setup: NotRequired[Setup]
     setup_s: NotRequired[int]

@@ -33,8 +33,8 @@ class Traffic:
     Args:
         arrivals_s: seconds since the start, not decreasing.
         service_s: seconds of one slot that each request needs, positive.
-        announces: how many requests its client tells of with each; a batch tells all of them with the
-            first, and none with the others.
+        announces: how many requests the client tells of with each; a batch tells all of them with
+            the first, and none with the others.
     """
 
     arrivals_s: np.ndarray

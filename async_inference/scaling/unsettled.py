@@ -31,9 +31,8 @@ class Unsettled:
             N + max(N // 3, 2); `n_plus_2`: N + 2.
         metric_delay_s: seconds from a minute's end until its datapoint is visible; published runs
             fit 60-90.
-        announcement_delay_s: seconds from the end of a period until what clients published in it is
-            visible to an alarm of 10, 20 or 30 s; AWS says "seconds" (AWS News Blog, high-resolution
-            custom metrics).
+        announcement_delay_s: seconds from a period's end until an alarm of 10, 20 or 30 s sees what
+            clients published in it; AWS says "seconds" (AWS News Blog, high-resolution metrics).
         setup_is_billed: an instance costs from the moment it is asked for, not only in service.
     """
 
