@@ -164,6 +164,7 @@ class Batch:
                 endpoint or bucket, a full disk.
         """
         self.progress.started_s = time.monotonic()
+        self._client.announce(len(self._open))
         certain = [entry for entry in self._open if entry.accepted or not entry.sending]
         doubtful = [entry for entry in self._open if entry.sending and not entry.accepted]
         try:
