@@ -19,6 +19,31 @@ LOG_RETENTION_DAYS = (
 )
 """What PutRetentionPolicy takes (BC logs RetentionInDays)."""
 
+LOCAL_STORAGE = frozenset(
+    {
+        *(
+            "c5d",
+            "c6gd",
+            "dl1",
+            "g4dn",
+            "g5",
+            "g6",
+            "g6e",
+            "g7",
+            "g7e",
+            "m5d",
+            "m6gd",
+            "p4d",
+            "p4de",
+        ),
+        *("p5", "p5e", "p5en", "p6-b200", "p6-b300", "p6e-gb200", "r5d", "r6gd", "r7gd", "trn1"),
+        *("trn1n", "trn2"),
+    }
+)
+"""Instance families with disks of their own, which their hardware encrypts (EC2 user guide,
+instance store volumes). With KmsKeyId CreateEndpointConfig fails for them, say older service
+models; the newest says that the key does nothing there (BC 1.44, CreateEndpointConfig)."""
+
 KMS_KEY = r"arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+"
 
 
@@ -45,6 +70,10 @@ class Security(StackValue):
 
     encryption: str = "aws"
     """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
+    other_key_arns: Annotated[
+        tuple[Annotated[str, Field(pattern=rf"^{KMS_KEY}$")], ...], Field(max_length=10)
+    ] = ()
+    """KMS keys of weights and of output buckets that are elsewhere; the endpoint may use them"""
     network_isolation: bool = False
     """The container reaches no network; weights must be on S3"""
     subnet_ids: Annotated[

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
+from async_inference.aws_names import region_of
 from async_inference.groups import (
     Count,
     Observability,
@@ -70,6 +71,8 @@ COMPONENT_VARIABLES = frozenset(
 )
 """Variables of the container that follow from other keys."""
 
+REGION = r"^[a-z]{2,4}(-[a-z]+)+-\d$"
+"""us-east-1, us-gov-west-1, us-isob-east-1, eusc-de-east-1: of every partition."""
 S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
 HUB_ID = r"^[\w.-]+/[\w.-]+$"
@@ -102,7 +105,7 @@ class Settings(StackValue):
     """What one stack deploys; every field is a config key of `Pulumi.yaml` in camelCase."""
 
     stack: str
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    region: Annotated[str, Field(pattern=REGION)]
 
     instance_type: str = "ml.g4dn.2xlarge"
     min_capacity: Annotated[Count, Field(ge=0)] = 0
@@ -359,13 +362,19 @@ def _isolated_weights(settings: Settings) -> str | None:
 
 @_rule("security", "region")
 def _key_of_region(settings: Settings) -> str | None:
-    key = settings.security.given_key_arn
-    if key is None or key.split(":")[3] == settings.region:
-        return None
-    return (
-        f"security.encryption = {key!r}: is a key of another region than {settings.region}; "
-        "S3, SNS and SageMaker use keys of their own region only"
-    )
+    security, region = settings.security, settings.region
+    named = {
+        "encryption": [security.given_key_arn] if security.given_key_arn else [],
+        "otherKeyArns": list(security.other_key_arns),
+    }
+    for field, arns in named.items():
+        for arn in arns:
+            if region_of(arn) != region:
+                return (
+                    f"security.{field} = {arn!r}: is a key of another region than {region}; "
+                    "S3, SNS and SageMaker use keys of their own region only"
+                )
+    return None
 
 
 @_rule("image_uri", "region")
@@ -460,16 +469,39 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
         problems.append(
             f"aws:region: is required; pulumi config set aws:region <region> -s {stack}"
         )
-    settings, wrong, found = _validated(
+    settings, wrong, found = checked(
         {**own, "stack": stack, "region": values.get("aws:region", "us-east-1")}
     )
-    problems += found
+    problems += map(_qualified, found)
     if "aws:defaultTags" in values:
         tags = {} if "tags" in wrong else settings.tags
         problems += [
             f"aws:defaultTags: {problem}"
             for problem in _default_tag_problems(values["aws:defaultTags"], tags)
         ]
+    if problems:
+        raise InvalidInputError(problems)
+    return settings
+
+
+def checked(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
+    """The settings as far as they are right, the fields that are wrong, and every problem.
+
+    What is right is kept, so that rules over several keys still report in the same message.
+
+    Args:
+        candidate: values by their keys in camelCase, `stack` and `region` among them.
+    """
+    wrong: set[str] = set()
+    problems: list[str] = []
+    try:
+        settings = Settings.model_validate(candidate)
+    except ValidationError as error:
+        problems += problems_of(error)
+        keys = {str(problem["loc"][0]) for problem in error.errors()}
+        wrong |= {name for name, field in Settings.model_fields.items() if field.alias in keys}
+        right = {key: value for key, value in candidate.items() if key not in keys}
+        settings = Settings.model_validate({"region": "us-east-1", "stack": "stack"} | right)
     for rule in _RULES:
         if rule.fields & wrong:
             continue
@@ -477,28 +509,10 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
             problem = rule.problem(settings)
         except ValidationError as error:  # the plan's own rules, seen when it gets its bounds
             wrong |= {"scaling_plan"}
-            problems += [f"{PROJECT}:{text}" for text in problems_of(error, ("scalingPlan",))]
+            problems += problems_of(error, ("scalingPlan",))
             continue
         if problem is not None:
-            problems.append(f"{PROJECT}:{problem}")
-    if problems:
-        raise InvalidInputError(problems)
-    return settings
-
-
-def _validated(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
-    """The settings as far as they are right, the fields that are wrong, and what is wrong.
-
-    What is right is kept, so that rules over several keys still report in the same message.
-    """
-    try:
-        return Settings.model_validate(candidate), set(), []
-    except ValidationError as error:
-        problems = [_qualified(problem) for problem in problems_of(error)]
-        keys = {str(problem["loc"][0]) for problem in error.errors()}
-    wrong = {name for name, field in Settings.model_fields.items() if field.alias in keys}
-    right = {key: value for key, value in candidate.items() if key not in keys}
-    settings = Settings.model_validate({"region": "us-east-1", "stack": "stack"} | right)
+            problems.append(problem)
     return settings, wrong, problems
 
 

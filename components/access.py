@@ -4,7 +4,9 @@ The program attaches them to nobody: whoever deploys has a role already, and cli
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
+from async_inference.aws_names import SCALING_SERVICE, SERVICE_NAMESPACE, arn, log_group
 from async_inference.settings import ENDPOINT_TAG
 from components.execution_role import bucket_arn, object_arn
 from components.statements import actions, allow, document
@@ -17,6 +19,7 @@ def invoker_policy(
     writable: Sequence[str],
     readable: Sequence[str],
     kms_key_arn: str | None,
+    other_key_arns: Sequence[str] = (),
 ) -> dict[str, object]:
     """Send requests, fetch answers, see whether the endpoint is cold.
 
@@ -26,6 +29,7 @@ def invoker_policy(
         writable: S3 URIs under which inputs are put.
         readable: S3 URIs under which outputs and failures are found.
         kms_key_arn: the key of bucket and topics; None for AWS's own.
+        other_key_arns: keys of output buckets that are elsewhere.
     """
     statements = [
         allow(
@@ -46,6 +50,8 @@ def invoker_policy(
     ]
     if kms_key_arn is not None:
         statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
+    if other_key_arns:
+        statements.append(allow("ReadUnderOtherKeys", "kms:Decrypt", list(other_key_arns)))
     return document(statements)
 
 
@@ -72,22 +78,21 @@ def deployer_policy(
         given_key_arn: a key that is not the endpoint's own.
     """
 
-    def arn(service: str, resource: str) -> str:
-        return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
-
-    role = f"arn:{partition}:iam::{account_id}:role/{name}-role-*"
-    bucket = f"arn:{partition}:s3:::{name}-bucket-*"
-    logs = arn("logs", f"log-group:/aws/sagemaker/Endpoints/{endpoint_name}")
+    here = partial(arn, partition=partition, region=region, account_id=account_id)
+    everywhere = partial(arn, partition=partition, account_id=account_id)
+    role = everywhere("iam", f"role/{name}-role-*")
+    bucket = arn("s3", f"{name}-bucket-*", partition=partition)
+    logs = here("logs", f"log-group:{log_group(endpoint_name)}")
     alarms = [
-        arn("cloudwatch", f"alarm:{name}-*-alarm-*"),
-        arn("cloudwatch", f"alarm:{endpoint_name}-rollback"),
-        arn("cloudwatch", f"alarm:TargetTracking-endpoint/{endpoint_name}/*"),
+        here("cloudwatch", f"alarm:{name}-*-alarm-*"),
+        here("cloudwatch", f"alarm:{endpoint_name}-rollback"),
+        here("cloudwatch", f"alarm:TargetTracking-endpoint/{endpoint_name}/*"),
     ]
-    keys = arn("kms", "key/*")
+    keys = here("kms", "key/*")
     asked = {"StringEquals": {f"aws:RequestTag/{ENDPOINT_TAG}": endpoint_name}}
     use = "CreateGrant Decrypt DescribeKey GenerateDataKey"
     given = [allow("GivenKey", actions("kms", use), given_key_arn)] if given_key_arn else []
-    scaled = {"StringEquals": {"application-autoscaling:service-namespace": "sagemaker"}}
+    scaled = {"StringEquals": {"application-autoscaling:service-namespace": SERVICE_NAMESPACE}}
     return document(
         [
             allow(
@@ -100,9 +105,9 @@ def deployer_policy(
                     "UpdateEndpointWeightsAndCapacities",
                 ),
                 [
-                    arn("sagemaker", f"model/{name.lower()}-model-*"),
-                    arn("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
-                    arn("sagemaker", f"endpoint/{endpoint_name.lower()}"),
+                    here("sagemaker", f"model/{name.lower()}-model-*"),
+                    here("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
+                    here("sagemaker", f"endpoint/{endpoint_name.lower()}"),
                 ],
             ),
             allow(
@@ -112,13 +117,13 @@ def deployer_policy(
                     "DeleteScalingPolicy DeleteScheduledAction DeregisterScalableTarget "
                     "PutScalingPolicy PutScheduledAction RegisterScalableTarget",
                 ),
-                arn("application-autoscaling", "scalable-target/*"),
+                here("application-autoscaling", "scalable-target/*"),
                 scaled,
             ),
             allow(
                 "ScalingTags",
                 actions("application-autoscaling", "ListTagsForResource TagResource UntagResource"),
-                arn("application-autoscaling", "scalable-target/*"),
+                here("application-autoscaling", "scalable-target/*"),
             ),
             # These know no narrower resource, as their services' authorization references say.
             allow(
@@ -147,7 +152,7 @@ def deployer_policy(
             allow(
                 "Dashboard",
                 actions("cloudwatch", "DeleteDashboards GetDashboard PutDashboard"),
-                f"arn:{partition}:cloudwatch::{account_id}:dashboard/{endpoint_name}",
+                everywhere("cloudwatch", f"dashboard/{endpoint_name}"),
             ),
             allow(
                 "Logs",
@@ -166,7 +171,7 @@ def deployer_policy(
                     "CreateTopic DeleteTopic GetTopicAttributes ListTagsForResource "
                     "SetTopicAttributes Subscribe TagResource UntagResource",
                 ),
-                arn("sns", f"{name}-*-topic-*"),
+                here("sns", f"{name}-*-topic-*"),
             ),
             allow(
                 "Bucket",
@@ -212,8 +217,7 @@ def deployer_policy(
             allow(
                 "ScalingRole",
                 "iam:CreateServiceLinkedRole",
-                f"arn:{partition}:iam::{account_id}:role/aws-service-role/"
-                "sagemaker.application-autoscaling.amazonaws.com/*",
+                everywhere("iam", f"role/aws-service-role/{SCALING_SERVICE}/*"),
             ),
             # Before it has the tag, a key is told by the one that it is to get.
             allow("NewKey", "kms:CreateKey", "*", asked),
@@ -232,7 +236,7 @@ def deployer_policy(
             allow(
                 "KeyAlias",
                 actions("kms", "CreateAlias DeleteAlias UpdateAlias"),
-                [arn("kms", f"alias/{endpoint_name}"), keys],
+                [here("kms", f"alias/{endpoint_name}"), keys],
             ),
             allow(
                 "Budget",
@@ -240,7 +244,7 @@ def deployer_policy(
                     "budgets",
                     "ListTagsForResource ModifyBudget TagResource UntagResource ViewBudget",
                 ),
-                f"arn:{partition}:budgets::{account_id}:budget/{name}-budget-*",
+                everywhere("budgets", f"budget/{name}-budget-*"),
             ),
             *given,
         ]

@@ -1,19 +1,29 @@
 """A SageMaker asynchronous endpoint with its model, role, bucket, scaling and alarms."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pulumi_aws as aws
+from pydantic.alias_generators import to_camel, to_snake
 
-from async_inference.groups import Observability, Retention, Security, Subscription, Updates
-from async_inference.scaling.plan import ScalingPlan
-from async_inference.settings import ENDPOINT_TAG
+from async_inference.aws_names import log_group
+from async_inference.groups import (
+    Observability,
+    Retention,
+    Security,
+    Setup,
+    Subscription,
+    Updates,
+)
+from async_inference.scaling.plan import ScalingPlan, ScalingRules
+from async_inference.settings import ENDPOINT_TAG, checked
 from components.access import deployer_policy, invoker_policy
-from components.encryption import EncryptionKey, EncryptionKeyArgs
+from components.encryption import EncryptionKey, EncryptionKeyArgs, volume_key
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
 from components.notifications import Notifications, NotificationsArgs
@@ -27,13 +37,15 @@ from components.rollback_guard import RollbackGuard
 from components.rollout import deployment_config, rollback_alarm
 
 VARIANT_NAME = "AllTraffic"
+ENDPOINT_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
+"""BC EndpointName."""
 IMAGE_REPOSITORY = "pytorch-inference"
 S3_PREFIX = "async_sdxl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncEndpointArgs:
-    """What an `AsyncEndpoint` is made of.
+    """What an `AsyncEndpoint` is made of; the rules are those of a stack's config.
 
     Args:
         endpoint_name: the endpoint's stable name; it updates in place.
@@ -54,6 +66,7 @@ class AsyncEndpointArgs:
         output_path: `s3://` prefix for outputs; None is a prefix of the endpoint's own bucket.
         failure_path: the same for failures, which are lost when no path is set (DG).
         request_ttl_s: seconds until an unserved request expires, for the alarm before that.
+        setup, setup_s: from asking for an instance to its first request, to check waits by.
         listeners: who is told that a request succeeded or failed, and what alarms find.
         security: keys and network.
         retention: how long what it keeps is kept.
@@ -83,6 +96,8 @@ class AsyncEndpointArgs:
     output_path: pulumi.Input[str] | None = None
     failure_path: pulumi.Input[str] | None = None
     request_ttl_s: int = 21_600
+    setup: Setup = field(default_factory=Setup)
+    setup_s: int = 0
     listeners: Sequence[Subscription] = ()
     security: Security = field(default_factory=Security)
     retention: Retention = field(default_factory=Retention)
@@ -91,6 +106,40 @@ class AsyncEndpointArgs:
     force_destroy_bucket: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     provider_config: Mapping[str, Any] | None = None
+
+
+def wrong(args: AsyncEndpointArgs) -> list[str]:
+    """What a stack's config would be refused for, by the same rules; what only a deployment will
+    know is left to AWS.
+
+    Args:
+        args: the arguments; their names are the config's keys in snake_case, but for `listeners`,
+            which are its `subscriptions`, and `plan`.
+    """
+    given = {each.name: getattr(args, each.name) for each in fields(args)}
+    plan, endpoint_name = given.pop("plan"), given.pop("endpoint_name")
+    del given["provider_config"]
+    given |= {
+        "subscriptions": tuple(given.pop("listeners")),
+        "handler": str(args.handler),
+        "min_capacity": plan.min_capacity,
+        "max_capacity": plan.max_capacity,
+        "scaling_preset": "custom",
+        "scaling_plan": ScalingRules(policies=plan.policies, schedules=plan.schedules),
+        "stack": "component",
+    }
+    for name in ("image_uri", "image_tag", "output_path", "failure_path"):
+        if not isinstance(given[name], str):
+            del given[name]
+    _, _, problems = checked({to_camel(name): value for name, value in given.items()})
+    named = [re.sub(r"^\w+", lambda key: to_snake(key[0]), problem) for problem in problems]
+    if not re.fullmatch(ENDPOINT_NAME, endpoint_name):
+        named.insert(
+            0,
+            f"endpoint_name = {endpoint_name!r}: must be letters, digits and hyphens between them, "
+            "at most 63 characters",
+        )
+    return named
 
 
 def model_server_environment(
@@ -122,11 +171,6 @@ def initial_instances(plan: ScalingPlan) -> int:
     An update goes back to it, whatever runs (TF #48990).
     """
     return max(1, plan.min_capacity)
-
-
-def log_group_name(endpoint_name: str) -> str:
-    """Where SageMaker writes an endpoint's log (DG logging-cloudwatch)."""
-    return f"/aws/sagemaker/Endpoints/{endpoint_name}"
 
 
 def _network(security: Security) -> Network | None:
@@ -172,6 +216,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
     - the endpoint, updated in place under a stable name
     - `QueueScaling`: 0 -> N -> 0 by the scaling plan
     - `EndpointWatch`: alarms, dashboard, budget
+
+    Raises:
+        pulumi.RunError: arguments are wrong; nothing is registered.
     """
 
     endpoint_name: pulumi.Output[str]
@@ -194,6 +241,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: AsyncEndpointArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
+        problems = wrong(args)
+        if problems:
+            raise pulumi.RunError(f"{name}: nothing was registered:\n" + "\n".join(problems))
         super().__init__("async-inference:index:AsyncEndpoint", name, None, opts)
         args = replace(args, tags={**args.tags, ENDPOINT_TAG: args.endpoint_name})
         self._child = pulumi.ResourceOptions(parent=self)
@@ -255,7 +305,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         role = self._role(name, args, bucket, image_uri)
         logs = aws.cloudwatch.LogGroup(
             f"{name}-logs",
-            name=log_group_name(args.endpoint_name),
+            name=log_group(args.endpoint_name),
             retention_in_days=args.retention.log_days,
             kms_key_id=self.kms_key_arn,
             tags=args.tags,
@@ -290,7 +340,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             opts=self._child,
         )
         scaling.resource_id.apply(lambda _: guard.confirm_scaled(len(args.plan.policies)))
-        self.operations_topic_arn = self._watch(name, args)
+        self.operations_topic_arn = self._watch(name, args, endpoint)
 
         self.endpoint_name = endpoint.name
         self.endpoint_arn = endpoint.arn
@@ -316,6 +366,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 writable=[self.input_path],
                 readable=[self.output_path, self.failure_path],
                 kms_key_arn=self.kms_key_arn,
+                other_key_arns=list(args.security.other_key_arns),
             ).apply(lambda known: invoker_policy(**known))
         )
         self.register_outputs(
@@ -350,7 +401,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             EncryptionKeyArgs(
                 account=self._account,
                 region=args.region,
-                log_group=log_group_name(args.endpoint_name),
+                log_group=log_group(args.endpoint_name),
                 alias=args.endpoint_name,
                 tags=args.tags,
             ),
@@ -393,6 +444,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 writable=[self.output_path, self.failure_path],
                 topic_arns=[self.success_topic_arn, self.error_topic_arn],
                 kms_key_arn=self.kms_key_arn,
+                other_key_arns=args.security.other_key_arns,
                 network=_network(args.security),
                 rollback_alarm=rollback_alarm_name(args),
                 tags=args.tags,
@@ -457,7 +509,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
     ) -> aws.sagemaker.EndpointConfiguration:
         return aws.sagemaker.EndpointConfiguration(
             f"{name}-config",
-            kms_key_arn=self.kms_key_arn,
+            kms_key_arn=volume_key(self.kms_key_arn, args.instance_type),
             production_variants=[
                 {
                     "variant_name": VARIANT_NAME,
@@ -532,7 +584,9 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ),
         )
 
-    def _watch(self, name: str, args: AsyncEndpointArgs) -> pulumi.Output[str] | None:
+    def _watch(
+        self, name: str, args: AsyncEndpointArgs, endpoint: aws.sagemaker.Endpoint
+    ) -> pulumi.Output[str] | None:
         if not args.observability.enabled:
             return None
         return EndpointWatch(
@@ -546,6 +600,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 plan=args.plan,
                 request_ttl_s=args.request_ttl_s,
                 listeners=args.listeners,
+                heard_after=[endpoint],
                 kms_key_arn=self.kms_key_arn,
                 tags=args.tags,
             ),

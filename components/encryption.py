@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.groups import LOCAL_STORAGE
 from components.provider_account import ProviderAccount
 from components.resumption import clears_alias
 
@@ -30,6 +31,13 @@ class EncryptionKeyArgs:
     log_group: str
     alias: str
     tags: dict[str, str] = field(default_factory=dict)
+
+
+def volume_key(
+    kms_key_arn: pulumi.Output[str] | None, instance_type: str
+) -> pulumi.Output[str] | None:
+    """The key of the instances' volumes: none where the instances' own hardware encrypts them."""
+    return None if instance_type.split(".")[1] in LOCAL_STORAGE else kms_key_arn
 
 
 def key_policy(

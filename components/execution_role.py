@@ -1,12 +1,14 @@
 """The role that the endpoint runs as: its own prefixes, image, topics, key, logs and metrics."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, arn, log_group, split_s3_uri
 from components.statements import Statement, actions, allow, document
 
 
@@ -37,6 +39,7 @@ class ExecutionRoleArgs:
         writable: S3 URIs under which it writes (outputs, failures).
         topic_arns: SNS topics to which SageMaker publishes with it.
         kms_key_arn: the key of bucket, topics and volumes; None for AWS's own keys.
+        other_key_arns: keys of weights and output buckets that are elsewhere.
         network: the VPC interfaces that it makes; None without a VPC.
         rollback_alarm: name of the alarm that SageMaker watches during an update; None without.
         tags: tags for the role.
@@ -51,6 +54,7 @@ class ExecutionRoleArgs:
     writable: Sequence[pulumi.Input[str]]
     topic_arns: Sequence[pulumi.Input[str]]
     kms_key_arn: pulumi.Input[str] | None = None
+    other_key_arns: Sequence[str] = ()
     network: Network | None = None
     rollback_alarm: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
@@ -58,13 +62,14 @@ class ExecutionRoleArgs:
 
 def object_arn(s3_uri: str, partition: str) -> str:
     """The ARN of the objects that an S3 URI names: one archive, or all under a prefix."""
-    path = s3_uri.removeprefix("s3://")
-    return f"arn:{partition}:s3:::{path if path.endswith('.tar.gz') else path.rstrip('/') + '/*'}"
+    bucket, key = split_s3_uri(s3_uri)
+    path = f"{bucket}/{key}" if key.endswith(".tar.gz") else f"{bucket}/{key}".rstrip("/") + "/*"
+    return arn("s3", path, partition=partition)
 
 
 def bucket_arn(s3_uri: str, partition: str) -> str:
     """The ARN of the bucket that an S3 URI names."""
-    return f"arn:{partition}:s3:::{s3_uri.removeprefix('s3://').partition('/')[0]}"
+    return arn("s3", split_s3_uri(s3_uri)[0], partition=partition)
 
 
 def repository_arn(image_uri: str, partition: str) -> str:
@@ -80,7 +85,13 @@ def repository_arn(image_uri: str, partition: str) -> str:
             "<account>.dkr.ecr.<region>.amazonaws.com/<repository>:<tag>"
         )
     account_id, region, repository = parts.groups()
-    return f"arn:{partition}:ecr:{region}:{account_id}:repository/{repository}"
+    return arn(
+        "ecr",
+        f"repository/{repository}",
+        partition=partition,
+        region=region,
+        account_id=account_id,
+    )
 
 
 def _permissions(
@@ -93,15 +104,18 @@ def _permissions(
     topic_arns: Sequence[str],
     kms_key_arn: str | None,
 ) -> dict[str, object]:
-    logs = f"arn:{partition}:logs:{args.region}:{account_id}:log-group"
-    endpoint_logs = f"{logs}:/aws/sagemaker/Endpoints/{args.endpoint_name}"
+    here = partial(arn, partition=partition, region=args.region, account_id=account_id)
+    endpoint_logs = here("logs", f"log-group:{log_group(args.endpoint_name)}")
     optional: list[Statement] = []
     if kms_key_arn is not None:
         optional += _key_use(kms_key_arn)
+    if args.other_key_arns:
+        use = actions("kms", "Decrypt GenerateDataKey")
+        optional.append(allow("UseOtherKeys", use, list(args.other_key_arns)))
     if args.network is not None:
-        optional += _interfaces(args.network, f"arn:{partition}:ec2:{args.region}:{account_id}")
+        optional += _interfaces(args.network, partial(here, "ec2"))
     if args.rollback_alarm is not None:
-        alarm = f"arn:{partition}:cloudwatch:{args.region}:{account_id}:alarm:{args.rollback_alarm}"
+        alarm = here("cloudwatch", f"alarm:{args.rollback_alarm}")
         # DG deployment-guardrails-configuration.
         optional.append(allow("WatchRollbackAlarm", "cloudwatch:DescribeAlarms", alarm))
     return document(
@@ -129,9 +143,11 @@ def _permissions(
                 actions("ecr", "BatchCheckLayerAvailability BatchGetImage GetDownloadUrlForLayer"),
                 repository_arn(image_uri, partition),
             ),
+            # The group is the program's: a late line after a destroy must not make it again, where
+            # it would have no retention and stand in the way of the next creation.
             allow(
                 "WriteLogs",
-                actions("logs", "CreateLogGroup CreateLogStream DescribeLogStreams PutLogEvents"),
+                actions("logs", "CreateLogStream DescribeLogStreams PutLogEvents"),
                 [endpoint_logs, f"{endpoint_logs}:*"],
             ),
             # CloudWatch knows no resources for metrics; the namespace is the limit it offers.
@@ -139,11 +155,7 @@ def _permissions(
                 "PublishMetrics",
                 "cloudwatch:PutMetricData",
                 "*",
-                {
-                    "StringEquals": {
-                        "cloudwatch:namespace": ["/aws/sagemaker/Endpoints", "AWS/SageMaker"]
-                    }
-                },
+                {"StringEquals": {"cloudwatch:namespace": [INSTANCE_METRICS, QUEUE_METRICS]}},
             ),
             *optional,
         ]
@@ -164,16 +176,16 @@ def _key_use(kms_key_arn: str) -> list[Statement]:
     ]
 
 
-def _interfaces(network: Network, ec2: str) -> list[Statement]:
+def _interfaces(network: Network, ec2: Callable[[str], str]) -> list[Statement]:
     """What a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
     return [
         allow(
             "AttachToVpc",
             "ec2:CreateNetworkInterface",
             [
-                f"{ec2}:network-interface/*",
-                *(f"{ec2}:subnet/{each}" for each in network.subnet_ids),
-                *(f"{ec2}:security-group/{each}" for each in network.security_group_ids),
+                ec2("network-interface/*"),
+                *(ec2(f"subnet/{each}") for each in network.subnet_ids),
+                *(ec2(f"security-group/{each}") for each in network.security_group_ids),
             ],
         ),
         allow(
@@ -183,7 +195,7 @@ def _interfaces(network: Network, ec2: str) -> list[Statement]:
                 "CreateNetworkInterfacePermission DeleteNetworkInterface "
                 "DeleteNetworkInterfacePermission",
             ),
-            f"{ec2}:network-interface/*",
+            ec2("network-interface/*"),
         ),
         # EC2 knows no resources for these.
         allow(

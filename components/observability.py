@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS
 from async_inference.groups import Observability, Subscription
 from async_inference.scaling.plan import Comparison, ScalingPlan
 from async_inference.settings import ENDPOINT_TAG
 from components.notifications import subscribe
-from components.queue_scaling import METRIC_NAMESPACE
 
-INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 MINUTE_S = 60
 TREND_S = 300
 """Period of what is about a trend: long enough that one request does not make one."""
@@ -36,6 +35,9 @@ class EndpointWatchArgs:
         plan: for the floor and the ceiling of its capacity.
         request_ttl_s: seconds until an unserved request expires.
         listeners: those of the topic `operations` are told.
+        heard_after: what is there before they are. A new alarm turns from INSUFFICIENT_DATA to OK
+            and says so; that takes minutes, the endpoint longer, so nobody hears it at the first
+            deployment.
         kms_key_arn: encrypts the topic.
         tags: tags for topic, alarms and budget.
     """
@@ -48,6 +50,7 @@ class EndpointWatchArgs:
     plan: ScalingPlan
     request_ttl_s: int
     listeners: Sequence[Subscription] = ()
+    heard_after: Sequence[pulumi.Resource] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -66,7 +69,7 @@ class Metric:
     name: str
     stat: str
     variant: bool = False
-    namespace: str = METRIC_NAMESPACE
+    namespace: str = QUEUE_METRICS
 
     def dimensions(self, args: EndpointWatchArgs) -> dict[str, str]:
         of_variant = {"VariantName": args.variant_name} if self.variant else {}
@@ -84,7 +87,7 @@ UNWRITTEN_OUTPUTS = Metric("ResponseUploadFailures", "Sum", variant=True)
 UNSENT_NOTIFICATIONS = Metric("NotificationFailures", "Sum", variant=True)
 WAITING = Metric("TimeInBacklog", "Average", variant=True)
 PROCESSING = Metric("TotalProcessingTime", "Average", variant=True)
-INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_NAMESPACE)
+INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_METRICS)
 """Each instance publishes one sample a minute, so that their number is the instances' minutes; no
 metric counts instances themselves, and this one is absent at zero (docs/aws-facts.md#metrics)."""
 
@@ -222,8 +225,10 @@ def dashboard(args: EndpointWatchArgs) -> dict[str, object]:
         _graph(args, "Age of the oldest request, seconds", [_series(args, AGE)], [ttl]),
         _graph(
             args,
-            "Waiting against processing, mean milliseconds",
-            [_series(args, WAITING), _series(args, PROCESSING)],
+            # Each on an axis of its own, since SageMaker may publish them in different units; an
+            # axis tells its unit.
+            "Waiting (left) against processing (right), means",
+            [_series(args, WAITING), _series(args, PROCESSING, {"yAxis": "right"})],
         ),
         _graph(
             args,
@@ -283,7 +288,7 @@ def _graph(
         "region": args.region,
         "period": MINUTE_S,
         "metrics": metrics,
-        "yAxis": {"left": {"min": 0}},
+        "yAxis": {"left": {"min": 0}, "right": {"min": 0}},
     }
     return graph | ({"annotations": {"horizontal": list(lines)}} if lines else {})
 
@@ -304,7 +309,7 @@ class EndpointWatch(pulumi.ComponentResource):
     ) -> None:
         super().__init__("async-inference:index:EndpointWatch", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self.topic_arn = self._topic(name, args, child)
+        self.topic_arn, allowed = self._topic(name, args, child)
         for alarm in alarms(args):
             self._alarm(name, args, alarm, child)
         aws.cloudwatch.Dashboard(
@@ -314,12 +319,17 @@ class EndpointWatch(pulumi.ComponentResource):
             opts=child,
         )
         if args.settings.monthly_budget_usd is not None:
-            self._budget(name, args, args.settings.monthly_budget_usd, child)
+            # Budgets looks whether it may publish before it takes a subscriber.
+            publishes = pulumi.ResourceOptions.merge(
+                child, pulumi.ResourceOptions(depends_on=[allowed])
+            )
+            self._budget(name, args, args.settings.monthly_budget_usd, publishes)
         self.register_outputs({"topic_arn": self.topic_arn})
 
     def _topic(
         self, name: str, args: EndpointWatchArgs, child: pulumi.ResourceOptions
-    ) -> pulumi.Output[str]:
+    ) -> tuple[pulumi.Output[str], pulumi.Resource]:
+        """The topic's ARN, and what lets alarms and budgets publish to it."""
         topic = aws.sns.Topic(
             f"{name}-operations-topic",
             # Under AWS's own key for SNS neither alarms nor budgets could publish (CW, alarms and
@@ -328,7 +338,7 @@ class EndpointWatch(pulumi.ComponentResource):
             tags=args.tags,
             opts=child,
         )
-        aws.sns.TopicPolicy(
+        allowed = aws.sns.TopicPolicy(
             f"{name}-operations-topic-policy",
             arn=topic.arn,
             policy=pulumi.Output.json_dumps(
@@ -350,10 +360,11 @@ class EndpointWatch(pulumi.ComponentResource):
             ),
             opts=child,
         )
+        late = pulumi.ResourceOptions(depends_on=list(args.heard_after))
         for listener in args.listeners:
             if listener.topic == "operations":
-                subscribe(name, topic.arn, listener, child)
-        return topic.arn
+                subscribe(name, topic.arn, listener, pulumi.ResourceOptions.merge(child, late))
+        return topic.arn, allowed
 
     def _alarm(
         self, name: str, args: EndpointWatchArgs, alarm: Alarm, child: pulumi.ResourceOptions
@@ -395,7 +406,7 @@ class EndpointWatch(pulumi.ComponentResource):
             f"{name}-budget",
             budget_type="COST",
             time_unit="MONTHLY",
-            limit_amount=f"{limit_usd:g}",
+            limit_amount=_dollars(limit_usd),
             limit_unit="USD",
             cost_filters=[
                 {
@@ -407,6 +418,11 @@ class EndpointWatch(pulumi.ComponentResource):
             tags=args.tags,
             opts=child,
         )
+
+
+def _dollars(amount_usd: float) -> str:
+    """Dollars and cents as AWS Budgets takes them: 500, 12345.68; never 1e+06."""
+    return f"{amount_usd:.2f}".rstrip("0").rstrip(".")
 
 
 def _queries(

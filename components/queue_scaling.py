@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
+from async_inference.scaling import documents
 from async_inference.scaling.plan import (
     ScalingPlan,
     ScalingPolicy,
@@ -13,10 +15,6 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
-
-METRIC_NAMESPACE = "AWS/SageMaker"
-SERVICE_NAMESPACE = "sagemaker"
-SCALABLE_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ class QueueScaling(pulumi.ComponentResource):
 
     - the scalable target with the plan's bounds
     - a policy for each of the plan's, target tracking or steps
-    - an alarm for each step policy; target tracking has AWS's own
+    - the alarms of each step policy; target tracking has AWS's own
     - a scheduled action for each of the plan's schedules
     """
 
@@ -101,44 +99,29 @@ class QueueScaling(pulumi.ComponentResource):
         child: pulumi.ResourceOptions,
         anew: pulumi.ResourceOptions,
     ) -> aws.appautoscaling.Policy:
+        inputs = documents.provider_inputs(documents.policy_document(policy, args.endpoint_name))
         deployed = aws.appautoscaling.Policy(
             f"{name}-{slug(policy.name)}-policy",
-            name=policy.name,
-            policy_type=policy.type,
+            name=inputs.pop("policy_name"),
             service_namespace=target.service_namespace,
             scalable_dimension=target.scalable_dimension,
             resource_id=target.resource_id,
-            target_tracking_scaling_policy_configuration=(
-                _target_tracking(policy, args.endpoint_name)
-                if isinstance(policy, TargetTrackingPolicy)
-                else None
-            ),
-            step_scaling_policy_configuration=(
-                _step_scaling(policy) if isinstance(policy, StepScalingPolicy) else None
-            ),
+            **inputs,
             opts=anew,
         )
         if not isinstance(policy, StepScalingPolicy):
             return deployed
-        alarm = policy.alarm
-        aws.cloudwatch.MetricAlarm(
-            f"{name}-{slug(policy.name)}-alarm",
-            alarm_description=f"Runs the scaling policy {policy.name}.",
-            namespace=METRIC_NAMESPACE,
-            metric_name=alarm.metric,
-            # Any other dimension and the alarm never fires (docs/aws-facts.md#metrics).
-            dimensions={"EndpointName": args.endpoint_name},
-            statistic=alarm.statistic,
-            comparison_operator=alarm.comparison,
-            threshold=alarm.threshold,
-            period=alarm.period_s,
-            evaluation_periods=alarm.evaluation_periods,
-            datapoints_to_alarm=alarm.datapoints_to_alarm,
-            treat_missing_data=alarm.treat_missing_data,
-            alarm_actions=[deployed.arn],
-            tags=args.tags,
-            opts=child,
-        )
+        for number, alarm in enumerate(policy.alarms, start=1):
+            on = documents.watched(alarm, args.endpoint_name)
+            again = f"-{number}" if number > 1 else ""
+            aws.cloudwatch.MetricAlarm(
+                f"{name}-{slug(policy.name)}-alarm{again}",
+                alarm_description=f"Runs the scaling policy {policy.name}.",
+                **documents.provider_inputs(documents.alarm_document(alarm, on)),
+                alarm_actions=[deployed.arn],
+                tags=args.tags,
+                opts=child,
+            )
         return deployed
 
     def _schedule(
@@ -148,70 +131,20 @@ class QueueScaling(pulumi.ComponentResource):
         target: aws.appautoscaling.Target,
         anew: pulumi.ResourceOptions,
     ) -> aws.appautoscaling.ScheduledAction:
+        inputs = documents.provider_inputs(documents.schedule_document(action))
         return aws.appautoscaling.ScheduledAction(
             f"{name}-{slug(action.name)}-schedule",
-            name=action.name,
+            name=inputs.pop("scheduled_action_name"),
             service_namespace=target.service_namespace,
             scalable_dimension=target.scalable_dimension,
             resource_id=target.resource_id,
-            schedule=action.schedule,
-            timezone=action.timezone,
-            scalable_target_action={
-                "min_capacity": action.min_capacity,
-                "max_capacity": action.max_capacity,
-            },
+            **inputs,
             opts=anew,
         )
 
 
 def _after(resource: pulumi.Resource, options: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
     return pulumi.ResourceOptions.merge(options, pulumi.ResourceOptions(depends_on=[resource]))
-
-
-def _target_tracking(
-    policy: TargetTrackingPolicy, endpoint_name: pulumi.Input[str]
-) -> aws.appautoscaling.PolicyTargetTrackingScalingPolicyConfigurationArgsDict:
-    return {
-        "target_value": policy.target,
-        "customized_metric_specification": {
-            "namespace": METRIC_NAMESPACE,
-            "metric_name": policy.metric,
-            "dimensions": [{"name": "EndpointName", "value": endpoint_name}],
-            "statistic": policy.statistic,
-        },
-        "scale_out_cooldown": policy.scale_out_cooldown_s,
-        "scale_in_cooldown": policy.scale_in_cooldown_s,
-        "disable_scale_in": policy.disable_scale_in,
-    }
-
-
-def _step_scaling(
-    policy: StepScalingPolicy,
-) -> aws.appautoscaling.PolicyStepScalingPolicyConfigurationArgsDict:
-    return {
-        "adjustment_type": policy.adjustment_type,
-        "metric_aggregation_type": policy.metric_aggregation_type,
-        "cooldown": policy.cooldown_s,
-        "min_adjustment_magnitude": policy.min_adjustment_magnitude,
-        "step_adjustments": [
-            {
-                "metric_interval_lower_bound": _bound(step.lower_bound),
-                "metric_interval_upper_bound": _bound(step.upper_bound),
-                "scaling_adjustment": step.adjustment,
-            }
-            for step in policy.steps
-        ],
-    }
-
-
-def _bound(value: float | None) -> str | None:
-    # The provider takes bounds as text, since an absent one differs from 0.
-    return None if value is None else f"{value:.15g}"
-
-
-def scalable_id(endpoint_name: str, variant_name: str) -> str:
-    """What Application Auto Scaling calls an endpoint's variant."""
-    return f"endpoint/{endpoint_name}/variant/{variant_name}"
 
 
 def slug(name: str) -> str:
@@ -227,13 +160,13 @@ def summary(plan: ScalingPlan) -> str:
         if isinstance(policy, TargetTrackingPolicy):
             parts.append(f"tracks {policy.metric} at {policy.target:g}")
             continue
-        alarm = policy.alarm
         steps = ", ".join(f"{step.adjustment:+d}" for step in policy.steps)
-        parts.append(
-            f"{policy.adjustment_type} {steps} on {alarm.metric} {alarm.comparison} "
-            f"{alarm.threshold:g} ({alarm.datapoints_to_alarm} of {alarm.evaluation_periods} x "
-            f"{alarm.period_s} s)"
+        alarms = " or ".join(
+            f"{alarm.metric} {alarm.comparison} {alarm.threshold:g} "
+            f"({alarm.datapoints_to_alarm} of {alarm.evaluation_periods} x {alarm.period_s} s)"
+            for alarm in policy.alarms
         )
+        parts.append(f"{policy.adjustment_type} {steps} on {alarms}")
     parts += [
         f"{action.schedule} {action.timezone}: {action.min_capacity}..{action.max_capacity}"
         for action in plan.schedules

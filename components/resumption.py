@@ -15,12 +15,16 @@ from typing import Any
 
 import pulumi
 
+from async_inference.aws_names import (
+    IN_PROGRESS,
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    scalable_id,
+)
 from components.provider_account import ProviderAccount
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 from components.rollback_guard import configured_variants, described
 
-IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
-"""States in which SageMaker refuses to update or delete (API reference, EndpointSummary)."""
 SETTLED_WITHIN_S = 3600.0
 """The provider waits at most 60 minutes for an endpoint to be in service."""
 ASKED_AT_LEAST_EVERY_S = 10.0
@@ -45,7 +49,7 @@ class Namesake:
     tags: Mapping[str, str]
 
 
-def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str) -> None:
+def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str, urn: str) -> None:
     """Refuse to remove an endpoint unless an interrupted creation of this stack left it.
 
     The role tells whose it is: Pulumi names it at random, and each stack has its own. Tags do not,
@@ -56,6 +60,7 @@ def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str) -
         found: the endpoint that is there.
         endpoint_name: its name.
         own_role: what this stack's model runs as.
+        urn: the endpoint's URN in this stack.
 
     Raises:
         NameTakenError: it is another's, or was deployed to the end.
@@ -73,8 +78,24 @@ def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str) -
         raise NameTakenError(
             f"this stack once deployed the endpoint {endpoint_name}, tags: {tags}; Pulumi's state "
             "does not hold it, but it scales and may have requests. It is kept. Take it back with "
-            f"`pulumi import`, or, if nobody needs it: {deletion}."
+            f"`{import_command(urn, endpoint_name)}`, or, if nobody needs it: {deletion}."
         )
+
+
+def import_command(urn: str, endpoint_name: str) -> str:
+    """How Pulumi takes an endpoint into its state, under the component that it belongs to.
+
+    Args:
+        urn: the endpoint's URN in the stack.
+        endpoint_name: its name, which is its id.
+    """
+    head, kind, name = urn.rsplit("::", 2)
+    parents, _, own_type = kind.rpartition("$")
+    parent = name.removesuffix("-endpoint")
+    return (
+        f"pulumi import {own_type} {name} {endpoint_name} "
+        f"--parent '{parent}={head}::{parents}::{parent}' --protect=false"
+    )
 
 
 def clears_log_group(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
@@ -167,12 +188,12 @@ class Resumption:
         endpoint = described(sagemaker, self._endpoint_name)
         if endpoint is None:
             return
-        if endpoint["EndpointStatus"] == "Deleting":
+        if endpoint["EndpointStatus"] == EndpointStatus.DELETING:
             await self._settled(sagemaker)
             return
         own_role = _role(sagemaker, (args.new_inputs or {})["endpointConfigName"])
-        namesake = await self._namesake(sagemaker, endpoint)
-        refuse_unless_stranded(namesake, self._endpoint_name, own_role)
+        found = await self._namesake(sagemaker, endpoint)
+        refuse_unless_stranded(found, self._endpoint_name, own_role, args.urn)
         await self._remove(sagemaker)
 
     async def _clear_creation(self, args: pulumi.ResourceHookArgs) -> None:
@@ -180,7 +201,7 @@ class Resumption:
         endpoint = described(sagemaker, self._endpoint_name)
         if (
             endpoint is not None
-            and endpoint["EndpointStatus"] in ("Creating", "Failed")
+            and endpoint["EndpointStatus"] in (EndpointStatus.CREATING, EndpointStatus.FAILED)
             and endpoint["EndpointConfigName"] == (args.old_outputs or {}).get("name")
         ):
             await self._remove(sagemaker)

@@ -12,8 +12,13 @@ from typing import Any
 import pulumi
 from botocore import xform_name
 
+from async_inference.aws_names import (
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    scalable_id,
+)
 from components.provider_account import ProviderAccount
-from components.queue_scaling import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 
 
 class StillLiveError(Exception):
@@ -53,7 +58,7 @@ def live(sagemaker: Any, endpoint_name: str) -> Live | None:
         endpoint_name: whose configuration to look up.
     """
     endpoint = described(sagemaker, endpoint_name)
-    if endpoint is None or endpoint["EndpointStatus"] == "Deleting":
+    if endpoint is None or endpoint["EndpointStatus"] == EndpointStatus.DELETING:
         return None
     variants = configured_variants(sagemaker, endpoint["EndpointConfigName"])
     return Live(

@@ -6,8 +6,8 @@ SageMaker's deployment guardrails (DG deployment-guardrails).
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import QUEUE_METRICS
 from async_inference.groups import Updates
-from components.queue_scaling import METRIC_NAMESPACE
 
 EXECUTION_TIMEOUT_S = 3600
 """SageMaker gives an update up when the provider does, which waits 60 minutes
@@ -81,7 +81,7 @@ def rollback_alarm(
             f"The new fleet of {endpoint_name} answers with errors; SageMaker rolls the update "
             "back. What to do: docs/operations.md, A rolled back update."
         ),
-        namespace=METRIC_NAMESPACE,
+        namespace=QUEUE_METRICS,
         metric_name="Invocation5XXErrors",
         dimensions={
             "EndpointName": endpoint_name,

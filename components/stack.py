@@ -31,6 +31,8 @@ def endpoint_args(stack: Settings, **instead: Any) -> AsyncEndpointArgs:
         model_download_timeout_s=stack.model_download_timeout_s,
         startup_health_check_timeout_s=stack.startup_health_check_timeout_s,
         request_ttl_s=stack.request_ttl_s,
+        setup=stack.setup,
+        setup_s=stack.setup_s,
         output_path=stack.output_path,
         failure_path=stack.failure_path,
         listeners=stack.subscriptions,

@@ -86,6 +86,8 @@ class Security(TypedDict):
 
     encryption: NotRequired[str]
     """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
+    other_key_arns: NotRequired[list[str]]
+    """KMS keys of weights and of output buckets that are elsewhere; the endpoint may use them"""
     network_isolation: NotRequired[bool]
     """The container reaches no network; weights must be on S3"""
     subnet_ids: NotRequired[list[str]]

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +12,10 @@ from async_inference.local_aws.clients import isolated
 alone = isolated({})
 os.environ.clear()
 os.environ.update(alone)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl-C, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "project", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]

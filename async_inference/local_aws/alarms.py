@@ -1,10 +1,12 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
 moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
-own; Auto Scaling actions repeat while it stays in ALARM, other actions run on a change of state.
+own, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
+stays in ALARM, other actions run on a change of state.
 """
 
 import json
+import math
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,20 +15,43 @@ from typing import Any
 
 from moto.cloudwatch.models import Alarm
 
+from async_inference.aws_names import snake
 from async_inference.local_aws import cloudwatch
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.metrics import MINUTE_S, Series
+from async_inference.local_aws.metrics import MINUTE_S, last_end_s
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, publish
-from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
-from async_inference.scaling.plan import Metric, MetricAlarm
+from async_inference.scaling import documents
+from async_inference.scaling.alarms import (
+    STATISTIC_CODES,
+    AlarmState,
+    evaluate,
+    evaluated_every_s,
+    evaluation_range,
+    runs_action,
+)
+from async_inference.scaling.documents import Document, Watched
+from async_inference.scaling.plan import AlarmRule, Comparison
 from async_inference.scaling.unsettled import Unsettled
 
-_SIGNS = {
-    "GreaterThanOrEqualToThreshold": ">=",
-    "GreaterThanThreshold": ">",
-    "LessThanThreshold": "<",
-    "LessThanOrEqualToThreshold": "<=",
+_SIGNS: dict[str, str] = {
+    Comparison.GREATER_OR_EQUAL: ">=",
+    Comparison.GREATER: ">",
+    Comparison.LESS: "<",
+    Comparison.LESS_OR_EQUAL: "<=",
 }
+_MEMBERS = (
+    "Namespace",
+    "MetricName",
+    "Statistic",
+    "ExtendedStatistic",
+    "Period",
+    "ComparisonOperator",
+    "Threshold",
+    "EvaluationPeriods",
+    "DatapointsToAlarm",
+    "TreatMissingData",
+)
+"""What moto keeps of an alarm under the same name in snake_case."""
 
 
 class Alarms:
@@ -51,11 +76,14 @@ class Alarms:
         self._region = region
         self._clock = clock
         self._services = services
-        self._metric_delay_s = unsettled.metric_delay_s
+        self._unsettled = unsettled
+        self._cloudwatch.clock = clock
         self._plus_third = unsettled.evaluation_range == "n_plus_third"
         self._scale = scale
         self._lock = threading.Lock()
         self._known: dict[str, Alarm] = {}
+        self._ran_s: dict[str, float] = {}
+        """When each alarm's Auto Scaling actions ran last."""
 
     @property
     def _cloudwatch(self) -> cloudwatch.CloudWatch:
@@ -82,23 +110,14 @@ class Alarms:
             for name in self._known.keys() - self._cloudwatch.alarms.keys():
                 del self._known[name]
 
-    def put(self, name: str, alarm: MetricAlarm, endpoint: str, policy_arn: str) -> None:
+    def put(self, name: str, alarm: Document, policy_arn: str) -> None:
         """Create one of target tracking's own alarms; it lives as long as its policy."""
         with self._services.lock:
             self._cloudwatch.put_metric_alarm(
                 name=name,
-                namespace="AWS/SageMaker",
-                metric_name=alarm.metric,
-                comparison_operator=alarm.comparison,
-                evaluation_periods=alarm.evaluation_periods,
-                period=alarm.period_s,
-                threshold=alarm.threshold,
-                statistic=alarm.statistic,
                 description=f"DO NOT EDIT OR DELETE. For policy {policy_arn}.",
-                dimensions=[{"Name": "EndpointName", "Value": endpoint}],
                 alarm_actions=[policy_arn],
-                datapoints_to_alarm=alarm.datapoints_to_alarm,
-                treat_missing_data=alarm.treat_missing_data,
+                **{snake(member): value for member, value in alarm.items()},
             )
         self.adopt()
 
@@ -112,14 +131,16 @@ class Alarms:
     def next_evaluation_s(self, after_s: float) -> float | None:
         """When the next alarm is due, strictly after a time; None without alarms."""
         with self._lock:
-            names = list(self._known)
-        return min((_next(name, after_s) for name in names), default=None)
+            alarms = list(self._known.items())
+        return min((_next(name, alarm, after_s) for name, alarm in alarms), default=None)
 
     def evaluate_due(self, after_s: float, until_s: float) -> None:
         """Evaluate the alarms whose moment lies in (after_s, until_s]."""
         with self._lock:
             due = sorted(
-                (at_s, name) for name in self._known if (at_s := _next(name, after_s)) <= until_s
+                (at_s, name)
+                for name, alarm in self._known.items()
+                if (at_s := _next(name, alarm, after_s)) <= until_s
             )
         for at_s, name in due:
             self._evaluate(name, at_s)
@@ -160,34 +181,22 @@ class Alarms:
             alarm = self._known.get(name)
         if alarm is None or alarm.rule is not None or alarm.metric_data_queries:
             return
-        # Only the numbers matter to the rules; which metric they come from is the alarm's own.
-        rules = MetricAlarm.model_validate(
-            {
-                "metric": Metric.BACKLOG_SIZE,
-                "statistic": alarm.statistic or "Average",
-                "comparison": alarm.comparison_operator,
-                "threshold": alarm.threshold,
-                "period_s": alarm.period,
-                "evaluation_periods": alarm.evaluation_periods,
-                "datapoints_to_alarm": alarm.datapoints_to_alarm or alarm.evaluation_periods,
-                "treat_missing_data": alarm.treat_missing_data or "missing",
-            }
-        )
-        dimensions = {str(d.name): str(d.value) for d in alarm.dimensions}
-        series = Series.of(alarm.namespace, alarm.metric_name, dimensions)
+        rule, on = documents.alarm(_document(alarm))
+        if on is None or on.statistic not in STATISTIC_CODES:
+            return  # a percentile needs every sample, and only their sum and extremes are kept
         points = self._cloudwatch.metrics.periods(
-            series,
-            rules.statistic,
-            rules.period_s,
-            evaluation_range(rules.evaluation_periods, self._plus_third),
-            at_s - self._metric_delay_s,
+            on.series,
+            on.statistic,
+            on.period_s,
+            evaluation_range(rule.evaluation_periods, self._plus_third),
+            at_s - self._delay_s(on),
         )
         before = AlarmState[alarm.state_value]
-        after = evaluate(rules, points, before)
+        after = evaluate(rule, points, before)
         known = [point for point in points if point is not None]
         if after != before:
             old = {"stateValue": before.name, "stateReason": alarm.state_reason}
-            reason, data = _reason(rules, known), self._reason_data(rules, points, at_s)
+            reason, data = _reason(rule, known), self._reason_data(rule, on, points, at_s)
             new = {"stateValue": after.name, "stateReason": reason, "stateReasonData": data}
             with self._services.lock:
                 alarm.update_state(reason, json.dumps(data), after.name)
@@ -205,9 +214,13 @@ class Alarms:
             AlarmState.ALARM: alarm.alarm_actions,
             AlarmState.INSUFFICIENT_DATA: alarm.insufficient_data_actions,
         }[after]
+        scales = bool(known) and runs_action(
+            after != before, at_s, self._ran_s.get(name, -math.inf)
+        )
         for action in actions:
             if ":scalingPolicy:" in action:
-                if known:
+                if scales:
+                    self._ran_s[name] = at_s
                     came = self._scale(action, name, known[-1], alarm.threshold)
                     self._note(name, "Action", came)
             elif after != before and ":sns:" in action:
@@ -222,27 +235,33 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
+    def _delay_s(self, on: Watched) -> float:
+        """How long after a period's end its datapoint is visible."""
+        if on.series.namespace in cloudwatch.PUBLISHED_NAMESPACES:
+            return self._unsettled.metric_delay_s
+        return self._unsettled.announcement_delay_s
+
     def _reason_data(
-        self, rules: MetricAlarm, points: Sequence[float | None], at_s: float
+        self, rule: AlarmRule, on: Watched, points: Sequence[float | None], at_s: float
     ) -> dict[str, Any]:
         """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 
         `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
         (public records of CloudWatch's events; the reference does not describe it).
         """
-        end_s = (at_s - self._metric_delay_s) // MINUTE_S * MINUTE_S
+        end_s = last_end_s(on.period_s, at_s - self._delay_s(on))
         known = [point for point in points if point is not None]
-        newest_first = list(reversed(points))[: rules.evaluation_periods]
+        newest_first = list(reversed(points))[: rule.evaluation_periods]
         return {
             "version": "1.0",
             "queryDate": _iso(at_s),
-            "startDate": _iso(end_s - rules.evaluation_periods * rules.period_s),
-            "statistic": rules.statistic,
-            "period": rules.period_s,
-            "recentDatapoints": known[-rules.evaluation_periods :],
-            "threshold": rules.threshold,
+            "startDate": _iso(end_s - rule.evaluation_periods * on.period_s),
+            "statistic": on.statistic,
+            "period": on.period_s,
+            "recentDatapoints": known[-rule.evaluation_periods :],
+            "threshold": rule.threshold,
             "evaluatedDatapoints": [
-                {"timestamp": _iso(end_s - age * rules.period_s)}
+                {"timestamp": _iso(end_s - age * on.period_s)}
                 | ({} if point is None else {"value": point})
                 for age, point in enumerate(newest_first, start=1)
             ],
@@ -267,6 +286,12 @@ def _iso(at_s: float) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "+0000")
 
 
+def _document(alarm: Alarm) -> Document:
+    """An alarm as DescribeAlarms gives it, as far as an evaluation needs it."""
+    named = [{"Name": str(each.name), "Value": str(each.value)} for each in alarm.dimensions]
+    return {member: getattr(alarm, snake(member)) for member in _MEMBERS} | {"Dimensions": named}
+
+
 def _condition(alarm: Alarm) -> str:
     """When it goes off, in short."""
     if alarm.rule is not None:
@@ -281,19 +306,20 @@ def _condition(alarm: Alarm) -> str:
     )
 
 
-def _next(name: str, after_s: float) -> float:
+def _next(name: str, alarm: Alarm, after_s: float) -> float:
     # CloudWatch evaluates each alarm at a phase of its own; a name's is always the same here.
-    phase_s = zlib.crc32(name.encode()) % MINUTE_S
-    minutes = (after_s - phase_s) // MINUTE_S + 1
-    return minutes * MINUTE_S + phase_s
+    every_s = evaluated_every_s(int(alarm.period or MINUTE_S))
+    phase_s = zlib.crc32(name.encode()) % every_s
+    times = (after_s - phase_s) // every_s + 1
+    return times * every_s + phase_s
 
 
-def _reason(rules: MetricAlarm, known: list[float]) -> str:
+def _reason(rule: AlarmRule, known: list[float]) -> str:
     if not known:
         return "Insufficient Data: no datapoints were received"
-    shown = ", ".join(f"{value:g}" for value in known[-rules.evaluation_periods :])
+    shown = ", ".join(f"{value:g}" for value in known[-rule.evaluation_periods :])
     return (
-        f"Threshold Crossed: {rules.datapoints_to_alarm} out of the last "
-        f"{rules.evaluation_periods} datapoints [{shown}] against {rules.comparison} "
-        f"{rules.threshold:g}"
+        f"Threshold Crossed: {rule.datapoints_to_alarm} out of the last "
+        f"{rule.evaluation_periods} datapoints [{shown}] against {rule.comparison} "
+        f"{rule.threshold:g}"
     )

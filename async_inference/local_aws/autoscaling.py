@@ -3,19 +3,27 @@
 What a policy does to a capacity is decided by `async_inference.scaling`, from what was deployed.
 """
 
-import re
 import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from async_inference.aws_names import (
+    SCALABLE_DIMENSION,
+    SCALING_SERVICE,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    arn,
+    scalable_id,
+    scaled_variant,
+)
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.endpoint import Capacity, Endpoint, change_refused
 from async_inference.local_aws.errors import AwsError, validation_error
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.moto_services import ACCOUNT_ID
-from async_inference.scaling import schedules
+from async_inference.scaling import documents, schedules
 from async_inference.scaling.autoscaler import (
     Autoscaler,
     Decision,
@@ -23,20 +31,10 @@ from async_inference.scaling.autoscaler import (
     Verdict,
     tracking_alarms,
 )
-from async_inference.scaling.plan import (
-    Metric,
-    MetricAlarm,
-    ScalingPolicy,
-    StepAdjustment,
-    StepScalingPolicy,
-    TargetTrackingPolicy,
-)
+from async_inference.scaling.plan import DeployedPolicy, TargetTracking
 from async_inference.scaling.unsettled import Unsettled
 
 KEPT_ACTIVITIES = 500
-DIMENSION = "sagemaker:variant:DesiredInstanceCount"
-_ANY_ALARM = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=0)
-"""A deployed step policy does not know its alarms: they name it, not the other way round."""
 
 
 @dataclass
@@ -69,7 +67,7 @@ class ApplicationAutoScaling:
         clock: Clock,
         journal: Journal,
         unsettled: Unsettled,
-        put_alarm: Callable[[str, MetricAlarm, str, str], None],
+        put_alarm: Callable[[str, documents.Document, str], None],
         delete_alarms: Callable[[list[str]], None],
     ) -> None:
         self._region = region
@@ -105,9 +103,9 @@ class ApplicationAutoScaling:
             document = {
                 "CreationTime": self._clock.now_s(),
                 **known,
-                "ServiceNamespace": "sagemaker",
+                "ServiceNamespace": SERVICE_NAMESPACE,
                 "ResourceId": resource_id,
-                "ScalableDimension": DIMENSION,
+                "ScalableDimension": SCALABLE_DIMENSION,
                 "MinCapacity": low,
                 "MaxCapacity": high,
                 "RoleARN": _service_role(),
@@ -171,14 +169,16 @@ class ApplicationAutoScaling:
                 "Alarms": [],
                 **(known or {}),
                 "PolicyName": name,
-                "ServiceNamespace": "sagemaker",
+                "ServiceNamespace": SERVICE_NAMESPACE,
                 "ResourceId": resource_id,
-                "ScalableDimension": DIMENSION,
+                "ScalableDimension": SCALABLE_DIMENSION,
                 "PolicyType": kind,
             }
             if configuration in request:
                 document[configuration] = request[configuration]
-            self._policy(document)
+            found, tracked = _policy(document)
+            if isinstance(found, TargetTracking) and tracked is None:
+                raise validation_error("This AWS tracks one metric, no expression over several")
             if kind == "TargetTrackingScaling":
                 document["Alarms"] = self._tracking_alarms(resource_id, document)
             target.policies[name] = document
@@ -204,7 +204,7 @@ class ApplicationAutoScaling:
             if document is None:
                 raise _not_found(
                     f"No scaling policy found for service namespace: sagemaker, resource ID: "
-                    f"{request['ResourceId']}, scalable dimension: {DIMENSION}, "
+                    f"{request['ResourceId']}, scalable dimension: {SCALABLE_DIMENSION}, "
                     f"policy name: {request['PolicyName']}"
                 )
             self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
@@ -223,10 +223,10 @@ class ApplicationAutoScaling:
                 raise validation_error(str(error)) from error
             known = target.schedules.get(name, {})
             target.schedules[name] = {
-                "ScheduledActionARN": (
-                    f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scheduledAction:"
-                    f"{uuid.uuid4()}:resource/sagemaker/{request['ResourceId']}:"
-                    f"scheduledActionName/{name}"
+                "ScheduledActionARN": self._arn(
+                    "autoscaling",
+                    f"scheduledAction:{uuid.uuid4()}:resource/{SERVICE_NAMESPACE}/"
+                    f"{request['ResourceId']}:scheduledActionName/{name}",
                 ),
                 "CreationTime": self._clock.now_s(),
                 "Timezone": "UTC",
@@ -297,13 +297,13 @@ class ApplicationAutoScaling:
 
     def has_target(self, endpoint: str, variant: str) -> bool:
         """Whether the variant is a scalable target."""
-        return f"endpoint/{endpoint}/variant/{variant}" in self._targets
+        return scalable_id(endpoint, variant) in self._targets
 
     def endpoint_deleted(self, endpoint: str) -> None:
         """Deregister what belongs to an endpoint that is gone."""
         with self._lock:
             for resource_id in list(self._targets):
-                if resource_id.split("/")[1] == endpoint:
+                if scaled_variant(resource_id)[0] == endpoint:
                     self._remove(resource_id)
 
     def capacity_changed(self, endpoint: Endpoint) -> None:
@@ -311,13 +311,13 @@ class ApplicationAutoScaling:
 
         Scale-out cooldowns start once all instances serve.
         """
-        resource_id = f"endpoint/{endpoint.name}/variant/{endpoint.plan.variant}"
+        resource_id = scalable_id(endpoint.name, endpoint.plan.variant)
         with self._lock:
             target = self._targets.get(resource_id)
             if target is None:
                 return
             now = self._observe(target, endpoint)
-            if now.status == "InService":
+            if now.status == EndpointStatus.IN_SERVICE:
                 for activity in target.activities:
                     if activity["StatusCode"] == "InProgress":
                         activity |= {
@@ -417,12 +417,12 @@ class ApplicationAutoScaling:
         endpoint = self._endpoint(resource_id)
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
         suspended = target.document["SuspendedState"]
-        if endpoint.status in ("Failed", "Deleting"):
+        if endpoint.status in (EndpointStatus.FAILED, EndpointStatus.DELETING):
             return f"endpoint is {endpoint.status}"
         self._observe(target, endpoint)
         before = target.scaler.desired
         (decision,) = target.scaler.decide(
-            [Request(self._policy(document), metric, threshold)], now_s
+            [Request(_policy(document)[0], metric, threshold)], now_s
         )
         grows = target.scaler.desired > before
         if (
@@ -518,9 +518,9 @@ class ApplicationAutoScaling:
     def _activity(self, target: Target, cause: str) -> dict[str, Any]:
         activity = {
             "ActivityId": str(uuid.uuid4()),
-            "ServiceNamespace": "sagemaker",
+            "ServiceNamespace": SERVICE_NAMESPACE,
             "ResourceId": target.document["ResourceId"],
-            "ScalableDimension": DIMENSION,
+            "ScalableDimension": SCALABLE_DIMENSION,
             "Cause": cause,
             "StartTime": self._clock.now_s(),
         }
@@ -528,55 +528,34 @@ class ApplicationAutoScaling:
         del target.activities[:-KEPT_ACTIVITIES]
         return activity
 
-    def _policy(self, document: dict[str, Any]) -> ScalingPolicy:
-        """A deployed policy as the rules know it."""
-        name = document["PolicyName"]
-        if document["PolicyType"] == "StepScaling":
-            steps = document["StepScalingPolicyConfiguration"]
-            return StepScalingPolicy(
-                name=name,
-                alarm=_ANY_ALARM,
-                adjustment_type=steps["AdjustmentType"],
-                steps=tuple(map(StepAdjustment.deployed, steps["StepAdjustments"])),
-                min_adjustment_magnitude=steps.get("MinAdjustmentMagnitude"),
-                cooldown_s=steps.get("Cooldown", 300),
-            )
-        tracking = document["TargetTrackingScalingPolicyConfiguration"]
-        custom = tracking.get("CustomizedMetricSpecification")
-        known = custom is not None and custom.get("MetricName") in set(Metric)
-        return TargetTrackingPolicy(
-            name=name,
-            metric=custom["MetricName"] if known else Metric.BACKLOG_SIZE_PER_INSTANCE,
-            statistic=(custom or {}).get("Statistic", "Average"),
-            target=tracking["TargetValue"],
-            scale_out_cooldown_s=tracking.get("ScaleOutCooldown", 300),
-            scale_in_cooldown_s=tracking.get("ScaleInCooldown", 300),
-            disable_scale_in=tracking.get("DisableScaleIn", False),
-        )
-
     def _tracking_alarms(self, resource_id: str, document: dict[str, Any]) -> list[dict[str, str]]:
-        policy = self._policy(document)
-        assert isinstance(policy, TargetTrackingPolicy)
+        policy, tracked = _policy(document)
+        assert isinstance(policy, TargetTracking)
+        assert tracked is not None
         self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
         made = []
         high_and_low = zip(("High", "Low"), tracking_alarms(policy, self._unsettled), strict=True)
-        for level, alarm in high_and_low:
-            if alarm is None:
+        for level, rule in high_and_low:
+            if rule is None:
                 continue
             name = f"TargetTracking-{resource_id}-Alarm{level}-{uuid.uuid4()}"
-            self._put_alarm(name, alarm, resource_id.split("/")[1], document["PolicyARN"])
+            alarm = documents.alarm_document(rule, tracked)
+            self._put_alarm(name, alarm, document["PolicyARN"])
             made.append(
                 {
                     "AlarmName": name,
-                    "AlarmARN": f"arn:aws:cloudwatch:{self._region}:{ACCOUNT_ID}:alarm:{name}",
+                    "AlarmARN": self._arn("cloudwatch", f"alarm:{name}"),
                 }
             )
         return made
 
     def _endpoint(self, resource_id: str) -> Endpoint:
-        parts = re.fullmatch(r"endpoint/([^/]+)/variant/([^/]+)", resource_id)
-        endpoint = self._endpoints().get(parts[1]) if parts else None
-        if parts is None or endpoint is None or endpoint.plan.variant != parts[2]:
+        try:
+            name, variant = scaled_variant(resource_id)
+        except ValueError:
+            name, variant = "", ""
+        endpoint = self._endpoints().get(name)
+        if endpoint is None or endpoint.plan.variant != variant:
             raise validation_error(f"SageMaker resource doesn't exist: {resource_id}")
         return endpoint
 
@@ -584,15 +563,15 @@ class ApplicationAutoScaling:
         if resource_id not in self._targets:
             raise _not_found(
                 f"No scalable target found for service namespace: sagemaker, resource ID: "
-                f"{resource_id}, scalable dimension: {DIMENSION}"
+                f"{resource_id}, scalable dimension: {SCALABLE_DIMENSION}"
             )
         return self._targets[resource_id]
 
-    def _by_arn(self, arn: str) -> tuple[str, Target]:
+    def _by_arn(self, wanted: str) -> tuple[str, Target]:
         for resource_id, target in self._targets.items():
-            if target.document["ScalableTargetARN"] == arn:
+            if target.document["ScalableTargetARN"] == wanted:
                 return resource_id, target
-        raise AwsError("ResourceNotFoundException", f"The resource {arn} was not found")
+        raise AwsError("ResourceNotFoundException", f"The resource {wanted} was not found")
 
     def _remove(self, resource_id: str) -> None:
         target = self._targets.pop(resource_id)
@@ -600,18 +579,15 @@ class ApplicationAutoScaling:
             self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
         self._journal.delete(f"{self._region}/scalable-target", resource_id)
 
+    def _arn(self, service: str, resource: str) -> str:
+        return arn(service, resource, region=self._region, account_id=ACCOUNT_ID)
+
     def _target_arn(self) -> str:
-        identity = uuid.uuid4().hex[:16]
-        return (
-            f"arn:aws:application-autoscaling:{self._region}:{ACCOUNT_ID}:"
-            f"scalable-target/{identity}"
-        )
+        return self._arn("application-autoscaling", f"scalable-target/{uuid.uuid4().hex[:16]}")
 
     def _policy_arn(self, resource_id: str, name: str) -> str:
-        return (
-            f"arn:aws:autoscaling:{self._region}:{ACCOUNT_ID}:scalingPolicy:{uuid.uuid4()}:"
-            f"resource/sagemaker/{resource_id}:policyName/{name}"
-        )
+        owned = f"resource/{SERVICE_NAMESPACE}/{resource_id}:policyName/{name}"
+        return self._arn("autoscaling", f"scalingPolicy:{uuid.uuid4()}:{owned}")
 
     def _save(self, resource_id: str) -> None:
         target = self._targets.get(resource_id)
@@ -641,7 +617,7 @@ class ApplicationAutoScaling:
             saved["activities"],
             saved.get("awaited"),
         )
-        policies = [self._policy(policy) for policy in target.policies.values()]
+        policies = [_policy(policy)[0] for policy in target.policies.values()]
         scaler.restore(policies, saved["cooldowns"])
         return target
 
@@ -656,11 +632,16 @@ _NOT_SCALED = {
 """Reason codes of AAS NotScaledReason, the nearest for each verdict."""
 
 
+def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.Watched | None]:
+    try:
+        return documents.policy(document)
+    except ValueError as error:
+        raise validation_error(str(error)) from error
+
+
 def _service_role() -> str:
-    return (
-        f"arn:aws:iam::{ACCOUNT_ID}:role/aws-service-role/sagemaker.application-autoscaling."
-        "amazonaws.com/AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
-    )
+    role = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
+    return arn("iam", f"role/aws-service-role/{SCALING_SERVICE}/{role}", account_id=ACCOUNT_ID)
 
 
 def _not_found(message: str) -> AwsError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, EndpointStatus, Series, arn
 from async_inference.local_aws.backlog import Backlog, Waiting
 from async_inference.local_aws.deployment import Deployment
 from async_inference.local_aws.environment import Environment
@@ -25,12 +26,9 @@ from async_inference.local_aws.instance import (
     start,
     wait_until_loaded,
 )
-from async_inference.local_aws.metrics import Series
 from async_inference.local_aws.moto_services import ACCOUNT_ID
 from async_inference.scaling.autoscaler import CHANGE_REFUSED, change_in_progress
 
-NAMESPACE = "AWS/SageMaker"
-INSTANCE_NAMESPACE = "/aws/sagemaker/Endpoints"
 START_ATTEMPTS = 3
 """Times an instance is started whose process is killed meanwhile."""
 LOOK_AGAIN_S = 0.05
@@ -51,7 +49,7 @@ class Capacity:
         deploying: whether a configuration is being deployed, the first one included.
     """
 
-    status: str
+    status: EndpointStatus
     desired: int
     in_service: int
     scale_in_ends_s: float
@@ -81,7 +79,7 @@ class Endpoint:
     ) -> None:
         self.name = name
         self.region = region
-        self.status = "Creating" if resumed is None else "Updating"
+        self.status = EndpointStatus.CREATING if resumed is None else EndpointStatus.UPDATING
         self.failure_reason: str | None = None
         self._environment = environment
         self._changed = changed
@@ -147,13 +145,13 @@ class Endpoint:
         """What there is and what is asked for."""
         with self._lock:
             desired = self._live.desired
-            settled = self.status == "InService"
+            settled = self.status == EndpointStatus.IN_SERVICE
             return Capacity(
                 status=self.status,
                 desired=desired,
                 in_service=desired if settled else len(self._live.serving),
                 scale_in_ends_s=self._scale_in_ends_s,
-                deploying=self._incoming is not None or self.status == "Creating",
+                deploying=self._incoming is not None or self.status == EndpointStatus.CREATING,
             )
 
     def set_desired(self, count: int) -> bool:
@@ -168,7 +166,8 @@ class Endpoint:
         with self._lock:
             overlaps = unsettled.capacity_change_in_progress == "allowed"
             if self._incoming is not None or not (
-                self.status == "InService" or (overlaps and self.status == "Updating")
+                self.status == EndpointStatus.IN_SERVICE
+                or (overlaps and self.status == EndpointStatus.UPDATING)
             ):
                 return False
             if count < self._live.desired:
@@ -192,7 +191,7 @@ class Endpoint:
     def delete(self) -> None:
         """Stop every instance and drop the queue."""
         with self._lock:
-            self.status = "Deleting"
+            self.status = EndpointStatus.DELETING
             self.requests.drop()
         self.close()
         self._environment.journal.forget(self.name)
@@ -240,7 +239,7 @@ class Endpoint:
         for name, values in together.items():
             self._put(name, variant, values, now_s)
         if serving and first:
-            series = Series.of(INSTANCE_NAMESPACE, "CPUUtilization", variant)
+            series = Series.of(INSTANCE_METRICS, "CPUUtilization", variant)
             self._environment.metrics.put(series, now_s, [0.0] * serving)
 
     def instances(self) -> list[dict[str, Any]]:
@@ -265,7 +264,7 @@ class Endpoint:
     def _put(
         self, name: str, dimensions: dict[str, str], values: Iterable[float], now_s: float
     ) -> None:
-        self._environment.metrics.put(Series.of(NAMESPACE, name, dimensions), now_s, values)
+        self._environment.metrics.put(Series.of(QUEUE_METRICS, name, dimensions), now_s, values)
 
     # Fleets
 
@@ -321,9 +320,9 @@ class Endpoint:
         self._lock.notify_all()
 
     def _begin_update(self, now_s: float) -> None:
-        if self.status == "InService":
+        if self.status == EndpointStatus.IN_SERVICE:
             self._in_progress_since_s = now_s
-        self.status = "Updating"
+        self.status = EndpointStatus.UPDATING
 
     def settle(self) -> None:
         """Move the status on where a change is done, and tell that something changed."""
@@ -332,18 +331,18 @@ class Endpoint:
             self._activate()
             if self._ended:
                 return
-            if self.status == "Creating" and self._live.failure is not None:
-                self.status = "Failed"
+            if self.status == EndpointStatus.CREATING and self._live.failure is not None:
+                self.status = EndpointStatus.FAILED
                 self._in_progress_since_s = None
                 self.failure_reason = self._live.failure
             elif (
                 self._incoming is None
-                and self.status in ("Creating", "Updating")
+                and self.status in (EndpointStatus.CREATING, EndpointStatus.UPDATING)
                 and not change_in_progress(
                     now_s, self._live.desired, len(self._live.serving), self._scale_in_ends_s
                 )
             ):
-                self.status = "InService"
+                self.status = EndpointStatus.IN_SERVICE
                 self._in_progress_since_s = None
         self._changed()
 
@@ -474,7 +473,7 @@ class Endpoint:
                     if error.killed and attempt < START_ATTEMPTS:
                         continue
                     with self._lock:
-                        first = fleet is self._incoming or self.status == "Creating"
+                        first = fleet is self._incoming or self.status == EndpointStatus.CREATING
                         if first:
                             fleet.failure = str(error)
                     if first:
@@ -551,5 +550,5 @@ class Endpoint:
 
 def change_refused(region: str, endpoint: str) -> str:
     """How SageMaker refuses a change of an endpoint that is in progress."""
-    arn = f"arn:aws:sagemaker:{region}:{ACCOUNT_ID}:endpoint/{endpoint.lower()}"
-    return f'{CHANGE_REFUSED} "{arn}".'
+    named = arn("sagemaker", f"endpoint/{endpoint.lower()}", region=region, account_id=ACCOUNT_ID)
+    return f'{CHANGE_REFUSED} "{named}".'

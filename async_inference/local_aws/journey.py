@@ -22,6 +22,7 @@ from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
+from async_inference.aws_names import split_s3_uri
 from async_inference.local_aws import clients, daemon, page
 from async_inference.local_aws.clients import client
 from async_inference.local_aws.daemon import AWS_FOLDER, LOCAL, Daemon
@@ -343,7 +344,7 @@ def _merged(variables: dict[str, str]) -> dict[str, str]:
 def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
     s3 = client(aws.url, "s3")
     for location in (output, failure):
-        bucket, _, key = location.removeprefix("s3://").partition("/")
+        bucket, key = split_s3_uri(location)
         try:
             body = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         except s3.exceptions.NoSuchKey:

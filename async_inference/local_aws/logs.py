@@ -9,10 +9,10 @@ from pathlib import Path
 
 from moto.logs.models import LogGroup, LogsBackend, logs_backends
 
+from async_inference.aws_names import log_group
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.clock import Clock
 
-GROUP = "/aws/sagemaker/Endpoints/{endpoint}"
 SUFFIXES = {".log": "", ".data-log": "/data-log"}
 
 
@@ -47,7 +47,7 @@ class EndpointLogs:
     def _append(self, path: Path, lines: list[str]) -> None:
         region, endpoint, variant, _ = path.relative_to(self._folder).parts
         backend: LogsBackend = logs_backends[ACCOUNT_ID][region]
-        name = GROUP.format(endpoint=endpoint)
+        name = log_group(endpoint)
         backend.ensure_log_group(name)
         group: LogGroup = backend.groups[name]
         stream = f"{variant}/{path.stem}{SUFFIXES[path.suffix]}"

@@ -29,6 +29,7 @@ from moto.settings import get_s3_default_key_buffer_size
 from moto.sns.models import sns_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
+from async_inference.aws_names import region_of, split_s3_uri
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
@@ -214,7 +215,7 @@ class MotoServices:
     def topic_exists(self, arn: str) -> bool:
         """Whether there is such an SNS topic."""
         with self.lock:
-            return arn in sns_backends[ACCOUNT_ID][_region_of_arn(arn)].topics
+            return arn in sns_backends[ACCOUNT_ID][region_of(arn)].topics
 
     def answer(self, request_number: int, calls: Iterable[Call]) -> None:
         """Write a request's answer: journalled in one transaction, then done."""
@@ -246,7 +247,7 @@ class MotoServices:
                 written.set_metadata(call.headers)
                 written.set_acl(s3.buckets[bucket].acl)
         elif call.method == PUBLISH:
-            sns = sns_backends[ACCOUNT_ID][_region_of_arn(call.path)]
+            sns = sns_backends[ACCOUNT_ID][region_of(call.path)]
             if call.path in sns.topics:
                 sns.publish(call.body.decode(), arn=call.path)
         else:
@@ -300,8 +301,7 @@ def split_uri(uri: str) -> tuple[str, str]:
         ObjectMissingError: a URL of another place.
     """
     if not uri.startswith("https://"):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        return bucket, key
+        return split_s3_uri(uri)
     url = urlsplit(uri)
     host = _S3_HOST.fullmatch(url.netloc)
     if host is None:
@@ -318,10 +318,6 @@ def _s3_with(bucket: str) -> S3Backend:
     if bucket not in backend.buckets:
         raise ObjectMissingError(f"s3://{bucket}: the bucket does not exist")
     return backend
-
-
-def _region_of_arn(arn: str) -> str:
-    return arn.split(":")[3]
 
 
 def operation_name(environ: dict[str, Any], body: bytes) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from async_inference.aws_names import EndpointStatus, arn
+from async_inference.groups import LOCAL_STORAGE
 from async_inference.local_aws import deployment
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.deployment import Deployment
@@ -60,7 +62,7 @@ class SageMaker:
         self._endpoints = journal.documents(f"{region}/endpoint")
         self._running: dict[str, Endpoint] = {}
         for name, document in self._endpoints.items():
-            if document["EndpointStatus"] != "Failed":
+            if document["EndpointStatus"] != EndpointStatus.FAILED:
                 self._resume(name, document)
 
     def close(self) -> None:
@@ -150,7 +152,7 @@ class SageMaker:
                 self._check_deployment(config, plan.initial_instances)
             arn = self._create("endpoint", self._endpoints, name, request)
             document = self._endpoints[name]
-            document |= {"EndpointStatus": "Creating", "Serving": asdict(plan)}
+            document |= {"EndpointStatus": EndpointStatus.CREATING, "Serving": asdict(plan)}
             if config is not None:
                 # For later updates that retain it; a creation has nothing to shift (DG).
                 document["LastDeploymentConfig"] = document.pop("DeploymentConfig")
@@ -273,9 +275,9 @@ class SageMaker:
         with self._lock:
             name = request["EndpointName"]
             document = self._endpoint(name)
-            if document["EndpointStatus"] != "Failed":
+            if document["EndpointStatus"] != EndpointStatus.FAILED:
                 self._refuse_unless_in_service(name)
-            document["EndpointStatus"] = "Deleting"
+            document["EndpointStatus"] = EndpointStatus.DELETING
             self._save_endpoint(name)
             endpoint = self._running.pop(name, None)
         if endpoint is not None:
@@ -324,7 +326,10 @@ class SageMaker:
             endpoint = self._running.get(name)
             if name not in self._endpoints:
                 raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
-            if endpoint is None or endpoint.status in ("Creating", "Failed"):
+            if endpoint is None or endpoint.status in (
+                EndpointStatus.CREATING,
+                EndpointStatus.FAILED,
+            ):
                 raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} is not in service.")
         location = request.get("InputLocation")
         if (location is None) == (body is None):
@@ -371,7 +376,12 @@ class SageMaker:
     # What the operations share
 
     def _arn(self, kind: str, name: str) -> str:
-        return f"arn:aws:sagemaker:{self._region}:{ACCOUNT_ID}:{kind}/{name.lower()}"
+        return arn(
+            "sagemaker",
+            f"{kind}/{name.lower()}",
+            region=self._region,
+            account_id=ACCOUNT_ID,
+        )
 
     def _create(
         self, kind: str, documents: dict[str, dict[str, Any]], name: str, request: Request
@@ -405,7 +415,7 @@ class SageMaker:
     def _refuse_unless_in_service(self, name: str) -> None:
         endpoint = self._running.get(name)
         status = endpoint.status if endpoint else self._endpoints[name]["EndpointStatus"]
-        if status != "InService":
+        if status != EndpointStatus.IN_SERVICE:
             raise validation_error(change_refused(self._region, name))
 
     def _plan(self, configuration: str) -> FleetPlan:
@@ -467,11 +477,11 @@ class SageMaker:
     def _resume(self, name: str, document: dict[str, Any]) -> None:
         """After a restart: go on with what the endpoint served, and start an update again."""
         status = document["EndpointStatus"]
-        if status == "Deleting":
+        if status == EndpointStatus.DELETING:
             self._environment.journal.forget(name)
             self._environment.journal.delete(f"{self._region}/endpoint", name)
             return
-        resumed = None if status == "Creating" else document["DesiredInstances"]
+        resumed = None if status == EndpointStatus.CREATING else document["DesiredInstances"]
         with self._lock:
             # Until the update goes on, no news of an instance may end it.
             self._run(name, FleetPlan.restored(document["Serving"]), resumed)
@@ -586,6 +596,11 @@ def _check_variants(request: Request) -> None:
     for variant in variants:
         if "ServerlessConfig" in variant:
             continue
+        if "KmsKeyId" in request and _family(variant.get("InstanceType", "")) in LOCAL_STORAGE:
+            # Older service models; the newest says that the key does nothing there.
+            problems.append(
+                f"KmsKeyId cannot be used with {variant['InstanceType']}, which has local storage."
+            )
         missing = [
             key
             for key in ("ModelName", "InstanceType", "InitialInstanceCount")
@@ -595,6 +610,10 @@ def _check_variants(request: Request) -> None:
             problems.append(f"Variant {variant['VariantName']} needs {', '.join(missing)}.")
     if problems:
         raise validation_error(" ".join(problems))
+
+
+def _family(instance_type: str) -> str:
+    return instance_type.removeprefix("ml.").partition(".")[0]
 
 
 def _locations(plan: FleetPlan, request: Request) -> tuple[str | None, str | None]:

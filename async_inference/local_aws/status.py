@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from async_inference.aws_names import QUEUE_METRICS, EndpointStatus, Series
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import NAMESPACE, Endpoint
-from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore, Series
+from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore
 from async_inference.local_aws.sagemaker import SageMaker
 from async_inference.scaling.alarms import AlarmState
 
@@ -164,7 +165,7 @@ class RegionStatus:
             return [joined(bucket) if bucket else None for bucket in buckets]
 
         def published(metric: str, dimensions: dict[str, str]) -> Series:
-            return Series.of(NAMESPACE, metric, dimensions)
+            return Series.of(QUEUE_METRICS, metric, dimensions)
 
         both = mine | {"VariantName": variant}
         levels = {
@@ -209,9 +210,9 @@ def summary(endpoint: dict[str, Any]) -> str:
         endpoint: as `RegionStatus.now` shows it.
     """
     asked_for, in_service = endpoint["desired"], endpoint["in_service"]
-    if endpoint["status"] == "Failed":
+    if endpoint["status"] == EndpointStatus.FAILED:
         return "Failed: it could not be created."
-    if endpoint["status"] == "Creating":
+    if endpoint["status"] == EndpointStatus.CREATING:
         return f"Being created: {_count(asked_for, 'instance')} starting." + _blocked(
             endpoint["in_progress_since_s"]
         )
@@ -220,9 +221,9 @@ def summary(endpoint: dict[str, Any]) -> str:
         said += f" Scaling {'out' if asked_for > in_service else 'in'} to {asked_for}."
     configurations = {instance["configuration"] for instance in endpoint["instances"]}
     arriving = configurations - {endpoint["configuration"]}
-    if arriving and endpoint["status"] == "Updating":
+    if arriving and endpoint["status"] == EndpointStatus.UPDATING:
         said += f" An update to {', '.join(sorted(arriving))} is under way."
-    if endpoint["status"] == "Updating":
+    if endpoint["status"] == EndpointStatus.UPDATING:
         said += _blocked(endpoint["in_progress_since_s"])
     return said
 

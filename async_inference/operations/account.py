@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
+from async_inference.aws_names import SERVICE_NAMESPACE, scalable_id
 from async_inference.operations.verify import Asked, Live, bucket_names, topic_arns
 from async_inference.provider import pulumi_says
 from async_inference.settings import Settings
 from async_inference.validation import InvalidInputError
 
-SERVICE_NAMESPACE = "sagemaker"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
@@ -84,11 +84,11 @@ def live(client: Clients, wanted: Asked) -> Live:
             "ScalableTargets",
             ServiceNamespace=SERVICE_NAMESPACE,
         )
-        if target["ResourceId"].startswith(f"endpoint/{name}/")
+        if target["ResourceId"].startswith(scalable_id(name, ""))
     ]
     mine = {
         "ServiceNamespace": SERVICE_NAMESPACE,
-        "ResourceId": f"endpoint/{name}/variant/{wanted.variant}",
+        "ResourceId": scalable_id(name, wanted.variant),
     }
     policies = pages(scaling, "describe_scaling_policies", "ScalingPolicies", **mine)
     found = Live(

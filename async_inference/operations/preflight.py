@@ -5,7 +5,7 @@ Sources: botocore's service models (BC), SageMaker developer guide (DG).
 
 import re
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import botocore.session
 from botocore.exceptions import ClientError
 
+from async_inference.aws_names import split_s3_uri
 from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
 from async_inference.settings import Settings
@@ -59,13 +60,14 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
     caller = client("sts").get_caller_identity()
     found = [
         Check("credentials", "an account", f"{caller['Account']}, as {caller['Arn']}"),
-        region(settings, _NO_PROFILE.get_available_regions("sagemaker")),
+        region(settings, known_regions()),
     ]
     looked_up: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("quota", lambda: quota(settings, _quota(client("service-quotas"), settings))),
         ("image", lambda: image(settings, client)),
         ("GPU driver", lambda: driver(settings)),
         ("weights", lambda: weights(settings, client("s3"), say)),
+        ("keys", lambda: keys(settings, client("s3"), client("kms"))),
     )
     for what, look in looked_up:
         try:
@@ -73,6 +75,15 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
         except ClientError as error:
             found.append(Check(what, "a look at it", f"AWS refused: {error}", checked=False))
     return found
+
+
+def known_regions() -> set[str]:
+    """The regions of SageMaker that this botocore knows, in every partition."""
+    return {
+        name
+        for partition in _NO_PROFILE.get_available_partitions()
+        for name in _NO_PROFILE.get_available_regions("sagemaker", partition)
+    }
 
 
 def region(settings: Settings, known: Iterable[str]) -> Check:
@@ -218,7 +229,7 @@ def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
             else "downloaded from Hugging Face at each start; needs a way out to it"
         )
         return Check(what, place, found, checked=place == "tiny")
-    bucket, _, key = place.removeprefix("s3://").partition("/")
+    bucket, key = split_s3_uri(place)
     missing = Check(what, place, "nothing there", "upload the weights, or correct weights")
     try:
         if not place.endswith(".tar.gz"):
@@ -286,3 +297,48 @@ def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:
         remedy = "pack it with the files themselves: tar --dereference --hard-dereference -czf"
         return Check("weights", f"{place} without links", f"links: {shown}", remedy)
     return Check("weights", place, f"{count} entries, no links")
+
+
+# Keys
+
+
+def keys(settings: Settings, s3: Any, kms: Any) -> Check:
+    """Whether the endpoint may use the KMS keys of what lies outside its own bucket.
+
+    Otherwise the first read of the weights fails, or the first write of an output.
+    """
+    security = settings.security
+    allowed = {*security.other_key_arns, security.given_key_arn}
+    used, forbidden = 0, []
+    for place, key in _used_keys(settings, s3):
+        known = kms.describe_key(KeyId=key)["KeyMetadata"]
+        used += 1
+        # Who may use S3 may use the key that AWS manages for it.
+        if known["KeyManager"] == "CUSTOMER" and known["Arn"] not in allowed:
+            forbidden.append(f"{place}: {known['Arn']}")
+    what, asked = "keys of weights and outputs", "the endpoint may use them"
+    if forbidden:
+        remedy = "add them to security.otherKeyArns, and let the keys' own policies allow it"
+        return Check(what, asked, ", ".join(forbidden), remedy)
+    return Check(what, asked, f"{used} outside the endpoint's own bucket")
+
+
+def _used_keys(settings: Settings, s3: Any) -> Iterator[tuple[str, str]]:
+    """The places outside the endpoint's bucket that are under KMS keys, each with its key."""
+    if settings.weights.startswith("s3://"):
+        bucket, _, key = settings.weights.removeprefix("s3://").partition("/")
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents")
+        if listed:
+            found = s3.head_object(Bucket=bucket, Key=listed[0]["Key"])
+            if "SSEKMSKeyId" in found:
+                yield settings.weights, found["SSEKMSKeyId"]
+    if settings.security.encryption != "aws":
+        return  # SageMaker writes under the endpoint's key, whatever the bucket's default is.
+    paths = {path for path in (settings.output_path, settings.failure_path) if path is not None}
+    for place in sorted(paths):
+        bucket = place.removeprefix("s3://").partition("/")[0]
+        rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]
+        for rule in rules["Rules"]:
+            key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID")
+            if key:
+                yield place, key

@@ -7,6 +7,7 @@ loading fails (docs/aws-facts.md#torchserve).
 import time
 from collections.abc import Callable
 
+from async_inference.aws_names import log_group
 from async_inference.client import Client, InferenceError, Request
 from async_inference.operations.checks import Check
 from async_inference.operations.verify import Asked, Live, stranded
@@ -48,7 +49,7 @@ def smoke(
             what,
             expected,
             f"{error}",
-            f"see the logs in /aws/sagemaker/Endpoints/{asked.settings.endpoint_name}, and the "
+            f"see the logs in {log_group(asked.settings.endpoint_name)}, and the "
             "endpoint's scaling activities: is the quota used up, do instances start?",
         )
     took_s = time.monotonic() - started_s

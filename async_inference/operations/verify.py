@@ -5,29 +5,35 @@ what AWS answers, as boto3 gives it. `account` reads both; here nothing is read.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from async_inference.aws_names import (
+    IN_PROGRESS,
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    EndpointStatus,
+    log_group,
+    scalable_id,
+    split_s3_uri,
+)
 from async_inference.operations.checks import Check
 from async_inference.operations.iam import may, refused
-from async_inference.scaling import waking
+from async_inference.scaling import documents, waking
 from async_inference.scaling.plan import (
     MetricAlarm,
     ScalingPlan,
     ScalingPolicy,
     StepAdjustment,
+    StepScaling,
     StepScalingPolicy,
-    TargetTrackingPolicy,
 )
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.settings import Settings
-
-NAMESPACE = "AWS/SageMaker"
-DEFAULT_COOLDOWN_S = 300
-"""Where a policy names none (AAS)."""
+from async_inference.validation import problems_of
 
 Facts = Mapping[str, object]
 """What one resource is, fact by fact, in the words of the stack file."""
@@ -122,9 +128,9 @@ def _put_back(asked: Asked) -> str:
     return f"put it back: pulumi up --refresh --stack {asked.settings.stack}"
 
 
-def _compared(what: str, asked: Facts, found: Facts | None, remedy: str) -> Check:
-    if found is None:
-        return Check(what, _text(asked), "none", remedy)
+def _compared(what: str, asked: Facts | str, found: Facts | str | None, remedy: str) -> Check:
+    if found is None or isinstance(asked, str) or isinstance(found, str):
+        return Check(what, _text(asked), "none" if found is None else _text(found), remedy)
     differing = [key for key in asked if asked[key] != found.get(key)]
     if not differing:
         return Check(what, _text(asked), "as asked")
@@ -136,7 +142,9 @@ def _compared(what: str, asked: Facts, found: Facts | None, remedy: str) -> Chec
     )
 
 
-def _text(facts: Facts) -> str:
+def _text(facts: Facts | str) -> str:
+    if isinstance(facts, str):
+        return facts
     return ", ".join(f"{key} {_value(value)}" for key, value in facts.items())
 
 
@@ -151,15 +159,15 @@ def _value(value: object) -> str:
 
 def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
     name = asked.settings.endpoint_name
-    logs = f"its logs are in /aws/sagemaker/Endpoints/{name}"
+    logs = f"its logs are in {log_group(name)}"
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason")
-    busy = status in ("Creating", "Updating", "RollingBack", "SystemUpdating")
+    busy = status in IN_PROGRESS - {EndpointStatus.DELETING}
     found = f"{status}: {reason}" if reason else status
     what = f"endpoint {name}"
     # Only an update to a new configuration has a pending deployment (BC DescribeEndpoint); without
     # one an endpoint is Updating because it scales.
-    scales = status == "Updating" and "PendingDeploymentSummary" not in endpoint
-    if status == "InService" or scales:
+    scales = status == EndpointStatus.UPDATING and "PendingDeploymentSummary" not in endpoint
+    if status == EndpointStatus.IN_SERVICE or scales:
         yield Check(what, "InService", "Updating: it scales" if scales else found)
     else:
         remedy = "wait until it is through, then verify again" if busy else f"find out why; {logs}"
@@ -201,7 +209,7 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _resource_id(asked: Asked) -> str:
-    return f"endpoint/{asked.settings.endpoint_name}/variant/{asked.variant}"
+    return scalable_id(asked.settings.endpoint_name, asked.variant)
 
 
 def _target(asked: Asked, live: Live) -> Check:
@@ -233,6 +241,14 @@ def _one_of(found: int, allowed: set[int | None], asked: int) -> int:
     return asked if found in allowed else found
 
 
+def _of_target(resource_id: str) -> str:
+    """The options by which AWS's command line finds a scalable target."""
+    return (
+        f"--service-namespace {SERVICE_NAMESPACE} --scalable-dimension {SCALABLE_DIMENSION} "
+        f"--resource-id {resource_id}"
+    )
+
+
 def _orphans(asked: Asked, live: Live) -> Iterator[Check]:
     variants = {v["VariantName"] for v in (live.endpoint or {}).get("ProductionVariants", ())}
     for target in live.targets:
@@ -243,9 +259,8 @@ def _orphans(asked: Asked, live: Live) -> Iterator[Check]:
             f"scalable target {resource_id}",
             "none, since the endpoint has no such variant",
             f"orphaned, with {target['MinCapacity']}..{target['MaxCapacity']} instances",
-            "remove it: aws application-autoscaling deregister-scalable-target --service-namespace "
-            "sagemaker --scalable-dimension sagemaker:variant:DesiredInstanceCount --resource-id "
-            + resource_id,
+            "remove it: aws application-autoscaling deregister-scalable-target "
+            + _of_target(resource_id),
         )
 
 
@@ -256,8 +271,8 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
         what = f"policy {policy.name}"
         yield _compared(
             what,
-            asked_policy(policy, asked.settings.endpoint_name),
-            document and found_policy(document),
+            _policy_facts(documents.policy_document(policy, asked.settings.endpoint_name)),
+            document and _policy_facts(document),
             _put_back(asked),
         )
         for alarm in (document or {}).get("Alarms", ()):
@@ -270,106 +285,61 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
         yield Check(
             f"policy {name}",
             "none",
-            _text(found_policy(document)),
+            _text(_policy_facts(document)),
             "add it to scalingPlan, or remove it: aws application-autoscaling "
-            f"delete-scaling-policy --policy-name '{name}' --service-namespace sagemaker "
-            "--scalable-dimension sagemaker:variant:DesiredInstanceCount --resource-id "
-            + _resource_id(asked),
+            f"delete-scaling-policy --policy-name '{name}' {_of_target(_resource_id(asked))}",
         )
 
 
-def asked_policy(policy: ScalingPolicy, endpoint_name: str) -> Facts:
-    """A plan's policy, fact by fact."""
-    if isinstance(policy, TargetTrackingPolicy):
-        return {
-            "type": policy.type,
-            "namespace": NAMESPACE,
-            "metric": policy.metric.value,
-            "dimensions": f"EndpointName={endpoint_name}",
-            "statistic": policy.statistic,
-            "target": policy.target,
-            "scaleOutCooldownS": policy.scale_out_cooldown_s,
-            "scaleInCooldownS": policy.scale_in_cooldown_s,
-            "disableScaleIn": policy.disable_scale_in,
-        }
+def _policy_facts(document: documents.Document) -> Facts | str:
+    """A policy, fact by fact; why it cannot be told so, if it cannot."""
+    try:
+        policy, tracked = documents.policy(document)
+    except ValueError as error:
+        return _reason(error)
+    facts = policy.model_dump(by_alias=True, mode="json", exclude={"name", "steps"})
+    if isinstance(policy, StepScaling):
+        return facts | {"steps": _steps(policy.steps)}
+    return facts | _watched_facts(tracked)
+
+
+def _watched_facts(on: documents.Watched | None) -> dict[str, object]:
+    if on is None:
+        return {"metric": None}
     return {
-        "type": policy.type,
-        "adjustmentType": policy.adjustment_type.value,
-        "metricAggregationType": policy.metric_aggregation_type,
-        "cooldownS": policy.cooldown_s,
-        "minAdjustmentMagnitude": policy.min_adjustment_magnitude,
-        "steps": _steps((s.lower_bound, s.upper_bound, s.adjustment) for s in policy.steps),
+        "namespace": on.series.namespace,
+        "metric": on.series.name,
+        "dimensions": ", ".join(f"{name}={value}" for name, value in on.series.dimensions),
+        "statistic": on.statistic,
+        "periodS": on.period_s,
     }
 
 
-def found_policy(document: Mapping[str, Any]) -> Facts:
-    """A policy as DescribeScalingPolicies gives it, fact by fact."""
-    tracking = document.get("TargetTrackingScalingPolicyConfiguration")
-    if tracking is not None:
-        # A predefined metric has no specification of its own.
-        metric = tracking.get("CustomizedMetricSpecification", {})
-        predefined = tracking.get("PredefinedMetricSpecification", {})
-        return {
-            "type": document["PolicyType"],
-            "namespace": metric.get("Namespace"),
-            "metric": metric.get("MetricName") or predefined.get("PredefinedMetricType"),
-            "dimensions": _dimensions(metric.get("Dimensions", ())),
-            "statistic": metric.get("Statistic"),
-            "target": tracking["TargetValue"],
-            "scaleOutCooldownS": tracking.get("ScaleOutCooldown", DEFAULT_COOLDOWN_S),
-            "scaleInCooldownS": tracking.get("ScaleInCooldown", DEFAULT_COOLDOWN_S),
-            "disableScaleIn": tracking.get("DisableScaleIn", False),
-        }
-    steps = document.get("StepScalingPolicyConfiguration", {})
-    return {
-        "type": document["PolicyType"],
-        "adjustmentType": steps.get("AdjustmentType"),
-        "metricAggregationType": steps.get("MetricAggregationType", "Average"),
-        "cooldownS": steps.get("Cooldown", DEFAULT_COOLDOWN_S),
-        "minAdjustmentMagnitude": steps.get("MinAdjustmentMagnitude"),
-        "steps": _steps(
-            (
-                step.get("MetricIntervalLowerBound"),
-                step.get("MetricIntervalUpperBound"),
-                step["ScalingAdjustment"],
-            )
-            for step in steps.get("StepAdjustments", ())
-        ),
-    }
-
-
-def _steps(steps: Any) -> str:
+def _steps(steps: Iterable[StepAdjustment]) -> str:
     spans = sorted(
-        (-math.inf if low is None else low, math.inf if high is None else high, adjustment)
-        for low, high, adjustment in steps
+        (
+            -math.inf if step.lower_bound is None else step.lower_bound,
+            math.inf if step.upper_bound is None else step.upper_bound,
+            step.adjustment,
+        )
+        for step in steps
     )
     return "; ".join(f"{low:g} to {high:g}: {adjustment:+d}" for low, high, adjustment in spans)
 
 
-def _dimensions(dimensions: Any) -> str:
-    return ", ".join(sorted(f"{d['Name']}={d['Value']}" for d in dimensions))
+def _reason(error: ValueError) -> str:
+    """Why a document cannot be read, in one line."""
+    return "; ".join(problems_of(error)) if isinstance(error, ValidationError) else str(error)
 
 
 def _schedules(asked: Asked, live: Live) -> Iterator[Check]:
     found = {action["ScheduledActionName"]: action for action in live.schedules}
     for action in asked.settings.plan.schedules:
         document = found.pop(action.name, None)
-        bounds = (document or {}).get("ScalableTargetAction", {})
         yield _compared(
             f"schedule {action.name}",
-            {
-                "schedule": action.schedule,
-                "timezone": action.timezone,
-                "minCapacity": action.min_capacity,
-                "maxCapacity": action.max_capacity,
-            },
-            document
-            and {
-                "schedule": document["Schedule"],
-                "timezone": document.get("Timezone", "UTC"),
-                "minCapacity": bounds.get("MinCapacity"),
-                "maxCapacity": bounds.get("MaxCapacity"),
-            },
+            _schedule_facts(documents.schedule_document(action)),
+            document and _schedule_facts(document),
             _put_back(asked),
         )
     for name in found:
@@ -377,100 +347,83 @@ def _schedules(asked: Asked, live: Live) -> Iterator[Check]:
         yield Check(f"schedule {name}", "none", str(found[name]["Schedule"]), remedy)
 
 
+def _schedule_facts(document: documents.Document) -> Facts | str:
+    """A scheduled action, fact by fact; why it cannot be told so, if it cannot."""
+    try:
+        action = documents.schedule(document)
+    except ValueError as error:
+        return _reason(error)
+    return action.model_dump(by_alias=True, exclude={"name"})
+
+
 # Alarms
 
 
 def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
     arns = {policy["PolicyName"]: policy["PolicyARN"] for policy in live.policies}
-    told = set()
+    told: set[str] = set()
     for policy in asked.settings.plan.policies:
         if not isinstance(policy, StepScalingPolicy):
             continue
-        name = _alarm_of(policy.name, asked)
-        if name is None:
-            yield Check(
-                f"alarm of policy {policy.name}",
-                "one that runs it",
-                "none in Pulumi's state",
-                f"deploy the stack file: pulumi up --stack {asked.settings.stack}",
-            )
-            continue
-        told.add(name)
-        wanted = _asked_alarm(policy.alarm, asked.settings.endpoint_name)
-        # Without its policy an alarm has nothing to run; the policy's own row says so.
-        wanted |= {"actions": arns[policy.name]} if policy.name in arns else {}
-        yield _alarm(name, wanted, asked, live)
+        for alarm in policy.alarms:
+            name = _alarm_of(policy.name, alarm, asked, told)
+            if name is None:
+                yield Check(
+                    f"alarm of policy {policy.name}",
+                    "one that runs it",
+                    "none in Pulumi's state",
+                    f"deploy the stack file: pulumi up --stack {asked.settings.stack}",
+                )
+                continue
+            told.add(name)
+            on = documents.watched(alarm, asked.settings.endpoint_name)
+            wanted = documents.alarm_document(alarm, on)
+            # Without its policy an alarm has nothing to run; the policy's own row says so.
+            runs = [arns[policy.name]] if policy.name in arns else None
+            yield _alarm(name, wanted | {"AlarmActions": runs}, asked, live)
     for name, inputs in asked.alarms.items():
         if name not in told:
-            yield _alarm(name, _deployed_alarm(inputs), asked, live)
+            yield _alarm(name, documents.from_provider(inputs), asked, live)
 
 
-def _alarm_of(policy: str, asked: Asked) -> str | None:
-    for name, inputs in asked.alarms.items():
-        for action in inputs.get("alarmActions") or ():
-            if action.endswith(f":policyName/{policy}"):
-                return name
-    return None
+def _alarm_of(policy: str, alarm: MetricAlarm, asked: Asked, told: Set[str]) -> str | None:
+    """The alarm that Pulumi deployed for one of a policy's, by its metric where that tells."""
+    left = {
+        name: inputs.get("metricName")
+        for name, inputs in asked.alarms.items()
+        for action in inputs.get("alarmActions") or ()
+        if action.endswith(f":policyName/{policy}") and name not in told
+    }
+    return min(left, key=lambda name: left[name] != alarm.metric, default=None)
 
 
-def _alarm(name: str, wanted: Facts, asked: Asked, live: Live) -> Check:
+def _alarm(name: str, wanted: documents.Document, asked: Asked, live: Live) -> Check:
     document = live.alarms.get(name)
-    return _compared(f"alarm {name}", wanted, document and found_alarm(document), _put_back(asked))
+    said = _alarm_facts(wanted)
+    found = document and _alarm_facts({"AlarmActions": (), **document})
+    return _compared(f"alarm {name}", said, found, _put_back(asked))
 
 
-def _asked_alarm(alarm: MetricAlarm, endpoint_name: str) -> dict[str, object]:
-    return {
-        "namespace": NAMESPACE,
-        "metric": alarm.metric.value,
-        # Any other dimension and the alarm never fires (docs/aws-facts.md#metrics).
-        "dimensions": f"EndpointName={endpoint_name}",
-        "statistic": alarm.statistic,
-        "comparison": alarm.comparison.value,
-        "threshold": alarm.threshold,
-        "periodS": alarm.period_s,
-        "evaluationPeriods": alarm.evaluation_periods,
-        "datapointsToAlarm": alarm.datapoints_to_alarm,
-        "treatMissingData": alarm.treat_missing_data.value,
-        "enabled": True,
-    }
+_OF_ANY_ALARM = (
+    "ComparisonOperator",
+    "EvaluationPeriods",
+    "DatapointsToAlarm",
+    "ThresholdMetricId",
+    "TreatMissingData",
+)
 
 
-def _deployed_alarm(inputs: Mapping[str, Any]) -> Facts:
-    """An alarm as Pulumi registered it; one over several metrics has no metric of its own."""
-    dimensions = (inputs.get("dimensions") or {}).items()
-    facts = {
-        "namespace": inputs.get("namespace"),
-        "metric": inputs.get("metricName"),
-        "dimensions": _dimensions({"Name": k, "Value": v} for k, v in dimensions),
-        "statistic": inputs.get("statistic"),
-        "comparison": inputs.get("comparisonOperator"),
-        "threshold": inputs.get("threshold"),
-        "periodS": inputs.get("period"),
-        "evaluationPeriods": inputs.get("evaluationPeriods"),
-        "datapointsToAlarm": inputs.get("datapointsToAlarm"),
-        "treatMissingData": inputs.get("treatMissingData"),
-        "actions": ", ".join(sorted(inputs.get("alarmActions") or ())),
-        "enabled": inputs.get("actionsEnabled", True),
-    }
-    return {key: value for key, value in facts.items() if value not in (None, "")}
-
-
-def found_alarm(document: Mapping[str, Any]) -> Facts:
-    """An alarm as DescribeAlarms gives it, fact by fact."""
-    return {
-        "namespace": document.get("Namespace"),
-        "metric": document.get("MetricName"),
-        "dimensions": _dimensions(document.get("Dimensions", ())),
-        "statistic": document.get("Statistic"),
-        "comparison": document.get("ComparisonOperator"),
-        "threshold": document.get("Threshold"),
-        "periodS": document.get("Period"),
-        "evaluationPeriods": document.get("EvaluationPeriods"),
-        "datapointsToAlarm": document.get("DatapointsToAlarm") or document.get("EvaluationPeriods"),
-        "treatMissingData": document.get("TreatMissingData", "missing"),
-        "actions": ", ".join(sorted(document.get("AlarmActions", ()))),
-        "enabled": document.get("ActionsEnabled", True),
-    }
+def _alarm_facts(document: documents.Document) -> Facts:
+    """An alarm, fact by fact; what it does only where the document says so."""
+    try:
+        rule, on = documents.alarm(document)
+    except ValueError:  # a band of expected values instead of a threshold, for one
+        facts = {name: document[name] for name in _OF_ANY_ALARM if name in document}
+    else:
+        facts = _watched_facts(on) | rule.model_dump(by_alias=True, mode="json")
+    if document.get("AlarmActions") is not None:
+        facts["actions"] = ", ".join(sorted(document["AlarmActions"]))
+    return facts | {"enabled": document.get("ActionsEnabled", True)}
 
 
 def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
@@ -496,45 +449,20 @@ def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
 
 def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
     """The live policies that some alarm on this endpoint's metrics really runs."""
+    mine = [{"Name": "EndpointName", "Value": asked.settings.endpoint_name}]
+    alarms = [alarm for alarm in live.alarms.values() if alarm.get("Dimensions") == mine]
     for document in live.policies:
-        facts: dict[str, Any] = dict(found_policy(document))
-        if "StepScalingPolicyConfiguration" not in document:
-            # It may not leave zero (docs/aws-facts.md#target-tracking).
+        if document["PolicyType"] != "StepScaling":
+            # Target tracking may not leave zero (docs/aws-facts.md#target-tracking).
             continue
-        steps = document["StepScalingPolicyConfiguration"]["StepAdjustments"]
-        for alarm in live.alarms.values():
-            running = dict(found_alarm(alarm))
-            theirs = f"EndpointName={asked.settings.endpoint_name}"
-            if document["PolicyARN"] not in alarm.get("AlarmActions", ()) or (
-                running["namespace"],
-                running["dimensions"],
-                running["enabled"],
-            ) != (NAMESPACE, theirs, True):
-                continue
+        for alarm in alarms:
             try:
-                yield StepScalingPolicy(
-                    name=f"{document['PolicyName']} by {alarm['AlarmName']}"[:256],
-                    alarm=MetricAlarm.model_validate(
-                        {key: running[key] for key in _ALARM_KEYS if running[key] is not None}
-                    ),
-                    adjustment_type=facts["adjustmentType"],
-                    cooldown_s=facts["cooldownS"],
-                    steps=tuple(map(StepAdjustment.deployed, steps)),
-                )
-            except ValidationError:
-                continue  # an alarm on a metric that asynchronous endpoints never publish
-
-
-_ALARM_KEYS = (
-    "metric",
-    "statistic",
-    "comparison",
-    "threshold",
-    "periodS",
-    "evaluationPeriods",
-    "datapointsToAlarm",
-    "treatMissingData",
-)
+                found = list(documents.planned(document, [alarm]))
+            except ValueError:
+                continue  # what breaks AWS's rules is no policy that works
+            for policy in found:
+                name = f"{policy.name} by {alarm['AlarmName']}"[:256]
+                yield policy.model_copy(update={"name": name})
 
 
 # Where answers go
@@ -570,9 +498,7 @@ def topic_arns(output: Mapping[str, Any]) -> dict[str, str]:
 def bucket_names(output: Mapping[str, Any]) -> dict[str, str]:
     """The buckets of an asynchronous OutputConfig, by what goes there."""
     paths = {"outputs": output.get("S3OutputPath"), "failures": output.get("S3FailurePath")}
-    return {
-        what: path.removeprefix("s3://").partition("/")[0] for what, path in paths.items() if path
-    }
+    return {what: split_s3_uri(path)[0] for what, path in paths.items() if path}
 
 
 def _buckets(asked: Asked, live: Live) -> Iterator[Check]:

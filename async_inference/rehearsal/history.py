@@ -20,6 +20,9 @@ MINUTE_S = 60
 LARGEST_ANSWER = timedelta(minutes=1440)
 """GetMetricStatistics returns at most 1,440 datapoints a call (CW)."""
 LEAST_SERVICE_S = 0.001
+MS_IN = {"Microseconds": 0.001, "Milliseconds": 1.0, "Seconds": 1000.0}
+"""Milliseconds in what a datapoint's Unit says. SageMaker's page gives milliseconds for these
+metrics, and microseconds for others of the same kind; the datapoint tells."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
     end = parsedate_to_datetime(listed["ResponseMetadata"]["HTTPHeaders"]["date"])
     start = end - span
 
-    def read(metric: str, dimensions: Mapping[str, str], stat: str) -> dict[int, float]:
+    def read(
+        metric: str, dimensions: Mapping[str, str], stat: str, *, durations: bool = False
+    ) -> dict[int, float]:
         found: dict[int, float] = {}
         at = start
         while at < end:
@@ -84,7 +89,9 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
                 Statistics=[stat],
             )
             found |= {
-                int(point["Timestamp"].timestamp()): point[stat] for point in answer["Datapoints"]
+                int(point["Timestamp"].timestamp()): point[stat]
+                * (MS_IN.get(point.get("Unit", ""), 1.0) if durations else 1.0)
+                for point in answer["Datapoints"]
             }
             at = until
         return found
@@ -92,8 +99,8 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
     return Minutes(
         backlog=read("ApproximateBacklogSize", mine, "Average"),
         ended=read("TotalProcessingTime", of_variant, "SampleCount"),
-        in_backlog_ms=read("TimeInBacklog", of_variant, "Sum"),
-        total_ms=read("TotalProcessingTime", of_variant, "Sum"),
+        in_backlog_ms=read("TimeInBacklog", of_variant, "Sum", durations=True),
+        total_ms=read("TotalProcessingTime", of_variant, "Sum", durations=True),
     )
 
 
@@ -105,7 +112,7 @@ def reconstructed(minutes: Minutes) -> Traffic:
     are given the mean service of the others.
 
     Raises:
-        InvalidInputError: no request ended.
+        InvalidInputError: no request ended, or requests waited longer than they took in all.
     """
     ended_requests = round(sum(minutes.ended.values()))
     if not ended_requests:
@@ -124,6 +131,16 @@ def reconstructed(minutes: Minutes) -> Traffic:
     arrivals_s = (in_minute + (order + 0.5) / counts[in_minute]) * MINUTE_S
 
     worked_ms = series(minutes.total_ms) - series(minutes.in_backlog_ms)
+    wrong = np.flatnonzero(worked_ms < -ended * LEAST_SERVICE_S * 1000)
+    if len(wrong):
+        raise InvalidInputError(
+            [
+                f"TotalProcessingTime is less than TimeInBacklog in {len(wrong)} of "
+                f"{np.count_nonzero(ended)} minutes, by {-worked_ms[wrong].min():.0f} ms at most: "
+                "their units differ and CloudWatch does not tell them, so that no service time "
+                "follows; rehearse with a CSV of your own (arrival_s, service_s) instead"
+            ]
+        )
     mean_s = worked_ms.sum() / ended_requests / 1000
     service_s = np.full(len(arrivals_s), mean_s)
     each_s = np.divide(worked_ms, ended * 1000, out=np.zeros(len(starts)), where=ended > 0)

@@ -17,14 +17,15 @@ from async_inference.scaling.alarms import (
 )
 from async_inference.scaling.autoscaler import (
     ADJUSTMENT_CODES,
+    TRACKING_PERIOD_S,
     Cooldown,
     Step,
     steps_of,
     tracking_alarms,
 )
 from async_inference.scaling.plan import (
+    AlarmRule,
     Metric,
-    MetricAlarm,
     ScalingPlan,
     StepScalingPolicy,
     TargetTrackingPolicy,
@@ -32,8 +33,8 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 METRICS = tuple(Metric)
-QUEUE_METRICS = len(METRICS) - 1
-"""SageMaker publishes these, the first; clients publish the last."""
+PUBLISHED = len(METRICS) - 1
+"""SageMaker publishes so many, the first; clients publish the last."""
 
 
 def _dtype(**fields: type) -> np.dtype:
@@ -158,13 +159,16 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
         first = len(steps)
         if isinstance(policy, TargetTrackingPolicy):
             high, low = tracking_alarms(policy, unsettled)
-            alarms.append(_alarm(high, index, scales_in=False))
+            on = (policy.metric, policy.statistic, TRACKING_PERIOD_S)
+            alarms.append(_alarm(index, high, *on, scales_in=False))
             if low is not None:
-                alarms.append(_alarm(low, index, scales_in=True))
+                alarms.append(_alarm(index, low, *on, scales_in=True))
             kind = (1, policy.target, 0, 0)
         else:
             assert isinstance(policy, StepScalingPolicy)
-            alarms.extend(_alarm(alarm, index, scales_in=False) for alarm in policy.alarms)
+            for alarm in policy.alarms:
+                on = (alarm.metric, alarm.statistic, alarm.period_s)
+                alarms.append(_alarm(index, alarm, *on, scales_in=False))
             steps.extend(steps_of(policy))
             adjustment = ADJUSTMENT_CODES[policy.adjustment_type]
             kind = (0, 0.0, adjustment, policy.min_adjustment_magnitude or 0)
@@ -177,18 +181,26 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
     )
 
 
-def _alarm(alarm: MetricAlarm, policy: int, *, scales_in: bool) -> tuple:
+def _alarm(
+    policy: int,
+    rule: AlarmRule,
+    metric: Metric,
+    statistic: str,
+    period_s: int,
+    *,
+    scales_in: bool,
+) -> tuple:
     return (
         policy,
-        METRICS.index(alarm.metric),
-        STATISTIC_CODES[alarm.statistic],
-        alarm.period_s,
-        evaluated_every_s(alarm.period_s),
-        COMPARISON_CODES[alarm.comparison],
-        alarm.threshold,
-        alarm.evaluation_periods,
-        alarm.datapoints_to_alarm,
-        MISSING_DATA_CODES[alarm.treat_missing_data],
+        METRICS.index(metric),
+        STATISTIC_CODES[statistic],
+        period_s,
+        evaluated_every_s(period_s),
+        COMPARISON_CODES[rule.comparison],
+        rule.threshold,
+        rule.evaluation_periods,
+        rule.datapoints_to_alarm,
+        MISSING_DATA_CODES[rule.treat_missing_data],
         scales_in,
         math.inf,
         AlarmState.INSUFFICIENT_DATA,

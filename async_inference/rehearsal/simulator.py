@@ -196,8 +196,8 @@ def simulate(
             _setups_s(assumptions, seed), np.array(list(assumptions.shortages_s), records.SHORTAGE)
         ),
         compiled.Metrics(
-            points=np.full((records.QUEUE_METRICS, minutes), math.nan),
-            looks=np.zeros((records.QUEUE_METRICS, minutes), int),
+            points=np.full((records.PUBLISHED, minutes), math.nan),
+            looks=np.zeros((records.PUBLISHED, minutes), int),
             looks_s=np.array(unsettled.sample_times_s),
             announced=np.full(int(minutes * MINUTE_S / compiled.ANNOUNCEMENTS_S), math.nan),
         ),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import get_args
 
-from async_inference.scaling.plan import Comparison, MetricAlarm, MissingData, Statistic
+from async_inference.scaling.plan import AlarmRule, Comparison, MissingData, Statistic
 from async_inference.scaling.rules import rule
 
 
@@ -140,7 +140,7 @@ def runs_action(changed, now_s, ran_s):
     return changed or now_s - ran_s >= ACTION_REPEATED_S - 1.0
 
 
-def evaluate(alarm: MetricAlarm, points: Sequence[float | None], state: AlarmState) -> AlarmState:
+def evaluate(alarm: AlarmRule, points: Sequence[float | None], state: AlarmState) -> AlarmState:
     """The alarm's state after one evaluation.
 
     Args:

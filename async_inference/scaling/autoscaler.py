@@ -16,15 +16,17 @@ from typing import NamedTuple, Self
 
 from async_inference.scaling.plan import (
     AdjustmentType,
+    AlarmRule,
     Comparison,
-    MetricAlarm,
-    ScalingPolicy,
-    StepScalingPolicy,
-    TargetTrackingPolicy,
+    DeployedPolicy,
+    StepScaling,
+    TargetTracking,
 )
 from async_inference.scaling.rules import rule
 from async_inference.scaling.unsettled import Unsettled
 
+TRACKING_PERIOD_S = 60
+"""Target tracking's alarms look at minutes (docs/aws-facts.md#target-tracking)."""
 HIGH_ALARM_PERIODS = 3
 """Target tracking scales out after 3 of 3 minutes above the target
 (docs/aws-facts.md#target-tracking)."""
@@ -88,9 +90,9 @@ class Cooldown:
     in_until_s: float = -math.inf
 
     @classmethod
-    def of(cls, policy: ScalingPolicy) -> Self:
+    def of(cls, policy: DeployedPolicy) -> Self:
         """The cooldowns of a policy that has not acted."""
-        if isinstance(policy, TargetTrackingPolicy):
+        if isinstance(policy, TargetTracking):
             return cls(float(policy.scale_out_cooldown_s), float(policy.scale_in_cooldown_s))
         return cls(float(policy.cooldown_s), float(policy.cooldown_s))
 
@@ -236,12 +238,13 @@ def finish_scale_out(cooldowns, now_s):
 
 
 def tracking_alarms(
-    policy: TargetTrackingPolicy, unsettled: Unsettled
-) -> tuple[MetricAlarm, MetricAlarm | None]:
-    """Target tracking's own alarms: high, and low unless it may not scale in."""
-    high = MetricAlarm(
-        metric=policy.metric,
-        statistic=policy.statistic,
+    policy: TargetTracking, unsettled: Unsettled
+) -> tuple[AlarmRule, AlarmRule | None]:
+    """When target tracking's own alarms go off: high, and low unless it may not scale in.
+
+    Both look at the policy's metric, minute by minute (`TRACKING_PERIOD_S`).
+    """
+    high = AlarmRule(
         comparison=Comparison.GREATER,
         threshold=policy.target,
         evaluation_periods=HIGH_ALARM_PERIODS,
@@ -260,7 +263,7 @@ def tracking_alarms(
     return high, low
 
 
-def steps_of(policy: StepScalingPolicy) -> list[Step]:
+def steps_of(policy: StepScaling) -> list[Step]:
     """A policy's steps, for `stepped_capacity`."""
     return [
         Step(
@@ -276,7 +279,7 @@ def steps_of(policy: StepScalingPolicy) -> list[Step]:
 class Request:
     """A policy asked to act: its alarm is in ALARM."""
 
-    policy: ScalingPolicy
+    policy: DeployedPolicy
     metric: float
     """The newest datapoint of the alarm's metric."""
     threshold: float
@@ -287,7 +290,7 @@ class Request:
 class Decision:
     """What became of a request: the capacity afterwards, and why."""
 
-    policy: ScalingPolicy
+    policy: DeployedPolicy
     verdict: Verdict
     before: int
     desired: int
@@ -420,14 +423,14 @@ class Autoscaler:
             for name, cooldown in zip(self._names, self._cooldowns, strict=True)
         }
 
-    def restore(self, policies: Sequence[ScalingPolicy], saved: dict) -> None:
+    def restore(self, policies: Sequence[DeployedPolicy], saved: dict) -> None:
         """Take back what `cooldowns` gave, for those policies that still exist."""
         for policy in policies:
             if policy.name in saved:
                 cooldown = self._cooldowns[self._index(policy)]
                 cooldown.out_origin, cooldown.out_until_s, cooldown.in_until_s = saved[policy.name]
 
-    def _index(self, policy: ScalingPolicy) -> int:
+    def _index(self, policy: DeployedPolicy) -> int:
         now = Cooldown.of(policy)
         if policy.name not in self._names:
             self._names.append(policy.name)
@@ -440,7 +443,7 @@ class Autoscaler:
 
     def _bid(self, index: int, request: Request, now_s: float) -> tuple[int, Verdict]:
         policy = request.policy
-        if isinstance(policy, StepScalingPolicy):
+        if isinstance(policy, StepScaling):
             asked = stepped_capacity(
                 self.desired,
                 request.metric - request.threshold,

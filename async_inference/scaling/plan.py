@@ -8,13 +8,14 @@ guide (DG).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import pairwise, product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from async_inference.aws_names import ANNOUNCEMENTS, QUEUE_METRICS
 from async_inference.scaling import schedules
 from async_inference.validation import StackValue
 
@@ -23,10 +24,6 @@ MAX_STEP_ADJUSTMENTS = 20
 
 PUBLISHED_EVERY_S = 60
 """SageMaker publishes a point of its metrics once a minute (DG async-inference-monitor)."""
-
-
-ANNOUNCEMENTS_NAMESPACE = "AsyncInference"
-"""The namespace of what clients publish: one that only they write to."""
 
 
 class Metric(StrEnum):
@@ -50,7 +47,7 @@ class Metric(StrEnum):
     def namespace(self) -> str:
         """The CloudWatch namespace that it is published in."""
         announced = self == Metric.REQUESTS_WITHOUT_CAPACITY
-        return ANNOUNCEMENTS_NAMESPACE if announced else "AWS/SageMaker"
+        return ANNOUNCEMENTS if announced else QUEUE_METRICS
 
 
 class Comparison(StrEnum):
@@ -95,15 +92,6 @@ class StepAdjustment(StackValue):
     upper_bound: float | None = None
     adjustment: int
 
-    @classmethod
-    def deployed(cls, document: Mapping[str, Any]) -> Self:
-        """The step that Application Auto Scaling describes."""
-        return cls(
-            lower_bound=document.get("MetricIntervalLowerBound"),
-            upper_bound=document.get("MetricIntervalUpperBound"),
-            adjustment=document["ScalingAdjustment"],
-        )
-
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         lower, upper = self.lower_bound, self.upper_bound
@@ -114,33 +102,21 @@ class StepAdjustment(StackValue):
         return self
 
 
-class MetricAlarm(StackValue):
-    """A CloudWatch alarm on one queue metric: M of N datapoints against a threshold."""
+class AlarmRule(StackValue):
+    """When an alarm goes off: M of N datapoints against a threshold, whatever their metric."""
 
-    metric: Metric
-    statistic: Statistic = "Average"
     comparison: Comparison = Comparison.GREATER_OR_EQUAL
     threshold: float
-    period_s: int = 60
     evaluation_periods: int = Field(default=1, ge=1)
     datapoints_to_alarm: int = Field(default=1, ge=1)
     treat_missing_data: MissingData = MissingData.MISSING
 
     @model_validator(mode="after")
-    def _window(self) -> Self:
-        if self.period_s not in (10, 20, 30) and (self.period_s <= 0 or self.period_s % 60):
-            raise ValueError(f"periodS {self.period_s} must be 10, 20, 30 or a multiple of 60")
+    def _enough(self) -> Self:
         if self.datapoints_to_alarm > self.evaluation_periods:
             raise ValueError(
                 f"datapointsToAlarm {self.datapoints_to_alarm} exceeds "
                 f"evaluationPeriods {self.evaluation_periods}"
-            )
-        if self.evaluation_periods * self.period_s > 86_400:
-            raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
-        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY and self.statistic != "Sum":
-            raise ValueError(
-                f"statistic {self.statistic} of {self.metric}: several clients publish counts, "
-                "which add up; use Sum"
             )
         return self
 
@@ -159,39 +135,37 @@ class MetricAlarm(StackValue):
         }[self.comparison]
 
 
-class StepScalingPolicy(StackValue):
-    """A step policy and the alarms that run it.
+class MetricAlarm(AlarmRule):
+    """A CloudWatch alarm on one metric: M of N datapoints against a threshold."""
 
-    Alarms of one policy share its cooldown: where one has started instances, another that sees the
-    same requests later starts no more (AAS, cooldown of step policies).
-    """
+    metric: Metric
+    statistic: Statistic = "Average"
+    period_s: int = 60
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        if self.period_s not in (10, 20, 30) and (self.period_s <= 0 or self.period_s % 60):
+            raise ValueError(f"periodS {self.period_s} must be 10, 20, 30 or a multiple of 60")
+        if self.evaluation_periods * self.period_s > 86_400:
+            raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
+        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY and self.statistic != "Sum":
+            raise ValueError(
+                f"statistic {self.statistic} of {self.metric}: several clients publish counts, "
+                "which add up; use Sum"
+            )
+        return self
+
+
+class StepScaling(StackValue):
+    """A step policy as Application Auto Scaling knows it: alarms name it, it names none."""
 
     type: Literal["StepScaling"] = "StepScaling"
     name: PolicyName
-    alarm: MetricAlarm
-    more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
     min_adjustment_magnitude: int | None = Field(default=None, ge=1)
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
     cooldown_s: CooldownSeconds = 300
-
-    @model_validator(mode="after")
-    def _points_in_each_period(self) -> Self:
-        """Between two points the alarm would fall into INSUFFICIENT_DATA."""
-        for alarm in self.alarms:
-            published = alarm.metric != Metric.REQUESTS_WITHOUT_CAPACITY
-            if published and alarm.period_s < PUBLISHED_EVERY_S:
-                raise ValueError(
-                    f"policy {self.name}: periodS {alarm.period_s} is shorter than the minute in "
-                    f"which SageMaker publishes one point of {alarm.metric}; use a multiple of 60"
-                )
-        return self
-
-    @property
-    def alarms(self) -> tuple[MetricAlarm, ...]:
-        """All alarms that run it."""
-        return (self.alarm, *self.more_alarms)
 
     @model_validator(mode="after")
     def _capacity_exists(self) -> Self:
@@ -240,17 +214,50 @@ class StepScalingPolicy(StackValue):
         return self
 
 
-class TargetTrackingPolicy(StackValue):
-    """A target-tracking policy on a queue metric; its two alarms are AWS's own."""
+class StepScalingPolicy(StepScaling):
+    """A step policy and the alarms that run it.
+
+    Alarms of one policy share its cooldown: where one has started instances, another that sees the
+    same requests later starts no more (AAS, cooldown of step policies).
+    """
+
+    alarm: MetricAlarm
+    more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
+
+    @model_validator(mode="after")
+    def _points_in_each_period(self) -> Self:
+        """Between two points the alarm would fall into INSUFFICIENT_DATA."""
+        for alarm in self.alarms:
+            published = alarm.metric != Metric.REQUESTS_WITHOUT_CAPACITY
+            if published and alarm.period_s < PUBLISHED_EVERY_S:
+                raise ValueError(
+                    f"policy {self.name}: periodS {alarm.period_s} is shorter than the minute in "
+                    f"which SageMaker publishes one point of {alarm.metric}; use a multiple of 60"
+                )
+        return self
+
+    @property
+    def alarms(self) -> tuple[MetricAlarm, ...]:
+        """All alarms that run it."""
+        return (self.alarm, *self.more_alarms)
+
+
+class TargetTracking(StackValue):
+    """A target-tracking policy, whatever its metric; its two alarms are AWS's own."""
 
     type: Literal["TargetTrackingScaling"] = "TargetTrackingScaling"
     name: PolicyName
-    metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
-    statistic: Statistic = "Average"
     target: float = Field(gt=0)
     scale_out_cooldown_s: CooldownSeconds = 300
     scale_in_cooldown_s: CooldownSeconds = 300
     disable_scale_in: bool = False
+
+
+class TargetTrackingPolicy(TargetTracking):
+    """A target-tracking policy on a queue metric; its two alarms are AWS's own."""
+
+    metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
+    statistic: Statistic = "Average"
 
     @model_validator(mode="after")
     def _falls_with_capacity(self) -> Self:
@@ -264,6 +271,8 @@ class TargetTrackingPolicy(StackValue):
 
 
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]
+DeployedPolicy = StepScaling | TargetTracking
+"""What Application Auto Scaling knows of a policy."""
 
 
 class ScheduledAction(StackValue):

@@ -13,13 +13,20 @@ from async_inference.scaling.alarms import (
     breaches,
     period_statistic,
 )
-from async_inference.scaling.autoscaler import Autoscaler, Request, tracking_alarms
+from async_inference.scaling.autoscaler import (
+    TRACKING_PERIOD_S,
+    Autoscaler,
+    Request,
+    tracking_alarms,
+)
 from async_inference.scaling.plan import (
+    AlarmRule,
     Metric,
     MetricAlarm,
     ScalingPlan,
     ScalingPolicy,
     StepScalingPolicy,
+    TargetTrackingPolicy,
 )
 from async_inference.scaling.unsettled import Unsettled
 
@@ -50,36 +57,34 @@ def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
 
 def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
     """For each policy that one request at zero instances makes add: how long its data takes."""
-    alarms = (
-        (policy, alarm)
-        for policy in plan.policies
-        for alarm in (
-            policy.alarms
-            if isinstance(policy, StepScalingPolicy)
-            else tracking_alarms(policy, unsettled)[:1]
-        )
-    )
-    for policy, alarm in alarms:
-        lasts_s = alarm.datapoints_to_alarm * alarm.period_s
-        for value, aged_s in _values(policy, alarm, unsettled):
-            minutes = max(1, alarm.period_s // 60)
+    ways: list[tuple[ScalingPolicy, AlarmRule, MetricAlarm | TargetTrackingPolicy, int]] = []
+    for policy in plan.policies:
+        if isinstance(policy, StepScalingPolicy):
+            ways += [(policy, alarm, alarm, alarm.period_s) for alarm in policy.alarms]
+        else:
+            high, _ = tracking_alarms(policy, unsettled)
+            ways.append((policy, high, policy, TRACKING_PERIOD_S))
+    for policy, rule, on, period_s in ways:
+        lasts_s = rule.datapoints_to_alarm * period_s
+        for value, aged_s in _values(policy, on.metric, rule.threshold, unsettled):
+            minutes = max(1, period_s // 60)
             point = period_statistic(
-                STATISTIC_CODES[alarm.statistic], value * minutes, minutes, value, value
+                STATISTIC_CODES[on.statistic], value * minutes, minutes, value, value
             )
-            if not breaches(point, COMPARISON_CODES[alarm.comparison], alarm.threshold):
+            if not breaches(point, COMPARISON_CODES[rule.comparison], rule.threshold):
                 continue
             scaler = Autoscaler(0, plan.max_capacity, 0, unsettled)
-            scaler.decide([Request(policy, point, alarm.threshold)], 0.0)
+            scaler.decide([Request(policy, point, rule.threshold)], 0.0)
             if scaler.desired > 0:
                 yield lasts_s + aged_s
                 break
 
 
 def _values(
-    policy: ScalingPolicy, alarm: MetricAlarm, unsettled: Unsettled
+    policy: ScalingPolicy, metric: Metric, threshold: float, unsettled: Unsettled
 ) -> Iterator[tuple[float, float]]:
     """What the metric comes to while one request waits, and after how many seconds."""
-    match alarm.metric:
+    match metric:
         case Metric.HAS_BACKLOG_WITHOUT_CAPACITY | Metric.BACKLOG_SIZE:
             yield 1.0, 0.0
         case Metric.BACKLOG_SIZE_PER_INSTANCE:
@@ -91,7 +96,7 @@ def _values(
             # It grows from 0; what a policy does can change where a step begins, or just above.
             steps = policy.steps if isinstance(policy, StepScalingPolicy) else ()
             bounds = [s.lower_bound for s in steps if s.lower_bound is not None]
-            begins = {0.0, alarm.threshold, *(alarm.threshold + bound for bound in bounds)}
+            begins = {0.0, threshold, *(threshold + bound for bound in bounds)}
             for age_s in sorted({at for each in begins for at in (each, math.floor(each) + 1.0)}):
                 if age_s >= 0:
                     yield age_s, age_s

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from async_inference.local_aws.pulumi_resources.kind import pascal
+from async_inference.aws_names import pascal
 from tests.components.conftest import Record, Registration
 
 Properties = dict[str, Any]

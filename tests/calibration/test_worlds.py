@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from async_inference.calibration.estimators import Estimate, estimate, lognormal
+from async_inference.calibration.estimators import Estimate, estimate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
     Metric,
     MetricAlarm,
-    ScheduledAction,
     ScalingRules,
+    ScheduledAction,
     StepAdjustment,
     StepScalingPolicy,
 )

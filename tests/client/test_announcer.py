@@ -44,8 +44,10 @@ def announcer(aws: Aws, every_s: float = LONG_S) -> Announcer:
 
 
 def test_names_are_those_that_the_alarm_looks_at():
-    assert rules.ANNOUNCEMENTS_NAMESPACE == plan.ANNOUNCEMENTS_NAMESPACE
-    assert plan.Metric.REQUESTS_WITHOUT_CAPACITY == rules.ANNOUNCED_METRIC
+    metric = plan.Metric.REQUESTS_WITHOUT_CAPACITY
+
+    assert metric == rules.ANNOUNCED_METRIC
+    assert metric.namespace == rules.ANNOUNCEMENTS_NAMESPACE
 
 
 def test_an_announcement_is_a_metric_with_a_resolution_of_a_second():

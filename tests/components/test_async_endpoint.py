@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import pulumi
 import pytest
 
 from async_inference.groups import Subscription
@@ -485,3 +486,45 @@ def test_every_variable_that_the_component_sets_is_refused_in_a_stacks_environme
 
     free = {"SAGEMAKER_CONTAINER_LOG_LEVEL", "PYTHONPATH"}
     assert container["environment"].keys() - free == COMPONENT_VARIABLES
+
+
+def test_arguments_are_refused_by_the_rules_of_a_stacks_config_before_anything_is_registered(
+    register, endpoint, tmp_path
+):
+    nothing = ScalingPlan(min_capacity=0, max_capacity=5)
+    records = []
+    with pytest.raises(pulumi.RunError) as refused:
+        records.append(
+            register(
+                lambda: endpoint(
+                    endpoint_name="two__hyphens",
+                    region="mars",
+                    instance_type="ml.t3.large",
+                    plan=nothing,
+                    handler=tmp_path / "elsewhere",
+                    max_concurrent_invocations_per_instance=0,
+                    tags={"Endpoint": "mine"},
+                )
+            )
+        )
+
+    problems = str(refused.value).splitlines()[1:]
+    assert [problem.split(" ")[0].rstrip(":") for problem in problems] == [
+        "endpoint_name",
+        "region",
+        "instance_type",
+        "max_concurrent_invocations_per_instance",
+        "tags",
+        "min_capacity",
+        "handler",
+    ]
+    assert "no policy ever leaves zero" in problems[5]
+    assert not records
+
+
+def test_arguments_that_only_a_deployment_will_know_are_left_to_aws(register, endpoint):
+    later = pulumi.Output.from_input("s3://theirs/out")
+
+    record = register(lambda: endpoint(output_path=later, setup_s=60, request_ttl_s=600))
+
+    assert record.keys

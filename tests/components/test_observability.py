@@ -182,6 +182,12 @@ def test_listeners_of_operations_hear_the_alarms(register, endpoint):
 
     record = register(lambda: endpoint(listeners=[listener]))
 
+    (waits,) = [
+        entry.depends_on
+        for entry in record.registrations
+        if entry.type.endswith("TopicSubscription")
+    ]
+    assert "demo-endpoint" in waits, "by then no new alarm says that it is OK"
     (subscription,) = [
         entry.inputs for entry in record.registrations if entry.type.endswith("TopicSubscription")
     ]
@@ -227,6 +233,8 @@ def test_a_budget_counts_what_bears_the_endpoints_tag(register, endpoint):
 
     budget = record["aws:budgets/budget:Budget", "demo-budget"].inputs
     assert (budget["limitAmount"], budget["limitUnit"]) == ("500", "USD")
+    depends = record["aws:budgets/budget:Budget", "demo-budget"].depends_on
+    assert "demo-operations-topic-policy" in depends
     assert budget["costFilters"] == [
         {"name": "TagKeyValue", "values": ["user:endpoint$async-demo"]}
     ]
@@ -236,6 +244,22 @@ def test_a_budget_counts_what_bears_the_endpoints_tag(register, endpoint):
     }
     tagged = [entry for entry in record.registrations if "tags" in entry.inputs]
     assert all(entry.inputs["tags"]["endpoint"] == "async-demo" for entry in tagged)
+
+
+@pytest.mark.parametrize(
+    ("limit_usd", "amount"),
+    [
+        (500, "500"),
+        (12_345.67, "12345.67"),
+        (1_234_567, "1234567"),
+        (1e9, "1000000000"),
+        (99.9, "99.9"),
+    ],
+)
+def test_a_budgets_limit_is_written_out_to_the_cent(register, endpoint, limit_usd, amount):
+    record = register(lambda: endpoint(observability=Observability(monthly_budget_usd=limit_usd)))
+
+    assert record["aws:budgets/budget:Budget", "demo-budget"].inputs["limitAmount"] == amount
 
 
 def test_nothing_is_watched_where_that_is_turned_off_but_the_log_ends(register, endpoint):

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from async_inference import settings
+from async_inference.scaling import documents
 from async_inference.scaling.plan import PRESETS, ScalingPlan
 from components.queue_scaling import QueueScaling, QueueScalingArgs
+from tests.components.conftest import ACCOUNT_ID
 from tests.components.test_program import ROOT, config_of, run
 
 EVERYTHING = ScalingPlan.model_validate(
@@ -70,77 +72,37 @@ EVERYTHING = ScalingPlan.model_validate(
 )
 
 
+POLICY_ARN = f"arn:aws:appautoscaling:us-east-1:{ACCOUNT_ID}:policy"
+"""As the mocks make it up."""
+
+
 def registered_plan(record: Any) -> ScalingPlan:
     """The plan that Application Auto Scaling and CloudWatch would run."""
     of_type = {
-        kind: [entry for entry in record.registrations if entry.type.endswith(f":{kind}")]
+        kind: [entry.inputs for entry in record.registrations if entry.type.endswith(f":{kind}")]
         for kind in ("Target", "Policy", "MetricAlarm", "ScheduledAction")
     }
     (target,) = of_type["Target"]
-    alarms = {
-        alarm.inputs["alarmActions"][0].rpartition("/")[2]: alarm.inputs
-        for alarm in of_type["MetricAlarm"]
-        if any(":appautoscaling:" in action for action in alarm.inputs.get("alarmActions", []))
-    }
-    return ScalingPlan.model_validate(
-        {
-            "minCapacity": target.inputs["minCapacity"],
-            "maxCapacity": target.inputs["maxCapacity"],
-            "policies": [_policy(entry.inputs, alarms) for entry in of_type["Policy"]],
-            "schedules": [_schedule(entry.inputs) for entry in of_type["ScheduledAction"]],
-        }
+    alarms = [documents.from_provider(inputs) for inputs in of_type["MetricAlarm"]]
+    return ScalingPlan(
+        min_capacity=target["minCapacity"],
+        max_capacity=target["maxCapacity"],
+        policies=tuple(
+            planned
+            for inputs in of_type["Policy"]
+            for planned in documents.planned(
+                documents.from_provider(inputs)
+                | {"PolicyName": inputs["name"], "PolicyARN": f"{POLICY_ARN}/{inputs['name']}"},
+                alarms,
+            )
+        ),
+        schedules=tuple(
+            documents.schedule(
+                documents.from_provider(inputs) | {"ScheduledActionName": inputs["name"]}
+            )
+            for inputs in of_type["ScheduledAction"]
+        ),
     )
-
-
-def _policy(policy: dict[str, Any], alarms: dict[str, Any]) -> dict[str, Any]:
-    named = {"type": policy["policyType"], "name": policy["name"]}
-    if "targetTrackingScalingPolicyConfiguration" in policy:
-        tracking = policy["targetTrackingScalingPolicyConfiguration"]
-        metric = tracking["customizedMetricSpecification"]
-        return named | {
-            "metric": metric["metricName"],
-            "statistic": metric["statistic"],
-            "target": tracking["targetValue"],
-            "scaleOutCooldownS": tracking["scaleOutCooldown"],
-            "scaleInCooldownS": tracking["scaleInCooldown"],
-            "disableScaleIn": tracking["disableScaleIn"],
-        }
-    steps, alarm = policy["stepScalingPolicyConfiguration"], alarms[policy["name"]]
-    return named | {
-        "adjustmentType": steps["adjustmentType"],
-        "metricAggregationType": steps["metricAggregationType"],
-        "minAdjustmentMagnitude": steps.get("minAdjustmentMagnitude"),
-        "cooldownS": steps["cooldown"],
-        "steps": [
-            {
-                "lowerBound": step.get("metricIntervalLowerBound"),
-                "upperBound": step.get("metricIntervalUpperBound"),
-                "adjustment": step["scalingAdjustment"],
-            }
-            for step in steps["stepAdjustments"]
-        ],
-        "alarm": {
-            "metric": alarm["metricName"],
-            "statistic": alarm["statistic"],
-            "comparison": alarm["comparisonOperator"],
-            "threshold": alarm["threshold"],
-            "periodS": alarm["period"],
-            "evaluationPeriods": alarm["evaluationPeriods"],
-            "datapointsToAlarm": alarm["datapointsToAlarm"],
-            "treatMissingData": alarm["treatMissingData"],
-        },
-    }
-
-
-def _schedule(action: dict[str, Any]) -> dict[str, Any]:
-    bounds = action["scalableTargetAction"]
-    return {
-        "name": action["name"],
-        "schedule": action["schedule"],
-        "timezone": action["timezone"],
-        "minCapacity": bounds.get("minCapacity"),
-        "maxCapacity": bounds.get("maxCapacity"),
-    }
 
 
 def by_name(plan: ScalingPlan) -> dict[str, Any]:

@@ -18,16 +18,19 @@ from components.resumption import (
     Resumption,
     clears_alias,
     clears_log_group,
+    import_command,
     refuse_unless_stranded,
 )
 from tests.components.conftest import Reached
 
 NAME = "async-demo"
+COMPONENT = "async-inference:index:AsyncEndpoint"
+URN = f"urn:pulumi:prod::demo::{COMPONENT}$aws:sagemaker/endpoint:Endpoint::sdxl-endpoint"
 OWN, THEIRS = "arn:aws:iam::123456789012:role/own", "arn:aws:iam::123456789012:role/theirs"
 
 
 def test_what_an_interrupted_creation_left_may_be_removed():
-    refuse_unless_stranded(Namesake(role=OWN, scaled=False, tags={}), NAME, OWN)
+    refuse_unless_stranded(Namesake(role=OWN, scaled=False, tags={}), NAME, OWN, URN)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +55,16 @@ def test_what_an_interrupted_creation_left_may_be_removed():
 def test_any_other_endpoint_is_kept_and_the_way_out_said(found, sentence):
     """Tags alone say nothing: a copy of this project has the same ones."""
     with pytest.raises(NameTakenError, match=re.escape(sentence)) as raised:
-        refuse_unless_stranded(found, NAME, OWN)
+        refuse_unless_stranded(found, NAME, OWN, URN)
 
     assert f"aws sagemaker delete-endpoint --endpoint-name {NAME}" in str(raised.value)
+
+
+def test_an_endpoint_that_the_state_lost_is_taken_back_under_its_component():
+    assert import_command(URN, NAME) == (
+        "pulumi import aws:sagemaker/endpoint:Endpoint sdxl-endpoint async-demo "
+        f"--parent 'sdxl=urn:pulumi:prod::demo::{COMPONENT}::sdxl' --protect=false"
+    )
 
 
 class Leftovers:
@@ -200,7 +210,7 @@ def ask(register, monkeypatch) -> Callable[[Aws, str], None]:
             "delete configuration": (hooks.configuration, "before_delete"),
         }[kind]
         args = pulumi.ResourceHookArgs(
-            urn="",
+            urn=URN,
             id="",
             name="",
             type="",

@@ -39,7 +39,6 @@ NEEDED_BY = {
     "ecr:BatchCheckLayerAvailability": "SageMaker pulls the image",
     "ecr:BatchGetImage": "SageMaker pulls the image",
     "ecr:GetDownloadUrlForLayer": "SageMaker pulls the image",
-    "logs:CreateLogGroup": "SageMaker writes the container's log (DG sagemaker-roles)",
     "logs:CreateLogStream": "a stream an instance",
     "logs:DescribeLogStreams": "SageMaker looks for its stream",
     "logs:PutLogEvents": "SageMaker writes the container's log",
@@ -79,7 +78,9 @@ def actions(document: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def test_everything_that_is_kept_is_under_one_key_of_the_endpoints_own(register, endpoint):
-    record = register(lambda: endpoint(security=Security(encryption="customer")))
+    record = register(
+        lambda: endpoint(security=Security(encryption="customer"), instance_type="ml.m5.xlarge")
+    )
 
     (rule,) = record[ENCRYPTION, "demo-bucket-encryption"].inputs["rules"]
     assert rule == {
@@ -115,10 +116,37 @@ def test_alarms_may_use_the_key_of_the_topic_that_they_publish_to(register, endp
 def test_a_key_that_was_made_elsewhere_is_used_and_none_is_made(register, endpoint):
     arn = "arn:aws:kms:us-east-1:123456789012:key/1a2b"
 
-    record = register(lambda: endpoint(security=Security(encryption=arn)))
+    record = register(
+        lambda: endpoint(security=Security(encryption=arn), instance_type="ml.m5.xlarge")
+    )
 
     assert record[CONFIGURATION, "demo-config"].inputs["kmsKeyArn"] == arn
     assert "aws:kms/key:Key" not in {kind for kind, _ in record.keys}
+
+
+@pytest.mark.parametrize("instance_type", ["ml.g4dn.2xlarge", "ml.g5.2xlarge"])
+def test_the_key_is_not_asked_for_volumes_that_the_hardware_encrypts(
+    register, endpoint, instance_type
+):
+    """CreateEndpointConfig failed for them, says the service model of not long ago."""
+    wanted = Security(encryption="customer")
+    record = register(lambda: endpoint(security=wanted, instance_type=instance_type))
+
+    configuration = record[CONFIGURATION, "demo-config"].inputs
+    assert "kmsKeyArn" not in configuration
+    assert configuration["asyncInferenceConfig"]["outputConfig"]["kmsKeyId"] == KEY_ARN, "outputs"
+
+
+def test_keys_of_weights_and_outputs_elsewhere_may_be_used(register, endpoint):
+    theirs = "arn:aws:kms:us-east-1:210987654321:key/9f8e"
+
+    record = register(lambda: endpoint(security=Security(other_key_arns=(theirs,))))
+
+    (use,) = [each for each in statements(record) if each["Sid"] == "UseOtherKeys"]
+    assert (use["Action"], use["Resource"]) == (["kms:Decrypt", "kms:GenerateDataKey"], [theirs])
+    invoker = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])["Statement"]
+    (reads,) = [each for each in invoker if each["Sid"] == "ReadUnderOtherKeys"]
+    assert (reads["Action"], reads["Resource"]) == ("kms:Decrypt", [theirs])
 
 
 def test_without_a_key_or_a_network_the_inputs_do_not_even_name_them(register, endpoint):

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
+from async_inference.scaling import documents
 from async_inference.scaling.plan import (
     AWS,
     DOCUMENTED,
@@ -125,69 +127,25 @@ class Observed:
 def put(account: Account, name: str, plan: ScalingPlan) -> None:
     """Register target, policies and alarms, as QueueScaling does."""
     target: dict[str, Any] = {
-        "ServiceNamespace": "sagemaker",
-        "ResourceId": f"endpoint/{name}/variant/AllTraffic",
-        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+        "ServiceNamespace": SERVICE_NAMESPACE,
+        "ResourceId": scalable_id(name, "AllTraffic"),
+        "ScalableDimension": SCALABLE_DIMENSION,
     }
     account.autoscaling.register_scalable_target(**target, MinCapacity=0, MaxCapacity=0)
     eventually(lambda: account.instances(name) == 0, f"{name} at zero")
     account.autoscaling.register_scalable_target(
         **target, MinCapacity=plan.min_capacity, MaxCapacity=plan.max_capacity
     )
-    mine = [{"Name": "EndpointName", "Value": name}]
     for policy in plan.policies:
-        named = target | {"PolicyName": policy.name, "PolicyType": policy.type}
-        if isinstance(policy, TargetTrackingPolicy):
-            account.autoscaling.put_scaling_policy(
-                **named,
-                TargetTrackingScalingPolicyConfiguration={
-                    "TargetValue": policy.target,
-                    "CustomizedMetricSpecification": {
-                        "Namespace": "AWS/SageMaker",
-                        "MetricName": policy.metric,
-                        "Dimensions": mine,
-                        "Statistic": policy.statistic,
-                    },
-                    "ScaleOutCooldown": policy.scale_out_cooldown_s,
-                    "ScaleInCooldown": policy.scale_in_cooldown_s,
-                    "DisableScaleIn": policy.disable_scale_in,
-                },
+        document = documents.policy_document(policy, name)
+        arn = account.autoscaling.put_scaling_policy(**target, **document)["PolicyARN"]
+        if isinstance(policy, StepScalingPolicy):
+            on = documents.watched(policy.alarm, name)
+            account.cloudwatch.put_metric_alarm(
+                AlarmName=f"{name}-{policy.name}",
+                AlarmActions=[arn],
+                **documents.alarm_document(policy.alarm, on),
             )
-            continue
-        steps = [
-            {
-                "ScalingAdjustment": step.adjustment,
-                "MetricIntervalLowerBound": step.lower_bound,
-                "MetricIntervalUpperBound": step.upper_bound,
-            }
-            for step in policy.steps
-        ]
-        arn = account.autoscaling.put_scaling_policy(
-            **named,
-            StepScalingPolicyConfiguration={
-                "AdjustmentType": policy.adjustment_type,
-                "StepAdjustments": [
-                    {key: value for key, value in step.items() if value is not None}
-                    for step in steps
-                ],
-                "Cooldown": policy.cooldown_s,
-            },
-        )["PolicyARN"]
-        alarm = policy.alarm
-        account.cloudwatch.put_metric_alarm(
-            AlarmName=f"{name}-{policy.name}",
-            Namespace="AWS/SageMaker",
-            MetricName=alarm.metric,
-            Dimensions=mine,
-            Statistic=alarm.statistic,
-            ComparisonOperator=alarm.comparison,
-            Threshold=alarm.threshold,
-            Period=alarm.period_s,
-            EvaluationPeriods=alarm.evaluation_periods,
-            DatapointsToAlarm=alarm.datapoints_to_alarm,
-            TreatMissingData=alarm.treat_missing_data,
-            AlarmActions=[arn],
-        )
 
 
 def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
@@ -252,8 +210,8 @@ def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> 
     account.read(last["OutputLocation"], 240)
     eventually(lambda: account.instances(name) == 0, f"{name} back at zero", 240)
     activities = account.autoscaling.describe_scaling_activities(
-        ServiceNamespace="sagemaker",
-        ResourceId=f"endpoint/{name}/variant/AllTraffic",
+        ServiceNamespace=SERVICE_NAMESPACE,
+        ResourceId=scalable_id(name, "AllTraffic"),
         MaxResults=50,
     )["ScalingActivities"]
     ordered = sorted(activities, key=lambda a: a["StartTime"])

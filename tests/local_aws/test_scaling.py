@@ -77,6 +77,35 @@ def account(start):
     return account
 
 
+def tracked_alarms(account, **specification) -> list[dict]:
+    """The alarms that target tracking on a metric makes."""
+    account.autoscaling.put_scaling_policy(
+        **TARGET,
+        PolicyName="tracks",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={"TargetValue": 3.0, **specification},
+    )
+    return account.cloudwatch.describe_alarms(AlarmNamePrefix="TargetTracking-")["MetricAlarms"]
+
+
+def test_the_alarms_of_target_tracking_look_at_what_it_tracks(account):
+    mine = [{"Name": "Team", "Value": "images"}]
+    custom = {"Namespace": "Mine", "MetricName": "Wanted", "Dimensions": mine, "Statistic": "Sum"}
+
+    for alarm in tracked_alarms(account, CustomizedMetricSpecification=custom):
+        assert {key: alarm[key] for key in custom} == custom
+    predefined = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    for alarm in tracked_alarms(account, PredefinedMetricSpecification=predefined):
+        assert alarm["MetricName"] == "InvocationsPerInstance"
+
+
+def test_target_tracking_on_an_expression_is_refused_here(account):
+    metrics = [{"Id": "m", "Expression": "1"}]
+
+    with pytest.raises(account.autoscaling.exceptions.ClientError, match="no expression"):
+        tracked_alarms(account, CustomizedMetricSpecification={"Metrics": metrics})
+
+
 def test_an_idle_endpoint_goes_to_zero_wakes_for_a_request_and_goes_back(account):
     track(account)
     wake(account)

@@ -10,6 +10,7 @@ import pytest
 
 from async_inference import settings
 from async_inference.operations import preflight
+from async_inference.operations.checks import Check
 from async_inference.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +107,16 @@ def test_a_too_new_image_is_told_which_ami_would_carry_it():
 def test_a_region_without_sagemaker_is_told():
     assert preflight.region(stack(), ["us-east-1"]).verdict == "ok"
     assert preflight.region(stack(), ["eu-west-1"]).verdict == "differs"
+
+
+@pytest.mark.parametrize(
+    "name", ["us-east-1", "cn-north-1", "us-gov-west-1", "eusc-de-east-1", "us-isob-east-1"]
+)
+def test_regions_of_every_partition_are_known_and_taken(name):
+    """Role and deployer's policy have ARNs of the partition."""
+    assert name in preflight.known_regions()
+    given = {"aws:region": name, "async-inference:handler": str(ROOT / "inference_code")}
+    assert settings.load(given, stack="dev").region == name
 
 
 def archive(*members: tarfile.TarInfo) -> bytes:
@@ -219,3 +230,41 @@ def test_weights_are_there_and_without_symlinks_or_it_is_told(account):
     assert found["linked.tar.gz"].found == "links: b"
     assert found["text.tar.gz"].found.startswith("no tar.gz")
     assert "reading s3://weights/plain.tar.gz for symlinks" in said
+
+
+@pytest.mark.local_aws
+def test_keys_of_weights_and_output_buckets_that_the_endpoint_may_not_use_are_named(account):
+    kms = account.client("kms")
+    arns = [kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2)]
+    account.s3.put_object(
+        Bucket="weights",
+        Key="locked/unet.safetensors",
+        Body=b"1",
+        ServerSideEncryption="aws:kms",
+        SSEKMSKeyId=arns[0],
+    )
+    account.s3.create_bucket(Bucket="theirs")
+    account.s3.put_bucket_encryption(
+        Bucket="theirs",
+        ServerSideEncryptionConfiguration={
+            "Rules": [
+                {
+                    "ApplyServerSideEncryptionByDefault": {
+                        "SSEAlgorithm": "aws:kms",
+                        "KMSMasterKeyID": arns[1],
+                    }
+                }
+            ]
+        },
+    )
+
+    def looked(weights: str = "tiny", **values: Any) -> Check:
+        return preflight.keys(stack(weights=weights, **values), account.s3, kms)
+
+    assert looked("s3://weights/sdxl").verdict == "ok"
+    assert looked("s3://weights/locked").found == f"s3://weights/locked: {arns[0]}"
+    found = looked(outputPath="s3://theirs/out")
+    assert found.found == f"s3://theirs/out: {arns[1]}"
+    assert "security.otherKeyArns" in (found.remedy or "")
+    allowed = {"otherKeyArns": arns}
+    assert looked("s3://weights/locked", outputPath="s3://theirs/out", security=allowed).passed

@@ -196,6 +196,29 @@ def test_an_alarm_that_differs_in_one_thing_is_named_with_that_thing(fact, value
     assert differing["alarm wake"].found == found
 
 
+def test_an_alarm_on_a_band_of_expected_values_is_compared_too():
+    """Whoever uses the components may have such an alarm in the same stack."""
+    band = {
+        "comparisonOperator": "GreaterThanUpperThreshold",
+        "evaluationPeriods": 2,
+        "thresholdMetricId": "band",
+        "alarmActions": [TOPIC],
+    }
+    mine = replace(ASKED, alarms={**ASKED.alarms, "band": band})
+    live = {
+        "AlarmName": "band",
+        "ComparisonOperator": "GreaterThanUpperThreshold",
+        "EvaluationPeriods": 2,
+        "ThresholdMetricId": "band",
+        "AlarmActions": [TOPIC],
+    }
+
+    assert failed(replace(LIVE, alarms={**LIVE.alarms, "band": live}), mine) == {}
+    looser = live | {"EvaluationPeriods": 5}
+    (check,) = failed(replace(LIVE, alarms={**LIVE.alarms, "band": looser}), mine).values()
+    assert check.found == "EvaluationPeriods 5"
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -210,6 +233,30 @@ def test_an_alarm_that_cannot_fire_strands_the_endpoint_at_zero(broken):
     found = failed(replace(LIVE, alarms={"wake": WAKE_ALARM | broken}))
 
     assert found["wake-up from zero"].found.startswith("stranded at 0")
+
+
+@pytest.mark.parametrize(
+    ("configuration", "found"),
+    [
+        (
+            {"PredefinedMetricSpecification": {"PredefinedMetricType": "Mine"}},
+            "the predefined metric Mine is not known here",
+        ),
+        ({"CustomizedMetricSpecification": {"Metrics": []}}, "metric none"),
+        ({"TargetValue": 0.0}, "target = 0.0: input should be greater than 0"),
+    ],
+)
+def test_a_policy_that_no_stack_file_can_say_is_told_with_what_it_is(configuration, found):
+    tracking = TRACKING["TargetTrackingScalingPolicyConfiguration"]
+    if "TargetValue" not in configuration:
+        tracking = {
+            key: value for key, value in tracking.items() if key != "CustomizedMetricSpecification"
+        }
+    changed = {"TargetTrackingScalingPolicyConfiguration": tracking | configuration}
+
+    (check,) = failed(replace(LIVE, policies=[STEPS, TRACKING | changed])).values()
+
+    assert found in check.found
 
 
 def test_a_lost_failure_path_is_named():

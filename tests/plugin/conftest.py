@@ -27,7 +27,14 @@ from tests.components.conftest import register
 __all__ = ["register"]  # a fixture
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT, STACK = "images", "test"
-FEATURES = {"secrets", "resourceReferences", "outputValues", "resourceHooks", "errorHooks"}
+FEATURES = {
+    "secrets",
+    "resourceReferences",
+    "outputValues",
+    "resourceHooks",
+    "errorHooks",
+    "deletedWith",
+}
 """What the program needs of an engine."""
 
 

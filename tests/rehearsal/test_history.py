@@ -1,11 +1,14 @@
 """Traffic reconstructed from CloudWatch's minutes is the traffic that there was, to the minute."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_inference.rehearsal.history import Minutes, reconstructed
+from async_inference.rehearsal.history import Minutes, fetched, reconstructed
 from async_inference.rehearsal.traffic import Traffic, read, write
 from async_inference.validation import InvalidInputError
 
@@ -62,6 +65,40 @@ def test_requests_that_still_wait_get_the_mean_service_of_the_others():
 
     assert found.arrivals_s.tolist() == [7.5, 22.5, 37.5, 52.5]
     assert found.service_s.tolist() == [15.0] * 4
+
+
+def test_a_wait_longer_than_the_whole_is_refused_since_units_must_differ():
+    minutes = Minutes({}, {START_S: 2.0}, {START_S: 10_000_000.0}, {START_S: 40_000.0})
+
+    with pytest.raises(InvalidInputError, match="less than TimeInBacklog in 1 of 1 minutes, by 99"):
+        reconstructed(minutes)
+
+
+class CloudWatch:
+    """Publishes one minute, each metric in a unit of its own."""
+
+    def list_metrics(self, **_: Any) -> dict[str, Any]:
+        date = {"date": "Tue, 14 Nov 2023 23:00:00 GMT"}
+        return {"Metrics": [{}], "ResponseMetadata": {"HTTPHeaders": date}}
+
+    def get_metric_statistics(self, **asked: Any) -> dict[str, Any]:
+        (stat,) = asked["Statistics"]
+        value, unit = {
+            ("ApproximateBacklogSize", "Average"): (0.0, "None"),
+            ("TotalProcessingTime", "SampleCount"): (2.0, "Seconds"),
+            ("TotalProcessingTime", "Sum"): (40.0, "Seconds"),
+            ("TimeInBacklog", "Sum"): (10_000_000.0, "Microseconds"),
+        }[asked["MetricName"], stat]
+        at = datetime.fromtimestamp(START_S, UTC)
+        return {"Datapoints": [{"Timestamp": at, stat: value, "Unit": unit}]}
+
+
+def test_durations_are_taken_in_the_unit_that_each_datapoint_tells():
+    found = fetched(CloudWatch(), "sdxl", "AllTraffic", timedelta(hours=1))
+
+    assert found.ended == {START_S: 2.0}, "a number of requests has no unit"
+    assert found.in_backlog_ms == {START_S: 10_000.0}
+    assert found.total_ms == {START_S: 40_000.0}
 
 
 def test_an_endpoint_that_ended_nothing_has_no_history():

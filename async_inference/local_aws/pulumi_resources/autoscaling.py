@@ -2,15 +2,16 @@
 
 from typing import Any
 
+from async_inference.aws_names import SERVICE_NAMESPACE, pascal
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
     Kind,
     Properties,
     given,
-    pascal,
     retag,
     unless_gone,
 )
+from async_inference.scaling.documents import from_provider
 
 _SCALED = frozenset({"resourceId", "scalableDimension", "serviceNamespace"})
 
@@ -35,7 +36,7 @@ class Target(Kind):
 
     def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
         found = aws.describe_scalable_targets(
-            ServiceNamespace=p.get("serviceNamespace", "sagemaker"), ResourceIds=[identity]
+            ServiceNamespace=p.get("serviceNamespace", SERVICE_NAMESPACE), ResourceIds=[identity]
         )["ScalableTargets"]
         if not found:
             return None
@@ -68,29 +69,14 @@ class Policy(Kind):
     autoname = Autoname("name", 255)
 
     def create(self, aws: Any, p: Properties) -> str:
-        request: dict[str, Any] = {}
-        steps = p.get("stepScalingPolicyConfiguration")
-        tracking = p.get("targetTrackingScalingPolicyConfiguration")
-        if steps:
-            adjustments = [
-                {
-                    key: float(value) if key.startswith("Metric") else int(value)
-                    for key, value in pascal(step).items()
-                }
-                for step in steps.get("stepAdjustments") or []
-            ]
-            request["StepScalingPolicyConfiguration"] = pascal(steps) | {
-                "StepAdjustments": adjustments
-            }
-        if tracking:
-            request["TargetTrackingScalingPolicyConfiguration"] = pascal(tracking) | {
-                "TargetValue": float(tracking["targetValue"])
-            }
+        configurations = {
+            key: value for key, value in p.items() if key.endswith("PolicyConfiguration") and value
+        }
         aws.put_scaling_policy(
             **_scaled(p),
             PolicyName=p["name"],
             PolicyType=p.get("policyType", "StepScaling"),
-            **request,
+            **from_provider(configurations),
         )
         return p["name"]
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from async_inference.aws_names import arn
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
@@ -52,7 +53,10 @@ class Budget(Kind):
     def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
         name = identity.partition(":")[2]
         found = unless_gone(aws.describe_budget, AccountId=ACCOUNT_ID, BudgetName=name)
-        return found and {"name": name, "arn": f"arn:aws:budgets::{ACCOUNT_ID}:budget/{name}"}
+        return found and {
+            "name": name,
+            "arn": arn("budgets", f"budget/{name}", account_id=ACCOUNT_ID),
+        }
 
     def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
         # moto knows neither UpdateBudget nor changed notifications.

@@ -109,19 +109,6 @@ def given(p: Properties, **parameters: str) -> dict[str, Any]:
     return {name: p[key] for name, key in parameters.items() if p.get(key)}
 
 
-def pascal(value: Any) -> Any:
-    """camelCase keys as AWS writes them, all the way down; absent values left out."""
-    if isinstance(value, dict):
-        return {
-            key[0].upper() + key[1:]: pascal(item)
-            for key, item in value.items()
-            if item is not None
-        }
-    if isinstance(value, list):
-        return [pascal(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def camel(value: Any) -> Any:
     """AWS's keys as Pulumi writes them, all the way down."""
     if isinstance(value, dict):

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from botocore.exceptions import ClientError
 
+from async_inference.aws_names import arn, pascal
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
     Kind,
@@ -13,7 +14,6 @@ from async_inference.local_aws.pulumi_resources.kind import (
     camel,
     from_tag_list,
     gone,
-    pascal,
     tag_list,
     tags_of,
     unless_gone,
@@ -47,7 +47,7 @@ class Bucket(Kind):
         tags = unless_gone(aws.get_bucket_tagging, Bucket=identity) or {"TagSet": []}
         return {
             "bucket": identity,
-            "arn": f"arn:aws:s3:::{identity}",
+            "arn": arn("s3", identity),
             "tags": from_tag_list(tags["TagSet"]),
         }
 

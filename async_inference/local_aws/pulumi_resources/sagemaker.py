@@ -3,13 +3,13 @@
 import time
 from typing import Any, ClassVar
 
+from async_inference.aws_names import EndpointStatus, pascal
 from async_inference.local_aws.pulumi_resources.kind import (
     Autoname,
     Kind,
     Properties,
     from_tag_list,
     given,
-    pascal,
     retag,
     tag_list,
     unless_gone,
@@ -136,10 +136,10 @@ def _wait_in_service(aws: Any, name: str) -> None:
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
         found = aws.describe_endpoint(EndpointName=name)
-        if found["EndpointStatus"] == "InService":
+        if found["EndpointStatus"] == EndpointStatus.IN_SERVICE:
             # Also after a rollback, which the provider reports as success (TF #48997).
             return
-        if found["EndpointStatus"] == "Failed":
+        if found["EndpointStatus"] == EndpointStatus.FAILED:
             raise RuntimeError(f"endpoint {name} failed: {found.get('FailureReason')}")
         time.sleep(0.1)
     raise TimeoutError(f"endpoint {name} was not in service within {WAIT_S:.0f} s")
