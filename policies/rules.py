@@ -64,6 +64,7 @@ PUBLISHED = frozenset(
 """What SageMaker publishes of an asynchronous endpoint's queue, under the one dimension
 EndpointName (SageMaker developer guide, async-inference-monitor). InvocationsPerInstance and the
 predefined metric are for real-time endpoints; a policy on them never fires."""
+MINUTE_S = 60
 WAKE = "HasBacklogWithoutCapacity"
 SAGEMAKER = "AWS/SageMaker"
 DEFAULT_MOST_INSTANCES = 10
@@ -191,6 +192,12 @@ def alarms_run_policies_on_published_metrics(
             report(
                 f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
                 f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
+                alarm.urn,
+            )
+        elif namespace == SAGEMAKER and (_known(alarm.props, "period") or MINUTE_S) < MINUTE_S:
+            report(
+                f"{alarm.name} looks at {metric} more often than the minute in which it is "
+                "published once: most of its periods have no data. Let period be 60 or more.",
                 alarm.urn,
             )
 
