@@ -6,6 +6,7 @@ import pytest
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
+    ANNOUNCED,
     Comparison,
     Metric,
     MetricAlarm,
@@ -142,6 +143,22 @@ def test_a_wrong_announcement_costs_at_most_the_maximum_until_it_sleeps(reading,
     assert run.peak_instances == setups
     assert run.capacity.tolist()[-1][1:] == (0, 0)
     assert run.instance_hours <= 5 * (SETUP_S + 25 + 180) / 3600
+
+
+@pytest.mark.parametrize(
+    ("quiet_s", "within_s", "most_hours"), [(10_800, 1300, 1.2), (600, 4600, 3.8)]
+)
+def test_the_preset_sends_home_what_a_wrong_announcement_started(quiet_s, within_s, most_hours):
+    """After a quiet spell in 20 minutes; Sleep needs 84 minutes of metrics (docs/security.md)."""
+    plan = ANNOUNCED.within(0, 5)
+
+    for seed in SEEDS:
+        run = ran(plan, [quiet_s + 7.0], seed, announces=[10_000])
+
+        assert run.peak_instances == 5
+        assert run.capacity[-1]["at_s"] - quiet_s <= within_s
+        assert run.capacity[-1]["desired"] == 0
+        assert run.instance_hours <= most_hours
 
 
 def test_nobody_announces_while_an_instance_serves():
