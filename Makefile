@@ -1,8 +1,7 @@
 # `make up` deploys on this machine; `make test` runs every tier. Both install what is missing.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-UV_VERSION := 0.13.9
-TORCH_VERSION := 2.15.0
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' locks/everything.txt)
 BIN := .venv/bin
 # The CLI and its plugins first, then the virtual environment, then the machine's own tools.
 export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -48,30 +47,37 @@ docs: .venv/.base
 install: .venv/.base
 	@python tools/install.py
 
-.venv/.base: requirements.lock pyproject.toml
+.venv/.base: locks/everything.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or later is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Installing the locked Python packages (about 0.4 GB) into .venv ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ echo "error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r locks/everything.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 # After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
+PIN := uv pip compile --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
 lock: .venv/.base
-	uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements.lock
-	printf "torch==$(TORCH_VERSION)\ntorchserve==0.12.0\nsagemaker-pytorch-inference==2.0.25\n" | uv pip compile inference_code/requirements.txt \
-		handlers/digits/requirements.txt - --universal \
-		--generate-hashes --no-emit-index-url -q -c requirements.lock \
-		--custom-compile-command "make lock" -o requirements-serving.lock
+	$(PIN) --universal pyproject.toml --extra all --group dev -o locks/everything.txt
+	$(PIN) --universal pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
+	$(PIN) --universal pyproject.toml --extra program --extra commands -c locks/everything.txt -o locks/commands.txt
+	mkdir -p .local
+	grep -E '^(torch|ray|transformers|tokenizers|huggingface-hub|safetensors|starlette)==' \
+		components/images/ray.txt > .local/image.txt
+	printf "%s\n" torch "ray[serve]" jinja2 torchserve==0.12.0 sagemaker-pytorch-inference==2.0.25 "setuptools<81" | \
+		$(PIN) --universal inference_code/requirements.txt handlers/digits/requirements.txt - \
+		-c locks/everything.txt -c .local/image.txt -o locks/serving.txt
+	# Twice: all together must fit the image, and only what it lacks is packed.
 	for handler in inference_code handlers/digits; do \
-		uv pip compile $$handler/requirements.txt --universal --generate-hashes --no-emit-index-url -q \
-			--excludes components/image_packages.txt -c requirements-serving.lock \
-			--custom-compile-command "make lock" -o $$handler/requirements.lock || exit 1; done
-	uv pip compile --group clients --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements-clients.lock
-	uv pip compile --group audit --universal --generate-hashes --no-emit-index-url -q \
-		--custom-compile-command "make lock" -o requirements-audit.lock
+		for image in ray:3.13:--python-platform=x86_64-manylinux_2_28 pytorch-inference:3.12:--universal; do \
+			name=$${image%%:*}; rest=$${image#*:}; list=components/images/$$name.txt; \
+			fitting="$$handler/requirements.txt --python-version $${rest%%:*} $${rest#*:}"; \
+			sed -nE 's/^([a-z][^=]*).*/\1/p' $$list > .local/brought.txt; \
+			uv pip compile -q $$fitting -c $$list -o .local/fits.txt && \
+			$(PIN) $$fitting -c .local/fits.txt --excludes .local/brought.txt \
+				-o $$handler/requirements.$$name.lock || exit 1; done; done
+	$(PIN) --universal --group clients -o locks/clients.txt
+	$(PIN) --universal --group audit -o locks/audit.txt

@@ -1,5 +1,41 @@
-"""`python -m async_inference`: the command, where its script is not on PATH."""
+"""The command `async-inference`; `python -m async_inference`, where its script is not on PATH."""
 
-from async_inference.cli import main
+import sys
 
-main()
+EXTRAS = {
+    "httpx": "commands",
+    "psutil": "commands",
+    "pydantic": "commands",
+    "rich": "commands",
+    "typer": "commands",
+    "yaml": "commands",
+    "boto3": "client",
+    "matplotlib": "rehearsal",
+    "numba": "rehearsal",
+    "numpy": "rehearsal",
+    "scipy": "rehearsal",
+    "cheroot": "local",
+    "moto": "local",
+    "sagemaker_inference": "local",
+}
+"""Which extra of this package brings what a command imports."""
+
+
+def main() -> None:
+    """Run the command, or say which packages it needs."""
+    try:
+        from async_inference.cli import main as command
+
+        command()
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        sys.exit(
+            f"error: this command needs {error.name}, which is not installed: "
+            f"pip install 'async-inference[{extra}]', or -e '.[{extra}]' in a checkout"
+        )
+
+
+if __name__ == "__main__":
+    main()

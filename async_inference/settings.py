@@ -27,6 +27,7 @@ from async_inference.groups import (
     Subscription,
     Updates,
 )
+from async_inference.images import DEFAULT_TAG, Image, gpus, image_of
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.scaling.waking import detection_s, wakes_from_zero
@@ -61,6 +62,8 @@ COMPONENT_VARIABLES = frozenset(
         "SAGEMAKER_PROGRAM",
         "SAGEMAKER_REGION",
         "SAGEMAKER_SUBMIT_DIRECTORY",
+        "HANDLER_CONCURRENCY",
+        "RAYSERVE_BACKEND_TIMEOUT",
         "TS_DEFAULT_STARTUP_TIMEOUT",
         *(
             f"{server}_{limit}"
@@ -75,7 +78,8 @@ REGION = r"^[a-z]{2,4}(-[a-z]+)+-\d$"
 """us-east-1, us-gov-west-1, us-isob-east-1, eusc-de-east-1: of every partition."""
 S3_URI = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?$"
 ECR_IMAGE = r"^\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.[a-z.]+/[a-z0-9][a-z0-9._/-]*([:@]\S+)?$"
-HUB_ID = r"^[\w.-]+/[\w.-]+$"
+HUB_ID = r"^[\w.-]+/[\w.-]+(@[\w.-]+)?$"
+"""A Hugging Face id, which may name a branch, tag or commit: `org/name@revision`."""
 
 
 def _decoded(value: object) -> object:
@@ -95,6 +99,10 @@ def _absent(value: object) -> object:
 
 OptionalS3Uri = Annotated[
     Annotated[str, Field(max_length=512, pattern=S3_URI)] | None, BeforeValidator(_absent)
+]
+OptionalAmi = Annotated[
+    Annotated[str, Field(max_length=63, pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9.])*$")] | None,
+    BeforeValidator(_absent),
 ]
 OptionalEcrImage = Annotated[
     Annotated[str, Field(max_length=255, pattern=ECR_IMAGE)] | None, BeforeValidator(_absent)
@@ -116,9 +124,8 @@ class Settings(StackValue):
     setup_s: Annotated[Count, Field(ge=0, le=3600)] = 0
 
     image_uri: OptionalEcrImage = None
-    image_tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] = (
-        "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
-    )
+    image_tag: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,127}$")] = DEFAULT_TAG
+    inference_ami_version: OptionalAmi = None
     handler: str = "inference_code"
     weights: str = "stabilityai/stable-diffusion-xl-base-1.0"
     environment: Annotated[
@@ -202,7 +209,8 @@ class Settings(StackValue):
         if value == "tiny" or re.match(S3_URI, value) or re.match(HUB_ID, value):
             return value
         raise ValueError(
-            "must be an S3 URI (s3://bucket/prefix), a Hugging Face id (org/name) or tiny"
+            "must be an S3 URI (s3://bucket/prefix), a Hugging Face id (org/name, which may end in "
+            "@revision) or tiny"
         )
 
     @cached_property
@@ -221,6 +229,11 @@ class Settings(StackValue):
     def first_setup_s(self) -> float:
         """The same of a new endpoint's first instance, whose image is in no cache."""
         return float(self.setup_s) or self.setup.first_s
+
+    @property
+    def image(self) -> Image:
+        """What is known of the container's image."""
+        return image_of(self.image_uri or self.image_tag)
 
     @property
     def endpoint_name(self) -> str:
@@ -388,6 +401,19 @@ def _image_of_region(settings: Settings) -> str | None:
     )
 
 
+@_rule("image_uri", "image_tag", "instance_type")
+def _every_gpu_serves(settings: Settings) -> str | None:
+    """TorchServe tells a copy of the model its GPU as a property only, which model_fn does not get:
+    every copy would load onto the first."""
+    count = gpus(settings.instance_type)
+    if count == 1 or settings.image.serving == "ray":
+        return None
+    return (
+        f"instanceType = {settings.instance_type!r}: has {count} GPUs, of which an image with "
+        f"TorchServe uses one; use imageTag {DEFAULT_TAG}, or a type with one GPU"
+    )
+
+
 @_rule("subscriptions", "observability")
 def _listeners_hear(settings: Settings) -> str | None:
     heard = settings.observability.enabled
@@ -439,6 +465,7 @@ _RULES = (
     _isolated_weights,
     _key_of_region,
     _image_of_region,
+    _every_gpu_serves,
     _listeners_hear,
     _capacity_carries_steps,
     _provider_outlasts,
@@ -519,7 +546,7 @@ def checked(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
 def _qualified(problem: str) -> str:
     if problem.startswith("stack = "):
         return problem
-    return f"aws:{problem}" if problem.startswith("region") else f"{PROJECT}:{problem}"
+    return f"aws:{problem}" if re.match(r"region\b", problem) else f"{PROJECT}:{problem}"
 
 
 def from_stack_file(path: Path) -> Settings:

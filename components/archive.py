@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def archived(files: Mapping[str, Path], folder: Path) -> Path:
+def archived(
+    files: Mapping[str, Path], folder: Path, derived: Mapping[str, Path] | None = None
+) -> Path:
     """Pack files, each under its name, unless that was done before.
 
     Reading is quick, compressing is not: a preview without a change does not pack again.
+
+    Args:
+        files: by their names in the archive.
+        folder: where it goes.
+        derived: more files, which follow from the others and have no part in its name: not every
+            machine makes them, nor the same bytes.
 
     Returns:
         The archive, `<folder>/<sha256 of names and contents>.tar.gz`.
@@ -22,7 +30,7 @@ def archived(files: Mapping[str, Path], folder: Path) -> Path:
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = archive.with_suffix(".part")
-        _pack(files, unfinished)
+        _pack({**files, **(derived or {})}, unfinished)
         unfinished.replace(archive)
     return archive
 

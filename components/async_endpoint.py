@@ -20,6 +20,7 @@ from async_inference.groups import (
     Subscription,
     Updates,
 )
+from async_inference.images import TORCHSERVE_REPOSITORY, Image, has_gpu, image_of
 from async_inference.scaling.plan import ScalingPlan, ScalingRules
 from async_inference.settings import ENDPOINT_TAG, checked
 from components.access import deployer_policy, invoker_policy
@@ -39,7 +40,6 @@ from components.rollout import deployment_config, rollback_alarm
 VARIANT_NAME = "AllTraffic"
 ENDPOINT_NAME = r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
 """BC EndpointName."""
-IMAGE_REPOSITORY = "pytorch-inference"
 S3_PREFIX = "async_sdxl"
 
 
@@ -54,8 +54,9 @@ class AsyncEndpointArgs:
         plan: capacity bounds, scaling policies and schedules.
         handler: folder with `inference.py` and what it imports.
         weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
-        image_uri: ECR image; None looks up AWS's PyTorch inference image with `image_tag`.
-        image_tag: tag of the image that is looked up.
+        image_uri: ECR image; None looks up AWS's image with `image_tag`.
+        image_tag: tag of AWS's Ray Serve or PyTorch inference image.
+        inference_ami_version: the host's drivers; None is what the image asks for.
         environment: variables for the handler, beside those that this component sets.
         max_concurrent_invocations_per_instance: 1-1000; must be set, or the backlog per instance
             can stay without data and nothing scales (docs/aws-facts.md#concurrency).
@@ -87,6 +88,7 @@ class AsyncEndpointArgs:
     weights: str
     image_uri: pulumi.Input[str] | None = None
     image_tag: str | None = None
+    inference_ami_version: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     max_concurrent_invocations_per_instance: int = 1
     invocation_timeout_s: int = 3600
@@ -143,13 +145,25 @@ def wrong(args: AsyncEndpointArgs) -> list[str]:
 
 
 def model_server_environment(
-    *, timeout_s: int, max_payload_bytes: int, startup_timeout_s: int
+    image: Image,
+    *,
+    timeout_s: int,
+    max_payload_bytes: int,
+    startup_timeout_s: int,
+    concurrency: int,
 ) -> dict[str, str]:
-    """The limits of TorchServe (TS) and Multi Model Server (MMS), from one timeout and one size.
+    """The model server's limits, from one timeout and one size.
 
-    Below the asynchronous limits unless set (DG async-inference-create-endpoint); loading has a
-    limit of its own, and too low a one reloads for ever (docs/aws-facts.md#torchserve).
+    Those of TorchServe (TS) and Multi Model Server (MMS) are below the asynchronous limits unless
+    set (DG async-inference-create-endpoint); loading has a limit of its own, and too low a one
+    reloads for ever (docs/aws-facts.md#torchserve). Ray Serve limits no size, and takes as many
+    requests at a time as it is told; the timeout is that of the image's adapter (docs/ray, v1.4).
     """
+    if image.serving == "ray":
+        return {
+            "RAYSERVE_BACKEND_TIMEOUT": str(timeout_s),
+            "HANDLER_CONCURRENCY": str(concurrency),
+        }
     limits = {
         "DEFAULT_RESPONSE_TIMEOUT": timeout_s,
         "MAX_REQUEST_SIZE": max_payload_bytes,
@@ -179,11 +193,10 @@ def _network(security: Security) -> Network | None:
     return Network(subnet_ids=security.subnet_ids, security_group_ids=security.security_group_ids)
 
 
-def _known_image(args: AsyncEndpointArgs) -> str | None:
+def _known_image(args: AsyncEndpointArgs) -> Image:
     """What is known of the image before anything is deployed."""
-    if args.image_uri is None:
-        return args.image_tag
-    return args.image_uri if isinstance(args.image_uri, str) else None
+    named = args.image_tag if args.image_uri is None else args.image_uri
+    return image_of(named if isinstance(named, str) else "")
 
 
 def _python_path(*folders: str | None) -> dict[str, str]:
@@ -247,6 +260,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         super().__init__("async-inference:index:AsyncEndpoint", name, None, opts)
         args = replace(args, tags={**args.tags, ENDPOINT_TAG: args.endpoint_name})
         self._child = pulumi.ResourceOptions(parent=self)
+        self._image = _known_image(args)
         self._account = account = ProviderAccount(
             args.region, args.provider_config, pulumi.InvokeOutputOptions(parent=self)
         )
@@ -287,7 +301,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ModelSourceArgs(
                 bucket_name=bucket.bucket_name,
                 handler=args.handler,
-                image=_known_image(args),
+                image=self._image,
                 weights=args.weights,
             ),
             opts=self._child,
@@ -336,6 +350,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
                 tags=args.tags,
+                account=account,
             ),
             opts=self._child,
         )
@@ -413,12 +428,18 @@ class AsyncEndpoint(pulumi.ComponentResource):
     def _image_uri(self, args: AsyncEndpointArgs) -> pulumi.Output[str]:
         if args.image_uri is not None:
             return pulumi.Output.from_input(args.image_uri)
-        return aws.sagemaker.get_prebuilt_ecr_image_output(
-            repository_name=IMAGE_REPOSITORY,
+        # The provider knows the region's account of this repository, and not of `ray` (7.51); AWS
+        # keeps both in the same one.
+        known = aws.sagemaker.get_prebuilt_ecr_image_output(
+            repository_name=TORCHSERVE_REPOSITORY,
             image_tag=args.image_tag,
             region=args.region,
             opts=pulumi.InvokeOutputOptions(parent=self),
         ).registry_path
+        repository = self._image.repository
+        return known.apply(
+            lambda path: path.replace(f"/{TORCHSERVE_REPOSITORY}:", f"/{repository}:")
+        )
 
     def _role(
         self,
@@ -476,7 +497,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
             ),
             primary_container={
                 "image": image_uri,
-                "model_data_url": source.code_uri,
+                "model_data_source": source.code,
                 "additional_model_data_sources": source.additional_sources,
                 "environment": {
                     "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
@@ -484,9 +505,11 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     "SAGEMAKER_REGION": args.region,
                     "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
                     **model_server_environment(
+                        self._image,
                         timeout_s=args.invocation_timeout_s,
                         max_payload_bytes=args.max_payload_bytes,
                         startup_timeout_s=args.startup_health_check_timeout_s,
+                        concurrency=args.max_concurrent_invocations_per_instance,
                     ),
                     "MODEL_WEIGHTS": source.weights_location,
                     **args.environment,
@@ -508,6 +531,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
         role: ExecutionRole,
         hooks: pulumi.ResourceHookBinding,
     ) -> aws.sagemaker.EndpointConfiguration:
+        asked_for = self._image.ami if has_gpu(args.instance_type) else None
         return aws.sagemaker.EndpointConfiguration(
             f"{name}-config",
             kms_key_arn=volume_key(self.kms_key_arn, args.instance_type),
@@ -517,6 +541,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     "model_name": model.name,
                     "instance_type": args.instance_type,
                     "initial_instance_count": initial_instances(args.plan),
+                    "inference_ami_version": args.inference_ami_version or asked_for,
                     "model_data_download_timeout_in_seconds": args.model_download_timeout_s,
                     "container_startup_health_check_timeout_in_seconds": (
                         args.startup_health_check_timeout_s

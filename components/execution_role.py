@@ -248,6 +248,9 @@ class ExecutionRole(pulumi.ComponentResource):
         )
         self.policy = aws.iam.RolePolicy(
             f"{name}-role-policy",
+            # Under a random name, one that an interrupted `up` left would keep the role from being
+            # deleted (IAM DeleteRole, DeleteConflict).
+            name=f"{name}-role-policy",
             role=role.name,
             policy=pulumi.Output.json_dumps(
                 pulumi.Output.all(

@@ -1,17 +1,24 @@
 """The handler's code and packages, packed by content, and where the container finds all of it."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.images import Image
 from components.archive import archived
-from components.packages import packed, target_of
+from components.packages import packed
 
 BUILD_FOLDER = Path(".local/build")
+TINY = "tiny"
+"""Weights that travel with the handler, in its folder of that name."""
 WEIGHTS_CHANNEL, PACKAGES_CHANNEL = "weights", "packages"
+_CodeArgsDict = aws.sagemaker.ModelPrimaryContainerModelDataSourceArgsDict
 _SourceArgsDict = aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict
+_RAY = Path(__file__).with_name("ray_application.py"), Path(__file__).with_name("ray_config.yaml")
 _LEFT_OUT = {"__pycache__", ".pytest_cache", ".ruff_cache", ".DS_Store"}
 
 
@@ -22,14 +29,13 @@ class ModelSourceArgs:
     Args:
         bucket_name: where the archives go.
         handler: folder whose files become the container's `code/`.
-        image: URI or tag of the container's image, which tells its Python; None where it is not
-            known before the deployment.
+        image: what is known of the container's image.
         weights: `s3://` prefix or `.tar.gz`, a Hugging Face id, or `tiny`.
     """
 
     bucket_name: pulumi.Input[str]
     handler: Path
-    image: str | None
+    image: Image
     weights: str
 
 
@@ -39,16 +45,20 @@ def mount(channel: str) -> str:
 
 
 def package(
-    handler: Path, *, without_requirements: bool, build_folder: Path = BUILD_FOLDER
+    handler: Path, image: Image, *, weights: str = TINY, build_folder: Path = BUILD_FOLDER
 ) -> Path:
     """Pack a handler's files as `code/...` of a model archive named after their content.
+
+    For Ray Serve, its application and config lie beside `code/`. What the container would install
+    at its start is left out, where the image tells its Python and packages are packed for that.
 
     The same files give the same bytes, so that only a change reaches the endpoint; symlinks are
     followed, since a model archive must hold none (DG).
 
     Args:
         handler: the folder.
-        without_requirements: leave out what the container would install at its start.
+        image: what is known of the container's image.
+        weights: what the handler loads; its folder `tiny` is left out for all but `tiny`.
         build_folder: where the archive goes.
     """
     files = {
@@ -56,9 +66,17 @@ def package(
         for file in sorted(handler.rglob("*"))
         if file.is_file() and not _LEFT_OUT.intersection(file.relative_to(handler).parts)
     }
-    if without_requirements:
-        files.pop("code/requirements.txt", None)
-    files.pop("code/requirements.lock", None)
+    if weights != TINY:
+        files = {name: file for name, file in files.items() if not name.startswith("code/tiny/")}
+    packed_apart = image.python is not None
+    for name in list(files):
+        if re.fullmatch(
+            r"code/requirements.*\.lock" + packed_apart * r"|code/requirements\.txt", name
+        ):
+            del files[name]
+    if image.serving == "ray":
+        application, config = _RAY
+        files |= {application.name: application, "config.yaml": config}
     return archived(files, build_folder)
 
 
@@ -72,7 +90,7 @@ class ModelSource(pulumi.ComponentResource):
     - weights stay where they are; a code change never uploads them again, nor the packages
     """
 
-    code_uri: pulumi.Output[str]
+    code: _CodeArgsDict
     weights_location: str
     """What the handler reads as MODEL_WEIGHTS: a folder, a Hugging Face id, or `tiny`."""
     packages_folder: str | None
@@ -83,10 +101,10 @@ class ModelSource(pulumi.ComponentResource):
         self, name: str, args: ModelSourceArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("async-inference:index:ModelSource", name, None, opts)
-        target = target_of(args.image) if args.image else None
-        packages = packed(args.handler, target, BUILD_FOLDER) if target else None
-        code = package(args.handler, without_requirements=target is not None)
-        self.code_uri = self._uploaded(f"{name}-code", code, "model.tar.gz", args)
+        packages = packed(args.handler, args.image, BUILD_FOLDER) if args.image.python else None
+        code = package(args.handler, args.image, weights=args.weights)
+        code_uri = self._uploaded(f"{name}-code", code, "model.tar.gz", args)
+        self.code = {"s3_data_sources": [_data(code_uri, archived=True)]}
         sources: list[_SourceArgsDict] = []
         self.packages_folder = None
         if packages is not None:
@@ -100,7 +118,7 @@ class ModelSource(pulumi.ComponentResource):
             sources.append(_source(WEIGHTS_CHANNEL, uri, archived=archived))
             self.weights_location = mount(WEIGHTS_CHANNEL)
         self.additional_sources = sources or None
-        self.register_outputs({"code_uri": self.code_uri})
+        self.register_outputs({"code_uri": code_uri})
 
     def _uploaded(
         self, name: str, archive: Path, file: str, args: ModelSourceArgs
@@ -120,14 +138,13 @@ class ModelSource(pulumi.ComponentResource):
         return pulumi.Output.concat("s3://", uploaded.bucket, "/", uploaded.key)
 
 
-def _source(channel: str, uri: pulumi.Input[str], *, archived: bool) -> _SourceArgsDict:
+def _data(uri: pulumi.Input[str], *, archived: bool) -> Any:
     return {
-        "channel_name": channel,
-        "s3_data_sources": [
-            {
-                "s3_uri": uri,
-                "s3_data_type": "S3Object" if archived else "S3Prefix",
-                "compression_type": "Gzip" if archived else "None",
-            }
-        ],
+        "s3_uri": uri,
+        "s3_data_type": "S3Object" if archived else "S3Prefix",
+        "compression_type": "Gzip" if archived else "None",
     }
+
+
+def _source(channel: str, uri: pulumi.Input[str], *, archived: bool) -> _SourceArgsDict:
+    return {"channel_name": channel, "s3_data_sources": [_data(uri, archived=archived)]}

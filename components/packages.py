@@ -10,46 +10,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pulumi
 
+from async_inference.images import Image
 from components.archive import archived
 
-IMAGE_PACKAGES = Path(__file__).with_name("image_packages.txt")
+IMAGES = Path(__file__).with_name("images")
+"""What AWS's images bring, a list for each repository."""
 TORCH = re.compile(r"torch|triton")
 GLIBC = "manylinux_2_28"
 """What wheels may ask of the image's C library: Ubuntu 20.04 has 2.31, 22.04 has 2.35."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """What the packages are for, such as Python `3.12` on `x86_64`."""
+def requirements(handler: Path, image: Image) -> Path | None:
+    """What lists a handler's packages: the lock for such an image, where there is one.
 
-    python: str
-    machine: str
-
-
-def target_of(image: str) -> Target | None:
-    """What an image's tag tells: `-py312-` is Python 3.12; None if it tells nothing."""
-    found = re.search(r"\bpy3(\d+)\b", image)
-    if found is None:
-        return None
-    return Target(f"3.{found[1]}", "aarch64" if "arm64" in image else "x86_64")
+    A `requirements.lock` is for images whose packages are not known: beside those of the Ray Serve
+    image, all of which are, it could ask for others.
+    """
+    names = [f"requirements.{image.repository}.lock", "requirements.lock", "requirements.txt"]
+    if image.serving == "ray":
+        names.remove("requirements.lock")
+    return next((handler / name for name in names if (handler / name).exists()), None)
 
 
-def requirements(handler: Path) -> Path | None:
-    """What lists a handler's packages: the lock, where there is one; None if nothing does."""
-    for name in ("requirements.lock", "requirements.txt"):
-        if (handler / name).exists():
-            return handler / name
-    return None
-
-
-def packed(handler: Path, target: Target, build_folder: Path) -> Path | None:
+def packed(handler: Path, image: Image, build_folder: Path) -> Path | None:
     """Download a handler's packages and pack them, unless that was done before.
+
+    They come as bytecode, too, where this machine has the image's Python: the image's variables
+    keep its own from being kept, so that each cold start would compile all that it imports.
 
     Returns:
         The archive, named after its content; None for a handler that needs nothing.
@@ -57,11 +49,12 @@ def packed(handler: Path, target: Target, build_folder: Path) -> Path | None:
     Raises:
         pulumi.RunError: they cannot be had.
     """
-    asked = requirements(handler)
+    asked = requirements(handler, image)
     if asked is None:
         return None
-    excludes = _left_to_the_image(handler)
-    key = hashlib.sha256(f"{target}\n{excludes}".encode())
+    brought = IMAGES / f"{image.repository}.txt"
+    excludes = _left_to_the_image(handler, brought)
+    key = hashlib.sha256(f"{image.python} {image.machine}\n{brought.read_text()}\n".encode())
     # A list may include others of its folder (-r, -c).
     for file in sorted([*handler.glob("*.txt"), *handler.glob("*.lock")]):
         key.update(f"\0{file.name}\0".encode() + file.read_bytes())
@@ -71,45 +64,87 @@ def packed(handler: Path, target: Target, build_folder: Path) -> Path | None:
         return done
     build_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build_folder, prefix="packages-") as unfinished:
-        tree = Path(unfinished) / "tree"
+        work = Path(unfinished)
+        tree = work / "tree"
         tree.mkdir()
-        (Path(unfinished) / "excludes.txt").write_text(excludes)
-        _install(asked, target, tree, Path(unfinished) / "excludes.txt")
+        (work / "excludes.txt").write_text(excludes)
+        wanted = asked
+        if image.serving == "ray" and asked.suffix != ".lock":
+            # All together must fit the image; leaving its packages out hides what does not.
+            wanted = work / "fits.txt"
+            _uv("compile", asked, image, "-c", brought, "-o", wanted)
+        _uv("install", asked, image, "--target", tree, "-r", wanted)
         _forget_this_machine(tree)
-        files = {
-            file.relative_to(tree).as_posix(): file
-            for file in sorted(tree.rglob("*"))
-            if file.is_file()
-        }
+        files = _files(tree)
         if not files:
             return None
+        assert image.python is not None
+        _compile(tree, image.python)
+        derived = {name: file for name, file in _files(tree).items() if name not in files}
         _say(f"Packing {sum(file.stat().st_size for file in files.values()) / 1e6:.0f} MB ...")
-        return archived(files, folder)
+        return archived(files, folder, derived)
 
 
-def _left_to_the_image(handler: Path) -> str:
-    """The names to leave out, a line each."""
+def _files(tree: Path) -> dict[str, Path]:
+    return {
+        file.relative_to(tree).as_posix(): file
+        for file in sorted(tree.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _left_to_the_image(handler: Path, brought: Path) -> str:
+    """The names to leave out, a line each.
+
+    Those that a list names without a version may be the handler's own, if it names them too.
+    """
     listed = handler / "requirements.txt"
     named = re.findall(r"^[\w.-]+", listed.read_text(), re.MULTILINE) if listed.exists() else []
     own = {re.sub(r"[-_.]+", "-", name).lower() for name in named}
+    lines = [line.split("==") for line in brought.read_text().splitlines() if line[:1].isalpha()]
     return "".join(
-        f"{name}\n"
-        for name in IMAGE_PACKAGES.read_text().splitlines()
-        if not name.startswith("#") and (TORCH.match(name) or name not in own)
+        f"{name}\n" for name, *version in lines if version or TORCH.match(name) or name not in own
     )
 
 
-def _install(asked: Path, target: Target, tree: Path, excludes: Path) -> None:
+def _compile(tree: Path, python: str) -> None:
+    """Compile all modules for a Python, if it is here."""
+    found = subprocess.run(
+        [sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", python],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if found.returncode:
+        _say(f"No Python {python} here (uv python install {python}): packed without bytecode.")
+        return
+    # Files are read without a look at their times, which unpacking changes.
+    options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", tree]
+    # Some packages hold files of other Python versions, which do not compile.
+    command = [found.stdout.strip(), "-m", "compileall", *options, tree]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+
+
+def _uv(work: str, asked: Path, image: Image, *options: str | Path) -> None:
+    """`uv pip compile` or `uv pip install` for an image's Python; excludes lie beside the target.
+
+    Raises:
+        pulumi.RunError: it failed, with the reason.
+    """
     if find_spec("uv") is None:
         raise pulumi.RunError(
             f"packing the packages of {asked} needs uv: {sys.executable} -m pip install uv"
         )
-    _say(f"Getting the packages of {asked} for Python {target.python}, {target.machine} ...")
-    command = [
-        *(sys.executable, "-m", "uv", "pip", "install", "--target", tree, "-r", asked),
-        *("--python-version", target.python, "--python-platform", f"{target.machine}-{GLIBC}"),
-        *("--only-binary", ":all:", "--excludes", excludes, "--color", "never"),
-    ]
+    assert image.python is not None
+    command = [sys.executable, "-m", "uv", "pip", work, *map(str, options), "--color", "never"]
+    command += ["--python-version", image.python, "--only-binary", ":all:"]
+    command += ["--python-platform", f"{image.machine}-{GLIBC}"]
+    if work == "compile":
+        command += [str(asked), "-q"]
+    else:
+        _say(f"Getting the packages of {asked} for Python {image.python}, {image.machine} ...")
+        target = Path(options[options.index("--target") + 1])
+        command += ["--excludes", str(target.with_name("excludes.txt"))]
     said: list[str] = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as uv:
         assert uv.stderr is not None
@@ -121,7 +156,8 @@ def _install(asked: Path, target: Target, tree: Path, excludes: Path) -> None:
         reason = "\n".join(said[-8:])
         raise pulumi.RunError(
             f"nothing was deployed: the packages of {asked} cannot be had for Python "
-            f"{target.python}, {target.machine}:\n{reason}\n"
+            f"{image.python}, {image.machine}, beside what the image brings "
+            f"(components/images/{image.repository}.txt):\n{reason}\n"
             "Correct the list, or try again with the package index in reach; once packed, they are "
             "kept, and no network is needed."
         )

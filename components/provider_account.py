@@ -51,7 +51,7 @@ class ProviderAccount:
     """The account and region in which the provider of a component acts.
 
     Args:
-        region: where the component's resources are.
+        region: where the component's resources are; None is the provider's.
         config: the configuration of an explicit provider, by the keys of `aws:` config without
             that prefix; None is the stack's.
         opts: tell which provider is asked.
@@ -61,7 +61,7 @@ class ProviderAccount:
     partition: pulumi.Output[str]
 
     def __init__(
-        self, region: str, config: Mapping[str, Any] | None, opts: pulumi.InvokeOutputOptions
+        self, region: str | None, config: Mapping[str, Any] | None, opts: pulumi.InvokeOutputOptions
     ) -> None:
         self._region = region
         self._config = provider_values(pulumi_values()) if config is None else config
@@ -85,13 +85,14 @@ class ProviderAccount:
             from async_inference import provider
 
             try:
-                found = provider.session(self._config, self._region)
+                region = self._region or acts_in[1] or ""
+                found = provider.session(self._config, region)
                 account = found.client("sts").get_caller_identity()["Account"]
             except (BotoCoreError, ClientError, InvalidInputError) as error:
                 raise WrongAccountError(
                     f"the provider acts in account {acts_in[0]}, and this hook reached none: "
                     f"{error}. {REMEDY}."
                 ) from error
-            refuse_elsewhere(acts_in, (account, self._region))
+            refuse_elsewhere(acts_in, (account, region))
             self._session = found
         return self._session.client(service)

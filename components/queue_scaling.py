@@ -1,6 +1,5 @@
 """Renders a `ScalingPlan` into what Application Auto Scaling and CloudWatch run."""
 
-import re
 from dataclasses import dataclass, field
 
 import pulumi
@@ -14,7 +13,10 @@ from async_inference.scaling.plan import (
     ScheduledAction,
     StepScalingPolicy,
     TargetTrackingPolicy,
+    slug,
 )
+from components.provider_account import ProviderAccount
+from components.resumption import clears_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class QueueScalingArgs:
             schedules.
         plan: bounds, policies and schedules.
         tags: tags for target and alarms.
+        account: where the provider acts; None asks the provider of this component, whose
+            configuration is the stack's.
     """
 
     endpoint_name: pulumi.Input[str]
@@ -38,6 +42,7 @@ class QueueScalingArgs:
     registered_for: pulumi.Input[str]
     plan: ScalingPlan
     tags: dict[str, str] = field(default_factory=dict)
+    account: ProviderAccount | None = None
 
 
 class QueueScaling(pulumi.ComponentResource):
@@ -57,6 +62,7 @@ class QueueScaling(pulumi.ComponentResource):
     ) -> None:
         super().__init__("async-inference:index:QueueScaling", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        account = args.account or ProviderAccount(None, None, pulumi.InvokeOutputOptions(self))
         # Deregistering a target deletes its policies and scheduled actions (AAS
         # DeregisterScalableTarget), so all of them follow it. Registering is an upsert by resource
         # id: created first, the new target would be what the deletion of the old one deregisters.
@@ -76,7 +82,9 @@ class QueueScaling(pulumi.ComponentResource):
             min_capacity=args.plan.min_capacity,
             max_capacity=args.plan.max_capacity,
             tags=args.tags,
-            opts=anew,
+            opts=pulumi.ResourceOptions.merge(
+                anew, pulumi.ResourceOptions(hooks=clears_target(name, account))
+            ),
         )
         # One after the other: Application Auto Scaling refuses changes of one target at the same
         # time (ConcurrentUpdateException), and the provider does not try again (TF #17915).
@@ -112,7 +120,7 @@ class QueueScaling(pulumi.ComponentResource):
         if not isinstance(policy, StepScalingPolicy):
             return deployed
         for number, alarm in enumerate(policy.alarms, start=1):
-            on = documents.watched(alarm, args.endpoint_name)
+            on = documents.metric_stat(alarm, args.endpoint_name)
             again = f"-{number}" if number > 1 else ""
             aws.cloudwatch.MetricAlarm(
                 f"{name}-{slug(policy.name)}-alarm{again}",
@@ -145,12 +153,6 @@ class QueueScaling(pulumi.ComponentResource):
 
 def _after(resource: pulumi.Resource, options: pulumi.ResourceOptions) -> pulumi.ResourceOptions:
     return pulumi.ResourceOptions.merge(options, pulumi.ResourceOptions(depends_on=[resource]))
-
-
-def slug(name: str) -> str:
-    """A policy's name as part of a Pulumi name: `Invocations-ScalingPolicy` -> `invocations`."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return words.removesuffix("-scalingpolicy") or words
 
 
 def summary(plan: ScalingPlan) -> str:

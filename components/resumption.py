@@ -3,8 +3,13 @@
 A CLI that is killed, or whose creation fails, leaves an endpoint under its stable name that the
 state does not hold: the provider records an endpoint only once it is in service. The next creation
 would fail with "Cannot create already existing endpoint", and SageMaker neither updates nor deletes
-an endpoint that is in progress ("Cannot update in-progress endpoint"). The log group and the key's
-alias have fixed names too; everything else is named at random, or put over what is there.
+an endpoint that is in progress ("Cannot update in-progress endpoint"). The log group,
+the key's alias and the scalable target have fixed names too, under which AWS creates nothing anew.
+
+Everything else is put over what is there, as AWS does with policies of roles and topics,
+subscriptions, the settings and objects of a bucket, scaling policies, scheduled actions, the
+rollback alarm and the dashboard; or it is named at random and left over: buckets, topics, roles,
+models, configurations, keys, budgets and the other alarms.
 """
 
 import asyncio
@@ -143,6 +148,46 @@ def clears_alias(name: str, account: ProviderAccount) -> pulumi.ResourceHookBind
 
     return pulumi.ResourceHookBinding(
         before_create=[pulumi.ResourceHook(f"{name}-clear-alias", clear)]
+    )
+
+
+def clears_target(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
+    """Before a scalable target is registered: a bare one of its id is deregistered.
+
+    AWS registers nothing with tags over what is there ("The scalable target that you tried to tag
+    already exists"). One that an interrupted creation left has no policies yet, since they are put
+    after it.
+
+    Args:
+        name: prefix of the hook's name, unique in a program.
+        account: where the provider acts.
+    """
+
+    async def clear(args: pulumi.ResourceHookArgs) -> None:
+        scaling, asked = await account.client("application-autoscaling"), args.new_inputs or {}
+        own = {
+            "ServiceNamespace": asked["serviceNamespace"],
+            "ScalableDimension": asked["scalableDimension"],
+        }
+        found = scaling.describe_scalable_targets(**own, ResourceIds=[asked["resourceId"]])
+        if not found["ScalableTargets"]:
+            return
+        own["ResourceId"] = asked["resourceId"]
+        if (
+            scaling.describe_scaling_policies(**own)["ScalingPolicies"]
+            or scaling.describe_scheduled_actions(**own)["ScheduledActions"]
+        ):
+            raise NameTakenError(
+                f"{asked['resourceId']} is a scalable target already, with policies or scheduled "
+                "actions that this stack did not make. It is kept. If nobody needs them: `aws "
+                "application-autoscaling deregister-scalable-target --service-namespace "
+                f"{own['ServiceNamespace']} --scalable-dimension {own['ScalableDimension']} "
+                f"--resource-id {own['ResourceId']}`, then `pulumi up`."
+            )
+        scaling.deregister_scalable_target(**own)
+
+    return pulumi.ResourceHookBinding(
+        before_create=[pulumi.ResourceHook(f"{name}-clear-target", clear)]
     )
 
 

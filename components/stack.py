@@ -24,6 +24,7 @@ def endpoint_args(stack: Settings, **instead: Any) -> AsyncEndpointArgs:
         weights=stack.weights,
         image_uri=stack.image_uri,
         image_tag=stack.image_tag,
+        inference_ami_version=stack.inference_ami_version,
         environment=stack.environment,
         max_concurrent_invocations_per_instance=stack.max_concurrent_invocations_per_instance,
         invocation_timeout_s=stack.invocation_timeout_s,

@@ -167,8 +167,9 @@ class AsyncEndpointArgs(TypedDict):
     setup: NotRequired[Setup]
     setup_s: NotRequired[int]
     image_uri: NotRequired[pulumi.Input[str]]
-    """ECR image; without one AWS's PyTorch inference image with imageTag"""
+    """ECR image; without one AWS's with imageTag"""
     image_tag: NotRequired[str]
+    inference_ami_version: NotRequired[str]
     weights: NotRequired[str]
     """An S3 prefix or .tar.gz, a Hugging Face id, or tiny"""
     environment: NotRequired[dict[str, str]]

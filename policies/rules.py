@@ -126,7 +126,7 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
         waking = [
             alarm
             for alarm in of_type(ALARM)
-            if _known(alarm.props, "metricName") == WAKE
+            if any(series.get("metricName") == WAKE for series in _watched(alarm))
             and any(_runs(alarm, policy) for policy in adding)
         ]
         if not waking:
@@ -138,13 +138,25 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
             )
         for alarm in waking:
             # The keys are known even while the endpoint's name is not.
-            dimensions = set(_known(alarm.props, "dimensions") or {})
-            if dimensions != {"EndpointName"}:
+            for series in _watched(alarm):
+                dimensions = set(series.get("dimensions") or {})
+                if series.get("metricName") != WAKE or dimensions == {"EndpointName"}:
+                    continue
                 report(
                     f"{alarm.name} watches {WAKE} by the dimensions {sorted(dimensions)}; it is "
                     "published by EndpointName alone, so the alarm would never fire.",
                     alarm.urn,
                 )
+
+
+_OF_METRIC = ("namespace", "metricName", "dimensions", "period")
+
+
+def _watched(alarm: PolicyResource) -> list[Mapping[str, Any]]:
+    """The metrics that an alarm looks at: its own, or those of its expression."""
+    own = {key: _known(alarm.props, key) for key in _OF_METRIC}
+    queries = _listed(_known(alarm.props, "metricQueries"))
+    return [own, *(query["metric"] for query in queries if query.get("metric"))]
 
 
 def _by_type(resources: Iterable[PolicyResource]) -> Any:
@@ -187,19 +199,22 @@ def alarms_run_policies_on_published_metrics(
     for alarm in of_type(ALARM):
         if not any(_runs(alarm, policy) for policy in of_type(SCALING_POLICY)):
             continue
-        metric, namespace = _known(alarm.props, "metricName"), _known(alarm.props, "namespace")
-        if namespace == SAGEMAKER and metric not in PUBLISHED:
-            report(
-                f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
-                f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
-                alarm.urn,
-            )
-        elif namespace == SAGEMAKER and (_known(alarm.props, "period") or MINUTE_S) < MINUTE_S:
-            report(
-                f"{alarm.name} looks at {metric} more often than the minute in which it is "
-                "published once: most of its periods have no data. Let period be 60 or more.",
-                alarm.urn,
-            )
+        for series in _watched(alarm):
+            metric = series.get("metricName")
+            if series.get("namespace") != SAGEMAKER:
+                continue
+            if metric not in PUBLISHED:
+                report(
+                    f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
+                    f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
+                    alarm.urn,
+                )
+            elif (series.get("period") or MINUTE_S) < MINUTE_S:
+                report(
+                    f"{alarm.name} looks at {metric} more often than the minute in which it is "
+                    "published once: most of its periods have no data. Let period be 60 or more.",
+                    alarm.urn,
+                )
 
 
 def stays_below_the_ceiling(args: ResourceValidationArgs, report: ReportViolation) -> None:

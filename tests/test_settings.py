@@ -146,6 +146,7 @@ def test_every_problem_is_in_one_message():
         ({"imageUri": "pytorch:latest"}, "imageUri = 'pytorch:latest'"),
         ({"minCapcity": 0}, "minCapcity: no such key"),
         ({"stack": "prod"}, "stack: no such key"),
+        ({"regional": 1}, f"{PROJECT}:regional: no such key"),
         ({"tags": "nonsense"}, "must be an object"),
         ({"handler": "no_such_folder"}, "holds no inference.py"),
         ({"scalingPreset": "custom"}, "no policy ever leaves zero"),

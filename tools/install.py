@@ -1,15 +1,15 @@
 """Installs, side by side, what the local stack needs beyond the locked base packages.
 
 - the Pulumi CLI (tools/pulumi_cli.py)
-- what inference_code imports (requirements-serving.lock), into the same virtual environment
+- what inference_code imports (locks/serving.txt), into the same virtual environment
 
 With the argument `clients`, what the test tier of that name needs instead:
 
-- clients in Python (requirements-clients.lock), into a virtual environment of their own
+- clients in Python (locks/clients.txt), into a virtual environment of their own
 - the AWS SDK for JavaScript (tests/local_aws/clients/javascript), where npm is
 - a browser, where this is Debian's root user
 
-With the argument `audit`, the linters and scanners of that tier (requirements-audit.lock), into a
+With the argument `audit`, the linters and scanners of that tier (locks/audit.txt), into a
 virtual environment of their own.
 
 Without npm or a browser, the tests that need it are skipped, and say so.
@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVING_LOCK = ROOT / "requirements-serving.lock"
+SERVING_LOCK = ROOT / "locks" / "serving.txt"
 SERVING_STAMP = ROOT / ".venv" / ".serving"
 AUDIT = ROOT / ".local" / "audit"
-AUDIT_LOCK = ROOT / "requirements-audit.lock"
+AUDIT_LOCK = ROOT / "locks" / "audit.txt"
 AUDIT_STAMP = AUDIT / ".installed"
 CLIENTS = ROOT / ".local" / "clients"
-CLIENTS_LOCK = ROOT / "requirements-clients.lock"
+CLIENTS_LOCK = ROOT / "locks" / "clients.txt"
 CLIENTS_STAMP = CLIENTS / ".python"
 JAVASCRIPT = ROOT / "tests" / "local_aws" / "clients" / "javascript"
 JAVASCRIPT_LOCK = JAVASCRIPT / "package-lock.json"

@@ -2,7 +2,8 @@
 
 In this order: the one on PATH, the vendor's installer, a build from Go modules. The versions that
 are built are pinned by go.mod and go.sum in tools/pulumi and tools/pulumi-language-python: the
-language host's is the last one that is a package of a Go module with a fixed version.
+language host's is the last one that is a package of a Go module with a fixed version. It reads the
+virtual environment of Pulumi.yaml from a flag, which the CLI gives no longer: a script does.
 """
 
 import os
@@ -19,12 +20,17 @@ TOOLS = Path(__file__).resolve().parent
 BIN = TOOLS.parent / ".local" / "bin"
 OLDEST = (3, 200, 0)
 """Resource hooks and replacement triggers work from here on."""
-PROGRAMS = ("pulumi", "pulumi-language-python", "pulumi-language-python-exec")
 MODULES = {
     "pulumi-language-python": "github.com/pulumi/pulumi/sdk/v3",
     "pulumi": "github.com/pulumi/pulumi/pkg/v3",
 }
 """The program that each folder beside this file builds, and the module that holds it."""
+HOST = """#!/bin/sh
+# Started in the program's folder.
+venv=$(sed -n 's/^ *virtualenv: *//p' Pulumi.yaml 2>/dev/null)
+exec "$(dirname "$(readlink -f "$0")")/host/pulumi-language-python" \\
+  ${venv:+-virtualenv="$venv"} "$@"
+"""
 
 
 class UnobtainableError(Exception):
@@ -43,7 +49,7 @@ def version(pulumi: str | Path) -> tuple[int, ...] | None:
     return tuple(int(part) for part in digits.groups()) if digits else None
 
 
-def ready() -> bool:
+def works() -> bool:
     """Whether `pulumi` and its language host are found: in .local/bin, or on PATH."""
     path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
     found = shutil.which("pulumi", path=path)
@@ -52,13 +58,32 @@ def ready() -> bool:
     return (version(found) or (0,)) >= OLDEST
 
 
+def ready() -> bool:
+    """Whether they work, and are not an older build of ours than go.mod says."""
+    own = BIN / "pulumi"
+    built = own.is_file() and not own.is_symlink()
+    return works() and (not built or version(own) == pinned())
+
+
+def pinned() -> tuple[int, ...]:
+    """The version of the CLI that is built."""
+    found = re.search(
+        rf"^\s*{MODULES['pulumi']} v(\d+)\.(\d+)\.(\d+)",
+        (TOOLS / "pulumi" / "go.mod").read_text(),
+        re.MULTILINE,
+    )
+    assert found is not None
+    return tuple(map(int, found.groups()))
+
+
 def from_path() -> None:
     """Link to the CLI that is installed already.
 
     Raises:
         UnobtainableError: there is none, or an old one.
     """
-    found = shutil.which("pulumi")
+    others = [each for each in os.get_exec_path() if Path(each).resolve() != BIN.resolve()]
+    found = shutil.which("pulumi", path=os.pathsep.join(others))
     if found is None:
         raise UnobtainableError("no pulumi on PATH")
     there = version(found)
@@ -123,7 +148,12 @@ def from_go() -> None:
         launcher = Path(folder) / "pulumi-language-python-exec"
         shutil.copyfile(Path(module) / "python" / "cmd" / launcher.name, launcher)
         launcher.chmod(0o755)
-        for name in PROGRAMS:
+        (BIN / "host").mkdir(exist_ok=True)
+        for name in (host, launcher.name):
+            (Path(folder) / name).replace(BIN / "host" / name)
+        launcher.with_name(host).write_text(HOST)
+        launcher.with_name(host).chmod(0o755)
+        for name in (host, "pulumi"):
             (Path(folder) / name).replace(BIN / name)
 
 
@@ -163,6 +193,9 @@ def main() -> int:
         if ready():
             return 0
         reasons.append(f"{way.__name__}: the CLI does not run")
+    if works():
+        print("The older CLI that was built before stays.")
+        return 0
     print(
         "error: no Pulumi CLI: " + "; ".join(reasons) + ". Install pulumi (version 3.217 or "
         "later) or Go (1.25 or later), and run the same command again.",

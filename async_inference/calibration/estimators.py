@@ -42,7 +42,7 @@ IDLE_MINUTES = 20
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
 """Standard error of a request's time when it is counted by looks a minute apart."""
 PUBLISHED_DELAY_S = (60.0, 90.0)
-"""Of metrics, by published runs (aws-facts.md section 5)."""
+"""Of metrics, by published runs (docs/aws-facts.md#alarms)."""
 
 Value = float | int | str | bool
 
@@ -129,7 +129,7 @@ def later_starts(
 ) -> tuple[tuple[Start, ...], Finding, tuple[str, ...]]:
     """The starts that tell of the setup time, the first one after a creation, and what was left.
 
-    The first start of an endpoint is without a cached image (aws-facts.md section 7). Where the
+    The first start of an endpoint is without a cached image (docs/aws-facts.md#start). Where the
     creation itself was seen, that was it; else the first scale-out after it is taken for it where
     it took unlike the others.
     """

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     from async_inference.client.ledger import Entry, Ledger
 
+FileKind = Literal["text", "csv", "jsonl"]
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 AcceptOption = Annotated[str, typer.Option(help="Media type of the results.")]
@@ -105,7 +106,7 @@ def batch(
     fields: SetOption = None,
     accept: AcceptOption = "image/png",
     kind: Annotated[
-        str | None, typer.Option("--format", help="text, csv or jsonl; by default by the name.")
+        FileKind | None, typer.Option("--format", help="What the file is; by default by its name.")
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
@@ -121,8 +122,6 @@ def batch(
     from async_inference.client import inputs
 
     problems: list[str] = []
-    if kind not in (None, "text", "csv", "jsonl"):
-        problems.append(f"--format {kind}: must be text, csv or jsonl")
     common: dict[str, Any] = {}
     content = b""
     try:

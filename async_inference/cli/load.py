@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,6 +12,8 @@ from async_inference.cli.client import EXIT_FAILED
 from async_inference.cli.options import ChangedOption, EndpointOption, JsonOption, TrafficOption
 from async_inference.cli.target import Target, target_of
 from async_inference.validation import InvalidInputError
+
+PayloadKind = Literal["steps", "sleep"]
 
 if TYPE_CHECKING:
     from async_inference.load import Payload, Replay
@@ -26,7 +28,7 @@ def load(
         typer.Option(help="Whose plan was deployed; by default local, while that runs."),
     ] = None,
     payload: Annotated[
-        str,
+        PayloadKind,
         typer.Option(help="steps: prompts with steps in proportion; sleep: {'sleep_s': seconds}."),
     ] = "steps",
     step_s: Annotated[
@@ -46,8 +48,6 @@ def load(
 
     For example: async-inference load --traffic mine.csv --stack dev --step-s 1.1 --limit 200
     """
-    if payload not in ("steps", "sleep"):
-        raise InvalidInputError([f"--payload {payload}: must be steps or sleep"])
     target = target_of(endpoint, stack)
     if target.settings is None:
         raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])

@@ -14,7 +14,9 @@ from async_inference.cli.target import reached_by
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
+    from async_inference.cli.target import Reached
     from async_inference.operations.checks import Check
+    from async_inference.settings import Settings
 
 EXIT_DIFFERS = 1
 DEFAULT_WITHIN_S = 1800.0
@@ -61,6 +63,10 @@ def verify(
 
 def preflight(
     stack: Annotated[str, typer.Option(help="The stack to be deployed.")] = "dev",
+    tries: Annotated[
+        bool, typer.Option("--probe", help="Deploy a copy that can start no instance. Asks first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --probe: do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look whether a stack would run in this account before it is deployed; exit code 1 if not.
@@ -70,12 +76,44 @@ def preflight(
     from async_inference import settings
     from async_inference.operations import preflight
 
-    own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
+    file = Path(f"Pulumi.{stack}.yaml")
+    own = settings.from_stack_file(file)
     reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
     with console.status("looking at the account"), _aws_says():
         found = preflight.preflight(own, reached.client, console.print)
+    if tries:
+        found += _probed(own, file, reached, console, yes=yes)
     _show(found, as_json)
+
+
+def _probed(
+    own: "Settings", file: Path, reached: "Reached", console: Console, *, yes: bool
+) -> "list[Check]":
+    """What a trial deployment shows, once somebody agreed to it."""
+    from async_inference.operations import probe
+
+    with console.status("reading the quotas"), _aws_says():
+        instance_type = probe.without_quota(own, probe.quotas(reached.client))
+    if instance_type is None:
+        raise InvalidInputError(
+            [
+                "--probe: this account has no instance type with a quota of 0, which alone keeps "
+                "the trial from starting an instance"
+            ]
+        )
+    wanted = probe.trial(file.read_text(encoding="utf-8"), own.stack, instance_type)
+    console.print(
+        f"A copy of stack {own.stack}, called {wanted.name}, is deployed to {own.region} with "
+        f"{instance_type}, and destroyed. The account may run none of these, so that SageMaker "
+        "refuses the endpoint and no instance starts. Bucket, role, topics, alarms, model and "
+        "configuration exist for some minutes, which costs nothing or a few cents; a key of the "
+        "copy's own stays, to be deleted in 30 days, at no cost."
+    )
+    if not yes and not typer.confirm("Deploy and destroy it?", err=True):
+        raise typer.Exit(EXIT_DIFFERS)
+    with console.status(f"deploying and destroying {wanted.name}, some minutes"):
+        return probe.probe(wanted, file.parent, reached.environment)
 
 
 def _read(path: Path) -> bytes:

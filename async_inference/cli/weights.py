@@ -27,19 +27,22 @@ def room() -> None:
 
 @app.command("publish")
 def publish(
-    source: Annotated[str, typer.Argument(help="A local folder, or a Hugging Face id.")],
+    source: Annotated[
+        str, typer.Argument(help="A local folder, or a Hugging Face id, also id@revision.")
+    ],
     destination: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the Hugging Face repository.")
     ] = None,
     include: Annotated[
-        list[str] | None, typer.Option(help="Pattern of file names; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Pattern of file names, instead of what a handler loads; repeatable."),
     ] = None,
 ) -> None:
     """Upload weights uncompressed; run it again to go on after an interruption.
 
     For example: async-inference weights publish stabilityai/stable-diffusion-xl-base-1.0
-    s3://my-models/sdxl --include "*.json" --include "*.txt" --include "*.fp16.safetensors"
+    s3://my-models/sdxl
     """
     import boto3
     from botocore.config import Config
@@ -50,11 +53,11 @@ def publish(
     if where is None:
         raise InvalidInputError([f"{destination!r}: must look like s3://bucket/prefix"])
     console = Console(stderr=True)
-    patterns = include or publishing.INCLUDED
-    if Path(source).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        found = publishing.local_source(Path(source), patterns)
+    on_hub = re.fullmatch(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?", source)
+    if Path(source).is_dir() or on_hub is None:
+        found = publishing.local_source(Path(source), include)
     else:
-        found = publishing.hub_source(source, revision, patterns)
+        found = publishing.hub_source(on_hub[1], on_hub[2] or revision, include)
     s3 = boto3.client("s3", config=Config(max_pool_connections=2 * publishing.WORKERS))
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console) as bar:

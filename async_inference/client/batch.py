@@ -15,7 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from async_inference.client.aio import AsyncClient
 from async_inference.client.errors import (
@@ -36,9 +36,9 @@ SPACINGS = 20
 """The newest ends from which the estimate is made."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """A batch on its way.
+    """How far a batch is, for who shows it.
 
     Args:
         total: requests of this run.
@@ -56,7 +56,7 @@ class Progress:
     waiting: int = 0
     instances: int | None = None
     started_s: float = 0.0
-    ends_s: deque[float] = field(default_factory=lambda: deque(maxlen=SPACINGS))
+    ends_s: tuple[float, ...] = ()
 
     @property
     def left(self) -> int:
@@ -73,7 +73,7 @@ def estimate(progress: Progress, now_s: float, cold_start_s: float) -> str:
     """
     if not progress.left:
         return ""
-    ends = list(progress.ends_s)
+    ends = progress.ends_s
     if len(ends) >= 2:
         spacing_s = (ends[-1] - ends[0]) / (len(ends) - 1)
         left_s = max(0.0, progress.left * spacing_s - (now_s - ends[-1]))
@@ -147,13 +147,24 @@ class Batch:
         self._until_s = until_s
         self._watch = Watch(client.rules, queue_url)
         self._changed = asyncio.Event()
+        self._in_queue = 0
+        self._instances: int | None = None
+        self._started_s = 0.0
+        self._ends_s: deque[float] = deque(maxlen=SPACINGS)
         ledger.recover()
-        entries = [ledger.entries[each] for each in ids]
-        self._open = [entry for entry in entries if not entry.ended]
-        self.progress = Progress(
-            total=len(entries),
-            done=sum(entry.file is not None for entry in entries),
-            failed=sum(entry.failure is not None for entry in entries),
+        self._entries = [ledger.entries[each] for each in ids]
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(
+            total=len(self._entries),
+            done=sum(entry.file is not None for entry in self._entries),
+            failed=sum(entry.failure is not None for entry in self._entries),
+            waiting=self._in_queue,
+            instances=self._instances,
+            started_s=self._started_s,
+            ends_s=tuple(self._ends_s),
         )
 
     async def run(self) -> None:
@@ -163,10 +174,11 @@ class Batch:
             InferenceError: what stands against every request: credentials, permissions, a missing
                 endpoint or bucket, a full disk.
         """
-        self.progress.started_s = time.monotonic()
-        self._client.announce(len(self._open))
-        certain = [entry for entry in self._open if entry.accepted or not entry.sending]
-        doubtful = [entry for entry in self._open if entry.sending and not entry.accepted]
+        self._started_s = time.monotonic()
+        left = [entry for entry in self._entries if not entry.ended]
+        self._client.announce(len(left))
+        certain = [entry for entry in left if entry.accepted or not entry.sending]
+        doubtful = [entry for entry in left if entry.sending and not entry.accepted]
         try:
             async with asyncio.TaskGroup() as group:
                 observer = group.create_task(self._observe())
@@ -195,12 +207,12 @@ class Batch:
 
     async def _submit(self, unsent: deque[Entry]) -> None:
         while unsent and self._in_time():
-            if self.progress.waiting >= self._in_flight:
+            if self._in_queue >= self._in_flight:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             entry = unsent.popleft()
-            self.progress.waiting += 1
+            self._in_queue += 1
             ended = await self._answered_before(entry) if entry.sending else None
             if ended is not None:
                 await self._fetch(ended)
@@ -218,7 +230,7 @@ class Batch:
                 return
             else:
                 self._ledger.accepted(accepted)
-                self.progress.waiting -= 1
+                self._in_queue -= 1
                 self._wait_for(accepted)
 
     async def _answered_before(self, entry: Entry) -> Ended | None:
@@ -255,22 +267,20 @@ class Batch:
             return
         else:
             self._ledger.collected(entry.inference_id, result)
-            self.progress.done += 1
             self._ended()
 
     def _wait_for(self, accepted: Accepted) -> None:
-        self.progress.waiting += 1
+        self._in_queue += 1
         self._watch.add(accepted)
         self._changed.set()
 
     def _failed(self, entry: Entry, error: InferenceError) -> None:
         self._ledger.failed(entry.inference_id, error)
-        self.progress.failed += 1
         self._ended()
 
     def _ended(self) -> None:
-        self.progress.waiting -= 1
-        self.progress.ends_s.append(time.monotonic())
+        self._in_queue -= 1
+        self._ends_s.append(time.monotonic())
         self._changed.set()
 
     def _in_time(self) -> bool:
@@ -281,7 +291,7 @@ class Batch:
         while True:
             try:
                 state = await self._client.run(self._client.rules.state(time.monotonic()))
-                self.progress.instances = state.instances
+                self._instances = state.instances
             except InferenceError:
-                self.progress.instances = None  # Not allowed to ask, or not now.
+                self._instances = None  # Not allowed to ask, or not now.
             await asyncio.sleep(STATE_EVERY_S)

@@ -110,6 +110,11 @@ _NOT_THERE = {"404", "NoSuchKey", "NotFound"}
 _GONE = re.compile(r"(not found|could not find|is not in service)", re.IGNORECASE)
 
 
+TROUBLE = (ClientError, BotoCoreError, OSError)
+"""What a call to AWS raises when AWS, the way to it, the credentials or a disk fail; all else is a
+fault of ours, which ends the rule as it is."""
+
+
 def is_missing(error: Exception) -> bool:
     """Whether S3 says that there is no such object."""
     return isinstance(error, ClientError) and error.response["Error"]["Code"] in _NOT_THERE

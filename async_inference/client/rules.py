@@ -348,7 +348,7 @@ class Rules:
                     return (yield from self._collect(accepted, failed, into))
                 except InferenceError:
                     raise
-                except Exception as error:
+                except errors.TROUBLE as error:
                     if not errors.is_missing(error):
                         trouble = error
                         if self.now_s() >= until_s:
@@ -376,7 +376,7 @@ class Rules:
                     return (yield from self._collect(ended.accepted, ended.failed, into))
                 except InferenceError:
                     raise
-                except Exception as error:
+                except errors.TROUBLE as error:
                     if errors.is_missing(error):
                         # Its failure was only told; or somebody removed what was there.
                         reason = ended.reason or "its output was removed before it was fetched"
@@ -427,7 +427,7 @@ class Rules:
         while True:
             try:
                 page = yield Call("s3", "list_objects_v2", parameters)
-            except Exception as error:
+            except errors.TROUBLE as error:
                 if errors.is_transient(error):
                     return None
                 raise errors.typed(
@@ -538,7 +538,7 @@ class Rules:
         )
         try:
             result = yield fetch
-        except Exception as error:
+        except errors.TROUBLE as error:
             if errors.is_missing(error) or errors.is_transient(error):
                 raise
             refused = errors.typed(
@@ -583,7 +583,7 @@ class Rules:
         while True:
             try:
                 return (yield call)
-            except Exception as error:
+            except errors.TROUBLE as error:
                 if not errors.is_transient(error):
                     raise errors.typed(error, doing, permission) from error
                 left_s = until_s - self.now_s()

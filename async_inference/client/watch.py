@@ -146,7 +146,7 @@ class Watch:
                 )
             elif wait_s == 0:
                 yield Sleep(min(left_s, self.rules.pace.first_s))
-        except Exception as error:
+        except errors.TROUBLE as error:
             if not errors.is_transient(error):
                 raise errors.typed(
                     error, f"receiving from {queue_url}", "sqs:ReceiveMessage and sqs:DeleteMessage"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from moto.cloudwatch.models import Alarm
+from moto.cloudwatch.models import Alarm, MetricDataQuery
 
 from async_inference.aws_names import snake
 from async_inference.local_aws import cloudwatch
@@ -29,7 +29,7 @@ from async_inference.scaling.alarms import (
     evaluation_range,
     runs_action,
 )
-from async_inference.scaling.documents import Document, Watched
+from async_inference.scaling.documents import Document, MetricStat
 from async_inference.scaling.plan import AlarmRule, Comparison
 from async_inference.scaling.unsettled import Unsettled
 
@@ -179,18 +179,15 @@ class Alarms:
     def _evaluate(self, name: str, at_s: float) -> None:
         with self._lock:
             alarm = self._known.get(name)
-        if alarm is None or alarm.rule is not None or alarm.metric_data_queries:
+        if alarm is None or alarm.rule is not None:
             return
-        rule, on = documents.alarm(_document(alarm))
+        try:
+            rule, on = documents.alarm(_document(alarm))
+        except ValueError:
+            return  # a band of expected values instead of a threshold
         if on is None or on.statistic not in STATISTIC_CODES:
             return  # a percentile needs every sample, and only their sum and extremes are kept
-        points = self._cloudwatch.metrics.periods(
-            on.series,
-            on.statistic,
-            on.period_s,
-            evaluation_range(rule.evaluation_periods, self._plus_third),
-            at_s - self._delay_s(on),
-        )
+        points = self._points(on, evaluation_range(rule.evaluation_periods, self._plus_third), at_s)
         before = AlarmState[alarm.state_value]
         after = evaluate(rule, points, before)
         known = [point for point in points if point is not None]
@@ -235,14 +232,29 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
-    def _delay_s(self, on: Watched) -> float:
+    def _delay_s(self, on: MetricStat) -> float:
         """How long after a period's end its datapoint is visible."""
         if on.series.namespace in cloudwatch.PUBLISHED_NAMESPACES:
             return self._unsettled.metric_delay_s
         return self._unsettled.announcement_delay_s
 
+    def _points(self, on: MetricStat, count: int, at_s: float) -> list[float | None]:
+        """The newest periods that are visible, oldest first; a product needs both its metrics."""
+        first, *second = (
+            self._cloudwatch.metrics.periods(
+                series, on.statistic, on.period_s, count, at_s - self._delay_s(on)
+            )
+            for series in (on.series, on.times)
+            if series is not None
+        )
+        if not second:
+            return first
+        return [
+            None if a is None or b is None else a * b for a, b in zip(first, second[0], strict=True)
+        ]
+
     def _reason_data(
-        self, rule: AlarmRule, on: Watched, points: Sequence[float | None], at_s: float
+        self, rule: AlarmRule, on: MetricStat, points: Sequence[float | None], at_s: float
     ) -> dict[str, Any]:
         """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 
@@ -289,20 +301,43 @@ def _iso(at_s: float) -> str:
 def _document(alarm: Alarm) -> Document:
     """An alarm as DescribeAlarms gives it, as far as an evaluation needs it."""
     named = [{"Name": str(each.name), "Value": str(each.value)} for each in alarm.dimensions]
-    return {member: getattr(alarm, snake(member)) for member in _MEMBERS} | {"Dimensions": named}
+    document = {member: getattr(alarm, snake(member)) for member in _MEMBERS}
+    queries = [_query(query) for query in alarm.metric_data_queries or ()]
+    return document | {"Dimensions": named, "Metrics": queries}
+
+
+def _query(query: MetricDataQuery) -> Document:
+    """One of an expression's queries, as DescribeAlarms gives it."""
+    document = {"Id": query.id, "Expression": query.expression}
+    if query.metric_stat is None:
+        return document
+    metric = query.metric_stat.metric
+    series = {
+        "Namespace": metric.namespace,
+        "MetricName": metric.metric_name,
+        "Dimensions": [{"Name": str(d.name), "Value": str(d.value)} for d in metric.dimensions],
+    }
+    stat = {"Period": query.metric_stat.period, "Stat": query.metric_stat.stat}
+    return document | {"MetricStat": {"Metric": series, **stat}}
 
 
 def _condition(alarm: Alarm) -> str:
     """When it goes off, in short."""
     if alarm.rule is not None:
         return alarm.rule
+    on = None
     if alarm.metric_data_queries:
-        return "an expression"
+        _, on = documents.alarm(_document(alarm))
+        if on is None or on.times is None:
+            return "an expression"
     sign = _SIGNS.get(alarm.comparison_operator, alarm.comparison_operator)
     enough = alarm.datapoints_to_alarm or alarm.evaluation_periods
+    name, period_s = alarm.metric_name, alarm.period
+    if on is not None and on.times is not None:
+        name, period_s = f"{on.series.name} * {on.times.name}", on.period_s
     return (
-        f"{alarm.metric_name} {sign} {alarm.threshold:g} in {enough} of "
-        f"{alarm.evaluation_periods} x {alarm.period} s"
+        f"{name} {sign} {alarm.threshold:g} in {enough} of "
+        f"{alarm.evaluation_periods} x {period_s} s"
     )
 
 

@@ -38,7 +38,7 @@ KEPT_ACTIVITIES = 500
 
 
 @dataclass
-class Target:
+class ScalableTarget:
     """A registered scalable target and what belongs to it."""
 
     document: dict[str, Any]
@@ -78,7 +78,7 @@ class ApplicationAutoScaling:
         self._delete_alarms = delete_alarms
         self._lock = threading.RLock()
         self._endpoints: Callable[[], dict[str, Endpoint]] = dict
-        self._targets: dict[str, Target] = {}
+        self._targets: dict[str, ScalableTarget] = {}
         for resource_id, saved in journal.documents(f"{region}/scalable-target").items():
             self._targets[resource_id] = self._restored(saved)
 
@@ -93,6 +93,11 @@ class ApplicationAutoScaling:
         with self._lock:
             endpoint = self._endpoint(resource_id)
             target = self._targets.get(resource_id)
+            if target is not None and request.get("Tags"):
+                raise validation_error(
+                    "The scalable target that you tried to tag already exists. To update tags on "
+                    "an existing scalable target, use the TagResource API."
+                )
             known = target.document if target else {}
             low = request.get("MinCapacity", known.get("MinCapacity"))
             high = request.get("MaxCapacity", known.get("MaxCapacity"))
@@ -118,20 +123,21 @@ class ApplicationAutoScaling:
                 },
                 "ScalableTargetARN": known.get("ScalableTargetARN") or self._target_arn(),
             }
-            tags = request.get("Tags") if target is None else known.get("Tags")
-            document["Tags"] = tags or {}
+            document["Tags"] = request.get("Tags") or known.get("Tags") or {}
             if target is None:
                 scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
-                target = self._targets[resource_id] = Target(document, scaler)
+                target = self._targets[resource_id] = ScalableTarget(document, scaler)
             target.document = document
             cause = (
                 f"minimum capacity was set to {low}"
                 if endpoint.desired < low
                 else f"maximum capacity was set to {high}"
             )
-            self._set_bounds(target, endpoint, low, high, cause)
+            changed = self._set_bounds(target, endpoint, low, high, cause)
             self._save(resource_id)
-            return {"ScalableTargetARN": document["ScalableTargetARN"]}
+        if changed:
+            endpoint.settle()
+        return {"ScalableTargetARN": document["ScalableTargetARN"]}
 
     def describe_scalable_targets(self, request: dict[str, Any]) -> Any:
         with self._lock:
@@ -328,12 +334,14 @@ class ApplicationAutoScaling:
                                 "Change successfully fulfilled by sagemaker."
                             ),
                         }
-            now_s, cause = self._clock.now_s(), target.awaited
+            now_s, cause, changed = self._clock.now_s(), target.awaited, False
             if cause is not None and not target.scaler.refuses_change(now_s):
                 target.awaited = None
                 if target.scaler.clamp(now_s):
-                    self._set_capacity(target, endpoint, cause)
+                    changed = self._set_capacity(target, endpoint, cause)
             self._save(resource_id)
+        if changed:
+            endpoint.settle()
 
     def alarm_fired(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
         """Run the policy that an alarm in ALARM names.
@@ -342,16 +350,20 @@ class ApplicationAutoScaling:
             What came of it, as a sentence.
         """
         with self._lock:
-            for resource_id, target in self._targets.items():
-                for document in target.policies.values():
-                    if document["PolicyARN"] == policy_arn:
-                        return self._run_policy(
-                            resource_id, target, document, alarm, metric, threshold
-                        )
-        return f"no scaling policy has the ARN {policy_arn}"
+            found = self._by_policy(policy_arn)
+            if found is None:
+                return f"no scaling policy has the ARN {policy_arn}"
+            target, document = found
+            endpoint = self._endpoint(target.document["ResourceId"])
+            request = Request(_policy(document)[0], metric, threshold)
+            said, changed = self._run_policy(target, endpoint, request, alarm)
+        if changed:
+            endpoint.settle()
+        return said
 
     def run_schedules(self, after_s: float, until_s: float) -> None:
         """Apply the scheduled actions due in (after_s, until_s]: their bounds stay for good."""
+        changed = []
         with self._lock:
             for resource_id, target in self._targets.items():
                 for name, schedule in list(target.schedules.items()):
@@ -359,7 +371,11 @@ class ApplicationAutoScaling:
                         schedule["Schedule"], schedule["Timezone"], after_s, until_s
                     )
                     if any(True for _ in due):
-                        self._apply_schedule(resource_id, target, name)
+                        endpoint = self._endpoint(resource_id)
+                        if self._apply_schedule(target, endpoint, name):
+                            changed.append(endpoint)
+        for endpoint in changed:
+            endpoint.settle()
 
     def restore_alarms(self) -> None:
         """After a restart: put the alarms of target tracking back, which nobody else keeps."""
@@ -368,20 +384,22 @@ class ApplicationAutoScaling:
                 if document["PolicyType"] == "TargetTrackingScaling":
                     document["Alarms"] = self._tracking_alarms(resource_id, document)
 
-    # Inside
+    # Inside: decisions say whether they changed the capacity; who releases the lock then lets the
+    # endpoint settle, since SageMaker's lock comes before this one's.
 
-    def _apply_schedule(self, resource_id: str, target: Target, name: str) -> None:
+    def _apply_schedule(self, target: ScalableTarget, endpoint: Endpoint, name: str) -> bool:
         if target.document["SuspendedState"]["ScheduledScalingSuspended"]:
-            return
+            return False
         action = target.schedules[name].get("ScalableTargetAction", {})
         low = action.get("MinCapacity", target.scaler.minimum)
         high = action.get("MaxCapacity", target.scaler.maximum)
         target.document |= {"MinCapacity": low, "MaxCapacity": high}
         cause = f"scheduled action {name} was executed"
-        self._set_bounds(target, self._endpoint(resource_id), low, high, cause)
-        self._save(resource_id)
+        changed = self._set_bounds(target, endpoint, low, high, cause)
+        self._save(target.document["ResourceId"])
+        return changed
 
-    def _observe(self, target: Target, endpoint: Endpoint) -> Capacity:
+    def _observe(self, target: ScalableTarget, endpoint: Endpoint) -> Capacity:
         """Take over what the endpoint has: an update of it, or a person, may have changed it."""
         now = endpoint.capacity
         target.scaler.deploying = now.deploying
@@ -392,62 +410,54 @@ class ApplicationAutoScaling:
         return now
 
     def _set_bounds(
-        self, target: Target, endpoint: Endpoint, low: int, high: int, cause: str
-    ) -> None:
+        self, target: ScalableTarget, endpoint: Endpoint, low: int, high: int, cause: str
+    ) -> bool:
         """Set bounds at once, and the capacity too unless a change in progress forbids it."""
         self._observe(target, endpoint)
         target.awaited = None
         scaler = target.scaler
         if scaler.set_bounds(low, high, self._clock.now_s()):
-            self._set_capacity(target, endpoint, cause)
-        elif not low <= scaler.desired <= high:
+            return self._set_capacity(target, endpoint, cause)
+        if not low <= scaler.desired <= high:
             target.awaited = cause
             self._refused(target, endpoint, cause, min(max(scaler.desired, low), high))
+        return False
 
     def _run_policy(
-        self,
-        resource_id: str,
-        target: Target,
-        document: dict[str, Any],
-        alarm: str,
-        metric: float,
-        threshold: float,
-    ) -> str:
-        now_s = self._clock.now_s()
-        endpoint = self._endpoint(resource_id)
-        cause = f"monitor alarm {alarm} in state ALARM triggered policy {document['PolicyName']}"
+        self, target: ScalableTarget, endpoint: Endpoint, request: Request, alarm: str
+    ) -> tuple[str, bool]:
+        """Returns what came of it, as a sentence, and whether the capacity changed."""
+        cause = f"monitor alarm {alarm} in state ALARM triggered policy {request.policy.name}"
         suspended = target.document["SuspendedState"]
         if endpoint.status in (EndpointStatus.FAILED, EndpointStatus.DELETING):
-            return f"endpoint is {endpoint.status}"
+            return f"endpoint is {endpoint.status}", False
         self._observe(target, endpoint)
         before = target.scaler.desired
-        (decision,) = target.scaler.decide(
-            [Request(_policy(document)[0], metric, threshold)], now_s
-        )
+        (decision,) = target.scaler.decide([request], self._clock.now_s())
         grows = target.scaler.desired > before
         if (
             decision.verdict == Verdict.SCALED
             and suspended["DynamicScalingOutSuspended" if grows else "DynamicScalingInSuspended"]
         ):
             self._observe(target, endpoint)
-            return "dynamic scaling is suspended"
-        said = decision.reason
+            return "dynamic scaling is suspended", False
+        said, changed = decision.reason, False
         if decision.verdict == Verdict.SCALED:
-            self._set_capacity(target, endpoint, cause)
+            changed = self._set_capacity(target, endpoint, cause)
         elif decision.verdict == Verdict.CHANGE_IN_PROGRESS:
             said = self._refused(target, endpoint, cause, decision.wanted)
         else:
             self._ignored(target, cause, decision)
-        self._save(resource_id)
-        return said
+        self._save(target.document["ResourceId"])
+        return said, changed
 
-    def _set_capacity(self, target: Target, endpoint: Endpoint, cause: str) -> None:
+    def _set_capacity(self, target: ScalableTarget, endpoint: Endpoint, cause: str) -> bool:
         desired = target.scaler.desired
         if not endpoint.set_desired(desired):
             # A person was quicker.
             self._observe(target, endpoint)
             self._refused(target, endpoint, cause, desired)
-            return
+            return False
         activity = self._activity(target, cause)
         activity |= {
             "Description": f"Setting desired instance count to {desired}.",
@@ -457,16 +467,9 @@ class ApplicationAutoScaling:
                 "Waiting for change to be fulfilled by sagemaker."
             ),
         }
-        decided_s = self._clock.now_s()
+        return True
 
-        def tell() -> None:
-            with self._clock.at(decided_s):
-                endpoint.settle()
-
-        # SageMaker's lock comes before this one's.
-        threading.Thread(target=tell, daemon=True).start()
-
-    def _refused(self, target: Target, endpoint: Endpoint, cause: str, wanted: int) -> str:
+    def _refused(self, target: ScalableTarget, endpoint: Endpoint, cause: str, wanted: int) -> str:
         """Leave a failed activity; a refusal that repeats makes the same one last longer.
 
         Returns:
@@ -485,7 +488,7 @@ class ApplicationAutoScaling:
         }
         return message
 
-    def _repeated(self, target: Target, cause: str, status: str) -> dict[str, Any] | None:
+    def _repeated(self, target: ScalableTarget, cause: str, status: str) -> dict[str, Any] | None:
         """The activity of this cause that failed in the same way since the last change."""
         for activity in reversed(target.activities):
             if activity["StatusCode"] != "Failed" and "NotScaledReasons" not in activity:
@@ -494,7 +497,7 @@ class ApplicationAutoScaling:
                 return activity
         return None
 
-    def _ignored(self, target: Target, cause: str, decision: Decision) -> None:
+    def _ignored(self, target: ScalableTarget, cause: str, decision: Decision) -> None:
         description = f"Nothing was scaled: {decision.reason}"
         repeated = self._repeated(target, cause, "Successful")
         if repeated is not None:
@@ -515,7 +518,7 @@ class ApplicationAutoScaling:
             ],
         }
 
-    def _activity(self, target: Target, cause: str) -> dict[str, Any]:
+    def _activity(self, target: ScalableTarget, cause: str) -> dict[str, Any]:
         activity = {
             "ActivityId": str(uuid.uuid4()),
             "ServiceNamespace": SERVICE_NAMESPACE,
@@ -559,7 +562,7 @@ class ApplicationAutoScaling:
             raise validation_error(f"SageMaker resource doesn't exist: {resource_id}")
         return endpoint
 
-    def _target(self, resource_id: str) -> Target:
+    def _target(self, resource_id: str) -> ScalableTarget:
         if resource_id not in self._targets:
             raise _not_found(
                 f"No scalable target found for service namespace: sagemaker, resource ID: "
@@ -567,7 +570,14 @@ class ApplicationAutoScaling:
             )
         return self._targets[resource_id]
 
-    def _by_arn(self, wanted: str) -> tuple[str, Target]:
+    def _by_policy(self, arn: str) -> tuple[ScalableTarget, dict[str, Any]] | None:
+        for target in self._targets.values():
+            for document in target.policies.values():
+                if document["PolicyARN"] == arn:
+                    return target, document
+        return None
+
+    def _by_arn(self, wanted: str) -> tuple[str, ScalableTarget]:
         for resource_id, target in self._targets.items():
             if target.document["ScalableTargetARN"] == wanted:
                 return resource_id, target
@@ -604,12 +614,12 @@ class ApplicationAutoScaling:
         }
         self._journal.save(f"{self._region}/scalable-target", resource_id, saved)
 
-    def _restored(self, saved: dict[str, Any]) -> Target:
+    def _restored(self, saved: dict[str, Any]) -> ScalableTarget:
         document = saved["document"]
         scaler = Autoscaler(
             document["MinCapacity"], document["MaxCapacity"], saved["desired"], self._unsettled
         )
-        target = Target(
+        target = ScalableTarget(
             document,
             scaler,
             saved["policies"],
@@ -632,7 +642,7 @@ _NOT_SCALED = {
 """Reason codes of AAS NotScaledReason, the nearest for each verdict."""
 
 
-def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.Watched | None]:
+def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.MetricStat | None]:
     try:
         return documents.policy(document)
     except ValueError as error:

@@ -5,13 +5,11 @@ which alarms and the API read alike; what users publish themselves the API has f
 from that store, which keeps high resolution.
 """
 
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
 from moto.cloudwatch.models import (
     CloudWatchBackend,
@@ -20,14 +18,9 @@ from moto.cloudwatch.models import (
     Statistics,
     cloudwatch_backends,
 )
-from moto.cloudwatch.responses import CloudWatchResponse
-from moto.core.request import Request
-from moto.core.responses import ActionResult
-from moto.core.utils import get_service_model
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, Series
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.constraints import check_request
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.metrics import (
     HIGH_RESOLUTION_S,
@@ -177,60 +170,6 @@ def of_region(account: str, region: str) -> CloudWatch:
         raise AwsError("InvalidClientTokenId", f"There is no region {region}", 403) from error
     assert isinstance(found, CloudWatch)
     return found
-
-
-def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
-    """DescribeAlarmHistory, which moto does not have."""
-    asked = self._get_params()
-    backend = self.cloudwatch_backend
-    assert isinstance(backend, CloudWatch)
-    items = [
-        item
-        for item in backend.alarm_history
-        if asked.get("AlarmName") in (None, item["AlarmName"])
-        and asked.get("HistoryItemType") in (None, item["HistoryItemType"])
-        and (asked.get("StartDate") is None or item["Timestamp"] >= asked["StartDate"])
-        and (asked.get("EndDate") is None or item["Timestamp"] <= asked["EndDate"])
-    ]
-    if asked.get("ScanBy", "TimestampDescending") == "TimestampDescending":
-        items.reverse()
-    token = asked.get("NextToken") or "0"
-    start = int(token) if token.isdigit() else 0
-    end = start + int(asked.get("MaxRecords") or HISTORY_PAGE)
-    more = {"NextToken": str(end)} if end < len(items) else {}
-    return ActionResult({"AlarmHistoryItems": items[start:end], **more})
-
-
-_moto_parses = CloudWatchResponse.parse_parameters
-
-
-def _parse_and_check(self: CloudWatchResponse, request: Request) -> None:
-    """Refuse what CloudWatch refuses: moto takes most of it, and stumbles over the rest."""
-    model = get_service_model("cloudwatch").operation_model(self._get_action())
-    try:
-        _moto_parses(self, request)
-        # What JSON says of types, moto's parsers bend.
-        is_json = "x-amz-json" in (request.content_type or "")
-        if model.input_shape is not None:
-            check_request(model.input_shape, json.loads(request.data) if is_json else self.params)
-        return
-    except AwsError as error:
-        refusal = error.message
-    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        # moto's parsers expect well-formed input.
-        refusal = f"The request cannot be parsed: {error}"
-
-    def refuse() -> Any:
-        status, headers, body = self.serialized(ActionResult(InvalidParameterValue(refusal)))
-        return status, {**headers, "status": str(status)}, body
-
-    self.call_action = refuse  # of this request only
-
-
-cloudwatch_backends.backend = CloudWatch
-CloudWatchResponse.parse_parameters = _parse_and_check  # ty: ignore[invalid-assignment]
-# moto finds the operation's method on its class and has no seam for another class.
-CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
 
 
 def _epoch_s(at: datetime) -> float:

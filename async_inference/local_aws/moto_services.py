@@ -20,16 +20,16 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from botocore.model import OperationNotFoundError
-from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import FakeBucket, FakeKey, S3Backend, s3_backends
+from moto.s3.models import FakeKey, S3Backend, s3_backends
 from moto.settings import get_s3_default_key_buffer_size
 from moto.sns.models import sns_backends
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from async_inference.aws_names import region_of, split_s3_uri
+from async_inference.local_aws import moto_patches
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
@@ -44,25 +44,6 @@ VISIBLE_AGAIN_S = 0.5
 """How often a waiting ReceiveMessage looks again, though nothing was sent."""
 PUT_OBJECT, PUBLISH = "PutObject", "Publish"
 """The calls that this process makes itself: straight to moto, without HTTP in between."""
-
-
-def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
-    """What a bucket's policy says; moto itself takes every conditional statement for unconditional.
-
-    Loopback counts as TLS, so that statements which refuse plain HTTP do not apply.
-    """
-    if bucket.policy is None:
-        return PermissionResult.NEUTRAL
-    policy = json.loads(bucket.policy)
-    policy["Statement"] = [
-        statement
-        for statement in policy["Statement"]
-        if statement.get("Condition") != {"Bool": {"aws:SecureTransport": "false"}}
-    ]
-    return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
-
-
-FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment] moto has no seam for it
 
 
 def _backend_app(service: Any) -> Any:
@@ -102,6 +83,7 @@ class MotoServices:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        moto_patches.install()
         moto_api_backend.reset()
         for number, call in journal.calls():
             self._apply(number, call)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -131,6 +132,9 @@ class LocalAwsProvider(protocol.Provider):
         return protocol.DiffResponse(changes=False)
 
     async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
+        # As many calls to AWS at a time as the engine asks for, not as this machine has cores.
+        threads = ThreadPoolExecutor(max_workers=64)
+        asyncio.get_running_loop().set_default_executor(threads)
         region = plain(request.args["region"]) if "region" in request.args else None
         self._region = region or os.environ.get("AWS_REGION", self._region)
         return protocol.ConfigureResponse(accept_outputs=False, supports_preview=True)

@@ -11,7 +11,9 @@ from async_inference.operations.verify import Asked, Live, bucket_names, topic_a
 from async_inference.provider import pulumi_says
 from async_inference.settings import Settings
 from async_inference.validation import InvalidInputError
+from async_inference.weights.publish import MANIFEST
 
+WEIGHTS_CHANNEL = "weights"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
@@ -106,13 +108,39 @@ def live(client: Clients, wanted: Asked) -> Live:
         EndpointConfigName=endpoint["EndpointConfigName"]
     )
     output = configuration.get("AsyncInferenceConfig", {}).get("OutputConfig", {})
+    weights_uri = _weights_uri(client("sagemaker"), configuration)
     return replace(
         found,
+        weights_uri=weights_uri,
+        weights=_published(client("s3"), weights_uri) if weights_uri else None,
         configuration=configuration,
         topics={arn: _topic_policy(client("sns"), arn) for arn in topic_arns(output).values()},
         role_policies=_role_policies(client, configuration),
         buckets={name: _reached(client("s3"), name) for name in set(bucket_names(output).values())},
     )
+
+
+def _weights_uri(sagemaker: Any, configuration: Mapping[str, Any]) -> str | None:
+    """Where the weights of the first variant's model are mounted from."""
+    name = configuration["ProductionVariants"][0]["ModelName"]
+    try:
+        model = sagemaker.describe_model(ModelName=name)
+    except sagemaker.exceptions.ClientError:
+        return None
+    for source in model["PrimaryContainer"].get("AdditionalModelDataSources", ()):
+        if source["ChannelName"] == WEIGHTS_CHANNEL:
+            return source["S3DataSource"]["S3Uri"]
+    return None
+
+
+def _published(s3: Any, uri: str) -> Mapping[str, Any] | None:
+    """What `weights publish` wrote beside the weights; None where it, or the right, is missing."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    try:
+        found = s3.get_object(Bucket=bucket, Key=f"{prefix}{MANIFEST}")
+    except s3.exceptions.ClientError:
+        return None
+    return json.loads(found["Body"].read())
 
 
 def _endpoint(sagemaker: Any, name: str) -> Mapping[str, Any] | None:

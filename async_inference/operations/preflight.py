@@ -7,6 +7,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import botocore.session
 from botocore.exceptions import ClientError
 
 from async_inference.aws_names import split_s3_uri
+from async_inference.images import DEFAULT_TAG, has_gpu
 from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
 from async_inference.settings import Settings
@@ -44,6 +46,8 @@ AMIS = {
     "al2023-ami-sagemaker-inference-gpu-4-1": Ami(driver=580, cuda=(13, 0)),
 }
 """By InferenceAmiVersion (BC ProductionVariant, 1.44.5)."""
+CUDA_12_DRIVER = 525
+"""The least that carries all of CUDA 12 (NVIDIA, CUDA compatibility: minor versions)."""
 
 
 def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -> list[Check]:
@@ -65,6 +69,7 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
     looked_up: tuple[tuple[str, Callable[[], Check]], ...] = (
         ("quota", lambda: quota(settings, _quota(client("service-quotas"), settings))),
         ("image", lambda: image(settings, client)),
+        ("image's patches", lambda: patches(settings, date.today())),
         ("GPU driver", lambda: driver(settings)),
         ("weights", lambda: weights(settings, client("s3"), say)),
         ("keys", lambda: keys(settings, client("s3"), client("kms"))),
@@ -153,7 +158,7 @@ def image(settings: Settings, client: Clients) -> Check:
     if settings.image_uri is None:
         return Check(
             "image",
-            f"pytorch-inference:{settings.image_tag}",
+            f"{settings.image.repository}:{settings.image_tag}",
             "AWS's own registry answers nobody else's ecr:DescribeImages; see its list of Deep "
             "Learning Containers for tags",
             checked=False,
@@ -179,10 +184,18 @@ def image(settings: Settings, client: Clients) -> Check:
     return Check("image", settings.image_uri, f"{known.get('imageSizeInBytes', 0) / 1e9:.1f} GB")
 
 
-def image_cuda(named: str) -> tuple[int, int] | None:
-    """The CUDA version that an image's tag tells: `-cu124-` is 12.4; None if it tells none."""
-    found = re.search(r"[:_-]cu(\d{2})(\d)(?:[-_.]|$)", named)
-    return (int(found[1]), int(found[2])) if found else None
+def patches(settings: Settings, today: date) -> Check:
+    """Whether AWS still patches the image, as far as a last day is announced."""
+    until, what = settings.image.patched_until, "image's patches"
+    if until is None:
+        known = settings.image.serving == "ray"
+        found = "no last day is announced" if known else "nothing is known of this image"
+        return Check(what, "patched by AWS", found, checked=known)
+    found = f"AWS patches it until {until:%d %B %Y}"
+    if today <= until:
+        return Check(what, "patched by AWS", found)
+    remedy = f"leave imageUri out and set imageTag to {DEFAULT_TAG} or newer"
+    return Check(what, "patched by AWS", found.replace("patches", "patched"), remedy)
 
 
 def driver(settings: Settings) -> Check:
@@ -191,19 +204,28 @@ def driver(settings: Settings) -> Check:
     An older driver carries a newer CUDA only through the image's own cuda-compat libraries (DG
     container-nvidia-compliance), which AWS's images have.
     """
-    named = settings.image_uri or f"pytorch-inference:{settings.image_tag}"
-    cuda, family = image_cuda(named), settings.instance_type.split(".")[1]
-    ami = DEFAULT_AMIS.get(family)
+    named = settings.image_uri or f"{settings.image.repository}:{settings.image_tag}"
+    cuda, family = settings.image.cuda, settings.instance_type.split(".")[1]
+    version = settings.inference_ami_version or settings.image.ami
+    ami = AMIS.get(version) if version else DEFAULT_AMIS.get(family)
     what = f"GPU driver of {settings.instance_type}"
+    if not has_gpu(settings.instance_type):
+        return Check(what, "none", "none")
     if cuda is None:
         return Check(what, "the image's CUDA", f"{named}: its tag tells none", checked=False)
     asked = f"CUDA {cuda[0]}.{cuda[1]}"
     if ami is None:
-        found = f"AWS publishes no default driver for {family}"
+        found = (
+            f"no driver is known of {version}"
+            if version
+            else (f"AWS publishes no default driver for {family}")
+        )
         return Check(what, asked, found, checked=False)
     found = f"driver {ami.driver}, CUDA {ami.cuda[0]}.{ami.cuda[1]}"
     if cuda <= ami.cuda:
         return Check(what, asked, found)
+    if cuda[0] == ami.cuda[0] and ami.driver >= CUDA_12_DRIVER:
+        return Check(what, asked, f"{found}, which carries every minor version of CUDA {cuda[0]}")
     if settings.image_uri is None:
         return Check(what, asked, f"{found}, newer through the image's cuda-compat libraries")
     enough = next((name for name, each in AMIS.items() if each.cuda >= cuda), None)
@@ -212,7 +234,7 @@ def driver(settings: Settings) -> Check:
         asked,
         f"{found}; newer only if the image brings cuda-compat libraries",
         "see that it does (/usr/local/cuda/compat), or use an image with an older CUDA"
-        + (f"; {enough} would carry it, which this program does not set" if enough else ""),
+        + (f", or set inferenceAmiVersion to {enough}" if enough else ""),
     )
 
 

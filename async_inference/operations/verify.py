@@ -70,6 +70,8 @@ class Live:
         topics: the topics that the configuration names: their policy, None where there is no topic.
         role_policies: the policy documents of the endpoint's role.
         buckets: the buckets that the configuration names, and whether they can be reached.
+        weights_uri: where the model's weights are mounted from; None where they are not on S3.
+        weights: what `weights publish` wrote there; None where it wrote nothing or AWS refused.
     """
 
     endpoint: Mapping[str, Any] | None = None
@@ -81,6 +83,8 @@ class Live:
     topics: Mapping[str, Mapping[str, Any] | None]
     role_policies: Sequence[Mapping[str, Any]] = ()
     buckets: Mapping[str, bool]
+    weights_uri: str | None = None
+    weights: Mapping[str, Any] | None = None
 
     @property
     def instances(self) -> int:
@@ -98,6 +102,7 @@ def checks(asked: Asked, live: Live) -> list[Check]:
     return [
         *_endpoint(asked, live.endpoint),
         *_variant(asked, live),
+        *_weights(asked, live),
         _target(asked, live),
         *_orphans(asked, live),
         *_policies(asked, live),
@@ -128,7 +133,7 @@ def _put_back(asked: Asked) -> str:
     return f"put it back: pulumi up --refresh --stack {asked.settings.stack}"
 
 
-def _compared(what: str, asked: Facts | str, found: Facts | str | None, remedy: str) -> Check:
+def _compare(what: str, asked: Facts | str, found: Facts | str | None, remedy: str) -> Check:
     if found is None or isinstance(asked, str) or isinstance(found, str):
         return Check(what, _text(asked), "none" if found is None else _text(found), remedy)
     differing = [key for key in asked if asked[key] != found.get(key)]
@@ -178,7 +183,7 @@ def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
         f"SageMaker rolled the last update back{why}, or somebody changed the endpoint: {logs}; "
         f"correct the cause, then pulumi up --refresh --stack {asked.settings.stack}"
     )
-    yield _compared("endpoint configuration", {"name": asked.configuration}, {"name": runs}, remedy)
+    yield _compare("endpoint configuration", {"name": asked.configuration}, {"name": runs}, remedy)
 
 
 def _variant(asked: Asked, live: Live) -> Iterator[Check]:
@@ -188,7 +193,7 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
     found = variants.get(asked.variant)
     asynchronous = (live.configuration or {}).get("AsyncInferenceConfig", {})
     settings = asked.settings
-    yield _compared(
+    yield _compare(
         f"variant {asked.variant}",
         {
             "instanceType": settings.instance_type,
@@ -206,6 +211,22 @@ def _variant(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 # Scaling
+
+
+def _weights(asked: Asked, live: Live) -> Iterator[Check]:
+    wanted = asked.settings.weights
+    if not wanted.startswith("s3://") or live.configuration is None:
+        return
+    what, found = "weights", live.weights_uri or "none on S3"
+    if found.rstrip("/") != wanted.rstrip("/"):
+        yield Check(what, wanted, found, _put_back(asked))
+    elif live.weights is None:
+        yield Check(what, wanted, "published by something else", checked=False)
+    else:
+        told = live.weights
+        revision = f"@{told['revision'][:12]}" if told["revision"] else ""
+        files = f"{len(told['sha256'])} files, {told['bytes'] / 1e9:.1f} GB"
+        yield Check(what, wanted, f"{told['source']}{revision}, {files}")
 
 
 def _resource_id(asked: Asked) -> str:
@@ -232,7 +253,7 @@ def _target(asked: Asked, live: Live) -> Check:
         "maxCapacity": _one_of(found["MaxCapacity"], high, plan.max_capacity),
     }
     suspended = [kind for kind, is_so in found.get("SuspendedState", {}).items() if is_so]
-    return _compared(
+    return _compare(
         what, wanted, bounds | {"suspended": ", ".join(suspended) or None}, _put_back(asked)
     )
 
@@ -269,7 +290,7 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
     for policy in asked.settings.plan.policies:
         document = found.pop(policy.name, None)
         what = f"policy {policy.name}"
-        yield _compared(
+        yield _compare(
             what,
             _policy_facts(documents.policy_document(policy, asked.settings.endpoint_name)),
             document and _policy_facts(document),
@@ -300,16 +321,17 @@ def _policy_facts(document: documents.Document) -> Facts | str:
     facts = policy.model_dump(by_alias=True, mode="json", exclude={"name", "steps"})
     if isinstance(policy, StepScaling):
         return facts | {"steps": _steps(policy.steps)}
-    return facts | _watched_facts(tracked)
+    return facts | _metric_facts(tracked)
 
 
-def _watched_facts(on: documents.Watched | None) -> dict[str, object]:
+def _metric_facts(on: documents.MetricStat | None) -> dict[str, object]:
     if on is None:
         return {"metric": None}
     return {
         "namespace": on.series.namespace,
         "metric": on.series.name,
         "dimensions": ", ".join(f"{name}={value}" for name, value in on.series.dimensions),
+        **({} if on.times is None else {"times": on.times.name}),
         "statistic": on.statistic,
         "periodS": on.period_s,
     }
@@ -336,7 +358,7 @@ def _schedules(asked: Asked, live: Live) -> Iterator[Check]:
     found = {action["ScheduledActionName"]: action for action in live.schedules}
     for action in asked.settings.plan.schedules:
         document = found.pop(action.name, None)
-        yield _compared(
+        yield _compare(
             f"schedule {action.name}",
             _schedule_facts(documents.schedule_document(action)),
             document and _schedule_facts(document),
@@ -376,7 +398,7 @@ def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
                 )
                 continue
             told.add(name)
-            on = documents.watched(alarm, asked.settings.endpoint_name)
+            on = documents.metric_stat(alarm, asked.settings.endpoint_name)
             wanted = documents.alarm_document(alarm, on)
             # Without its policy an alarm has nothing to run; the policy's own row says so.
             runs = [arns[policy.name]] if policy.name in arns else None
@@ -401,7 +423,7 @@ def _alarm(name: str, wanted: documents.Document, asked: Asked, live: Live) -> C
     document = live.alarms.get(name)
     said = _alarm_facts(wanted)
     found = document and _alarm_facts({"AlarmActions": (), **document})
-    return _compared(f"alarm {name}", said, found, _put_back(asked))
+    return _compare(f"alarm {name}", said, found, _put_back(asked))
 
 
 _OF_ANY_ALARM = (
@@ -420,7 +442,7 @@ def _alarm_facts(document: documents.Document) -> Facts:
     except ValueError:  # a band of expected values instead of a threshold, for one
         facts = {name: document[name] for name in _OF_ANY_ALARM if name in document}
     else:
-        facts = _watched_facts(on) | rule.model_dump(by_alias=True, mode="json")
+        facts = _metric_facts(on) | rule.model_dump(by_alias=True, mode="json")
     if document.get("AlarmActions") is not None:
         facts["actions"] = ", ".join(sorted(document["AlarmActions"]))
     return facts | {"enabled": document.get("ActionsEnabled", True)}
@@ -449,20 +471,28 @@ def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
 
 def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
     """The live policies that some alarm on this endpoint's metrics really runs."""
-    mine = [{"Name": "EndpointName", "Value": asked.settings.endpoint_name}]
-    alarms = [alarm for alarm in live.alarms.values() if alarm.get("Dimensions") == mine]
+    alarms = [alarm for alarm in live.alarms.values() if _watches(alarm, asked)]
     for document in live.policies:
         if document["PolicyType"] != "StepScaling":
             # Target tracking may not leave zero (docs/aws-facts.md#target-tracking).
             continue
         for alarm in alarms:
             try:
-                found = list(documents.planned(document, [alarm]))
+                found = list(documents.plan_policies(document, [alarm]))
             except ValueError:
                 continue  # what breaks AWS's rules is no policy that works
             for policy in found:
                 name = f"{policy.name} by {alarm['AlarmName']}"[:256]
                 yield policy.model_copy(update={"name": name})
+
+
+def _watches(alarm: documents.Document, asked: Asked) -> bool:
+    try:
+        _, on = documents.alarm(alarm)
+    except ValueError:
+        return False
+    mine = (("EndpointName", asked.settings.endpoint_name),)
+    return on is not None and on.series.dimensions == mine
 
 
 # Where answers go

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from async_inference.rehearsal.records import METRICS
+from async_inference.rehearsal.records import METRICS, NONE
 from async_inference.scaling.alarms import (
     STATISTIC_CODES,
     AlarmState,
@@ -449,7 +449,9 @@ def _evaluate(state, reading, rules, metrics, recorded):
     alarm = rules.alarms[state.alarm]
     alarm.due_s += alarm.every_s
     _schedule_alarms(state, rules.alarms)
-    window = _evaluation_window(state, reading, alarm, metrics)
+    window = _evaluation_window(state, reading, alarm, alarm.metric, metrics)
+    if alarm.times != NONE:
+        window = window * _evaluation_window(state, reading, alarm, alarm.times, metrics)
     before_state = alarm.state
     alarm.state = next_state(
         window,
@@ -496,13 +498,13 @@ def _schedule_alarms(state, alarms):
 
 
 @register_jitable
-def _evaluation_window(state, reading, alarm, metrics):
+def _evaluation_window(state, reading, alarm, metric, metrics):
     """The periods of the evaluation range that are visible now, oldest first."""
     count = evaluation_range(alarm.evaluation_periods, reading.range_plus_third)
-    if alarm.metric == _ANNOUNCED:
+    if metric == _ANNOUNCED:
         points, grain_s, delay_s = metrics.announced, ANNOUNCEMENTS_S, reading.announcement_delay_s
     else:
-        points, grain_s, delay_s = metrics.points[alarm.metric], MINUTE_S, reading.metric_delay_s
+        points, grain_s, delay_s = metrics.points[metric], MINUTE_S, reading.metric_delay_s
     width = max(1, int(alarm.period_s // grain_s))
     end = math.floor((state.now_s - delay_s) / alarm.every_s) * int(alarm.every_s // grain_s)
     if width == 1 and alarm.statistic != SAMPLE_COUNT and end >= count:

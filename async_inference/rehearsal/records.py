@@ -24,6 +24,7 @@ from async_inference.scaling.autoscaler import (
     tracking_alarms,
 )
 from async_inference.scaling.plan import (
+    FACTORS,
     AlarmRule,
     Metric,
     ScalingPlan,
@@ -32,9 +33,11 @@ from async_inference.scaling.plan import (
 )
 from async_inference.scaling.unsettled import Unsettled
 
-METRICS = tuple(Metric)
+METRICS = tuple(metric for metric in Metric if metric not in FACTORS)
 PUBLISHED = len(METRICS) - 1
 """SageMaker publishes so many, the first; clients publish the last."""
+NONE = -1
+"""No second factor."""
 
 
 def _dtype(**fields: type) -> np.dtype:
@@ -55,6 +58,7 @@ SLOT = _dtype(request=int, end_s=float)
 ALARM = _dtype(
     policy=int,
     metric=int,
+    times=int,  # the metric that the first one is multiplied by
     statistic=int,
     period_s=int,
     every_s=float,
@@ -190,9 +194,11 @@ def _alarm(
     *,
     scales_in: bool,
 ) -> tuple:
+    first, times = FACTORS.get(metric, (metric, None))
     return (
         policy,
-        METRICS.index(metric),
+        METRICS.index(first),
+        METRICS.index(times) if times else NONE,
         STATISTIC_CODES[statistic],
         period_s,
         evaluated_every_s(period_s),

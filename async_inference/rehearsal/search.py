@@ -83,6 +83,8 @@ class Shape:
 
     wake_minutes: int = 1
     wake_adds: int = 1
+    wake_more_at: int = 0
+    wake_more_adds: int = 2
     wake_cooldown_s: int = 300
     flood_at: int = 15
     flood_adds: int = 1
@@ -114,6 +116,8 @@ TUNED_SHAPE = Shape()
 CHOICES: dict[str, tuple] = {
     "wake_minutes": (1, 2),
     "wake_adds": (1, 2),
+    "wake_more_at": (0, 0, 4, 6, 8, 12, 20),
+    "wake_more_adds": (2, 3, 4),
     "wake_cooldown_s": (60, 120, 180, 300, 600),
     "flood_at": (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40),
     "flood_adds": (1, 2, 3),
@@ -146,9 +150,7 @@ def rules(shape: Shape) -> ScalingRules:
     """The policies and schedules that a shape stands for."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
-    wake = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
-    wakes = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
-    policies: list[ScalingPolicy] = [_step("WakeUp", wake, wakes, shape.wake_cooldown_s)]
+    policies: list[ScalingPolicy] = [_wake(shape)]
     alarm = _alarm(Metric.BACKLOG_SIZE, shape.flood_at, shape.flood_minutes)
     policies.append(_step("Flood", alarm, _flood_steps(shape), shape.flood_cooldown_s))
     if shape.pressure_at:
@@ -169,6 +171,20 @@ def rules(shape: Shape) -> ScalingRules:
     alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
     policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
     return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
+
+
+def _wake(shape: Shape) -> StepScalingPolicy:
+    """From zero: a number of instances, or another one from so many waiting requests on."""
+    alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
+    steps = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
+    if shape.wake_more_at:
+        alarm = _alarm(Metric.BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
+        more = max(shape.wake_adds, shape.wake_more_adds)
+        steps = (
+            steps[0].model_copy(update={"upper_bound": float(shape.wake_more_at)}),
+            StepAdjustment(lower_bound=shape.wake_more_at, adjustment=more),
+        )
+    return _step("WakeUp", alarm, steps, shape.wake_cooldown_s)
 
 
 def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:

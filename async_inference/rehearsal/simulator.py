@@ -282,10 +282,11 @@ def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
         if not policy.disable_scale_in:
             yield _Role.SCALE_IN, 60
         return
+    starved = (Metric.HAS_BACKLOG_WITHOUT_CAPACITY, Metric.BACKLOG_WITHOUT_CAPACITY)
     for alarm in policy.alarms:
         if alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
             role = _Role.ANNOUNCEMENTS
-        elif alarm.metric == Metric.HAS_BACKLOG_WITHOUT_CAPACITY:
+        elif alarm.metric in starved:
             role = _Role.WAKE
         else:
             role = _Role.SCALE_OUT if alarm.looks_up else _Role.SCALE_IN

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from async_inference.aws_names import QUEUE_METRICS, Series, pascal, scaled_variant, snake
 from async_inference.scaling.autoscaler import TRACKING_PERIOD_S
 from async_inference.scaling.plan import (
+    FACTORS,
     AlarmRule,
     DeployedPolicy,
     Metric,
@@ -39,21 +40,23 @@ any (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class MetricStat:
     """What an alarm or a target-tracking policy looks at.
 
     Args:
         series: the metric.
         statistic: what a period's samples come to; a percentile too, such as `p99`.
         period_s: seconds of a period.
+        times: another metric that it is multiplied by, period by period (metric math).
     """
 
     series: Series
     statistic: str
     period_s: int
+    times: Series | None = None
 
 
-def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watched:
+def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> MetricStat:
     """What a plan's alarm or target-tracking policy looks at.
 
     Args:
@@ -62,15 +65,17 @@ def watched(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> Watch
     """
     period_s = by.period_s if isinstance(by, MetricAlarm) else TRACKING_PERIOD_S
     # With any other dimension an alarm never fires (docs/aws-facts.md#metrics).
-    series = Series.of(by.metric.namespace, by.metric, {"EndpointName": endpoint_name})
-    return Watched(series, by.statistic, period_s)
+    named = {"EndpointName": endpoint_name}
+    factors = FACTORS.get(by.metric, (by.metric,))
+    series = [Series.of(metric.namespace, metric, named) for metric in factors]
+    return MetricStat(series[0], by.statistic, period_s, *series[1:])
 
 
 def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]:
     """A policy of a plan as PutScalingPolicy takes it, without the target that it belongs to."""
     named = {"PolicyName": policy.name, "PolicyType": policy.type}
     if isinstance(policy, TargetTrackingPolicy):
-        tracked = watched(policy, endpoint_name)
+        tracked = metric_stat(policy, endpoint_name)
         return named | {
             "TargetTrackingScalingPolicyConfiguration": {
                 "TargetValue": policy.target,
@@ -102,7 +107,7 @@ def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]
     }
 
 
-def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
+def policy(document: Document) -> tuple[DeployedPolicy, MetricStat | None]:
     """A policy, and what it tracks: None for steps, which alarms run, and for an expression.
 
     Raises:
@@ -142,7 +147,7 @@ def policy(document: Document) -> tuple[DeployedPolicy, Watched | None]:
             raise ValueError(f"policy {name}: {kind} is not for SageMaker")
 
 
-def _tracked(configuration: Document, resource_id: str) -> Watched | None:
+def _tracked(configuration: Document, resource_id: str) -> MetricStat | None:
     predefined = configuration.get("PredefinedMetricSpecification")
     if predefined is not None:
         kind = predefined["PredefinedMetricType"]
@@ -151,19 +156,22 @@ def _tracked(configuration: Document, resource_id: str) -> Watched | None:
         name, statistic = _PREDEFINED[kind]
         endpoint_name, variant_name = scaled_variant(resource_id)
         of = {"EndpointName": endpoint_name, "VariantName": variant_name}
-        return Watched(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
+        return MetricStat(Series.of(QUEUE_METRICS, name, of), statistic, TRACKING_PERIOD_S)
     custom = configuration.get("CustomizedMetricSpecification", {})
     if "MetricName" not in custom:
         return None
-    return Watched(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
+    return MetricStat(_series(custom), custom.get("Statistic", "Average"), TRACKING_PERIOD_S)
 
 
-def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
+def alarm_document(rule: AlarmRule, on: MetricStat) -> dict[str, Any]:
     """An alarm as PutMetricAlarm takes it, without its name and actions."""
-    return {
+    single = {
         **_series_document(on.series),
         "Statistic": on.statistic,
         "Period": on.period_s,
+    }
+    return {
+        **(single if on.times is None else {"Metrics": _product(on, on.times)}),
         "ComparisonOperator": rule.comparison.value,
         "Threshold": rule.threshold,
         "EvaluationPeriods": rule.evaluation_periods,
@@ -172,8 +180,8 @@ def alarm_document(rule: AlarmRule, on: Watched) -> dict[str, Any]:
     }
 
 
-def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
-    """When an alarm goes off, and what it looks at: None where an expression combines metrics.
+def alarm(document: Document) -> tuple[AlarmRule, MetricStat | None]:
+    """When an alarm goes off, and what it looks at: None where an expression is no product of two.
 
     Raises:
         ValueError: it breaks one of AWS's rules, or has no threshold of its own.
@@ -189,12 +197,50 @@ def alarm(document: Document) -> tuple[AlarmRule, Watched | None]:
         }
     )
     if not document.get("MetricName"):
-        return rule, None
+        return rule, _multiplied(document.get("Metrics") or ())
     statistic = document.get("Statistic") or document["ExtendedStatistic"]
-    return rule, Watched(_series(document), statistic, int(document["Period"]))
+    return rule, MetricStat(_series(document), statistic, int(document["Period"]))
 
 
-def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
+_PRODUCT = "first * second"
+
+
+def _product(on: MetricStat, times: Series) -> list[dict[str, Any]]:
+    """Metric math that multiplies two metrics, period by period (CW, PutMetricAlarm)."""
+    return [
+        {"Id": "product", "Expression": _PRODUCT, "Label": _PRODUCT, "ReturnData": True},
+        *(
+            {
+                "Id": identifier,
+                "MetricStat": {
+                    "Metric": _series_document(series),
+                    "Period": on.period_s,
+                    "Stat": on.statistic,
+                },
+                "ReturnData": False,
+            }
+            for identifier, series in (("first", on.series), ("second", times))
+        ),
+    ]
+
+
+def _multiplied(queries: Iterable[Document]) -> MetricStat | None:
+    """What such queries look at; None for other expressions."""
+    by_id = {query["Id"]: query for query in queries}
+    expression = by_id.pop("product", {}).get("Expression")
+    if expression != _PRODUCT or by_id.keys() != {"first", "second"}:
+        return None
+    first, second = (by_id[identifier].get("MetricStat") for identifier in ("first", "second"))
+    if not first or not second:
+        return None
+    kinds = {(stat["Stat"], int(stat["Period"])) for stat in (first, second)}
+    if len(kinds) > 1:
+        return None
+    ((statistic, period_s),) = kinds
+    return MetricStat(_series(first["Metric"]), statistic, period_s, _series(second["Metric"]))
+
+
+def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
     """A deployed policy in a plan's words, with the alarms that run its steps; none if none does.
 
     What a plan cannot say is left out: metrics that no queue has, percentiles, expressions, alarms
@@ -206,8 +252,9 @@ def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingP
     """
     found, tracked = policy(document)
     if isinstance(found, TargetTracking):
-        if tracked is not None and _sayable(tracked) and not _announced(tracked):
-            words = {"metric": tracked.series.name, "statistic": tracked.statistic}
+        metric = None if tracked is None else _plan_metric(tracked)
+        if tracked is not None and metric is not None and metric != _ANNOUNCED:
+            words = {"metric": metric, "statistic": tracked.statistic}
             yield TargetTrackingPolicy.model_validate(dict(found) | words)
         return
     running = []
@@ -216,29 +263,36 @@ def planned(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingP
         if not runs or not each.get("ActionsEnabled", True):
             continue
         rule, on = alarm(each)
-        if on is None or not _sayable(on):
+        metric = None if on is None else _plan_metric(on)
+        if on is None or metric is None:
             continue
-        words = {"metric": on.series.name, "statistic": on.statistic, "period_s": on.period_s}
+        words = {"metric": metric, "statistic": on.statistic, "period_s": on.period_s}
         running.append(MetricAlarm.model_validate(dict(rule) | words))
     if running:
         # AWS keeps no order: those on the queue before those on what clients announce.
-        first, *more = sorted(running, key=lambda by: by.metric == Metric.REQUESTS_WITHOUT_CAPACITY)
+        first, *more = sorted(running, key=lambda by: by.metric == _ANNOUNCED)
         yield StepScalingPolicy(alarm=first, more_alarms=tuple(more), **dict(found))
 
 
-def _sayable(on: Watched) -> bool:
-    """Whether a plan can say it: a plain statistic of a queue, or of what its clients announce."""
-    named = [name for name, _ in on.series.dimensions]
-    return (
-        on.series.name in set(Metric)
-        and on.series.namespace == Metric(on.series.name).namespace
-        and named == ["EndpointName"]
-        and on.statistic in (("Sum",) if _announced(on) else get_args(Statistic))
-    )
+_ANNOUNCED = Metric.REQUESTS_WITHOUT_CAPACITY
 
 
-def _announced(on: Watched) -> bool:
-    return on.series.name == Metric.REQUESTS_WITHOUT_CAPACITY
+def _plan_metric(on: MetricStat) -> Metric | None:
+    """In a plan's words, if it has any: a plain statistic of what an endpoint publishes of its
+    queue, or of a product in `FACTORS`, or the sum of what clients announce."""
+    series = (on.series,) if on.times is None else (on.series, on.times)
+    endpoints = {each.dimensions for each in series}
+    names = tuple(each.name for each in series)
+    metric = next((m for m in Metric if FACTORS.get(m, (m.value,)) == names), None)
+    if (
+        metric is None
+        or any(each.namespace != metric.namespace for each in series)
+        or len(endpoints) != 1
+        or [name for name, _ in on.series.dimensions] != ["EndpointName"]
+        or on.statistic not in (("Sum",) if metric == _ANNOUNCED else get_args(Statistic))
+    ):
+        return None
+    return metric
 
 
 def schedule_document(action: ScheduledAction) -> dict[str, Any]:
@@ -271,20 +325,64 @@ def schedule(document: Document) -> ScheduledAction:
 
 def provider_inputs(document: Document) -> dict[str, Any]:
     """A document's members as Pulumi's aws package takes them in Python."""
-    inputs = _provider_value("", document)
+    members = {name: value for name, value in document.items() if name != "Metrics"}
+    inputs = _provider_value("", members)
     if "Dimensions" in document:  # an alarm's own are a mapping there
-        inputs["dimensions"] = {each["Name"]: each["Value"] for each in document["Dimensions"]}
+        inputs["dimensions"] = _mapping(document["Dimensions"])
+    if "Metrics" in document:
+        inputs["metric_queries"] = [_query_inputs(query) for query in document["Metrics"]]
+    return inputs
+
+
+def _query_inputs(query: Document) -> dict[str, Any]:
+    """One of an expression's queries: the package has no level between it and its metric."""
+    inputs = {snake(name): value for name, value in query.items() if name != "MetricStat"}
+    if "MetricStat" in query:
+        stat = query["MetricStat"]
+        inputs["metric"] = {
+            "namespace": stat["Metric"]["Namespace"],
+            "metric_name": stat["Metric"]["MetricName"],
+            "dimensions": _mapping(stat["Metric"]["Dimensions"]),
+            "period": stat["Period"],
+            "stat": stat["Stat"],
+        }
     return inputs
 
 
 def from_provider(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs of the aws package, as Pulumi's state has them, as members of AWS's documents."""
-    members = {key: value for key, value in inputs.items() if key != "dimensions"}
-    document = _aws_value("", pascal(members))
+    apart = ("dimensions", "metricQueries")
+    document = _aws_value("", pascal({k: v for k, v in inputs.items() if k not in apart}))
     if "dimensions" in inputs:
-        named = (inputs["dimensions"] or {}).items()
-        document["Dimensions"] = [{"Name": name, "Value": value} for name, value in named]
+        document["Dimensions"] = _pairs(inputs["dimensions"] or {})
+    if inputs.get("metricQueries"):
+        document["Metrics"] = [_query(each) for each in inputs["metricQueries"]]
     return document
+
+
+def _query(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    query = pascal({key: value for key, value in inputs.items() if key != "metric"})
+    # An input of an expression, unless it says otherwise (TF aws_cloudwatch_metric_alarm).
+    query.setdefault("ReturnData", False)
+    metric = inputs.get("metric")
+    if metric is None:
+        return query
+    series = Series.of(metric["namespace"], metric["metricName"], metric.get("dimensions") or {})
+    return query | {
+        "MetricStat": {
+            "Metric": _series_document(series),
+            "Period": int(metric["period"]),
+            "Stat": metric["stat"],
+        }
+    }
+
+
+def _mapping(dimensions: Iterable[Document]) -> dict[str, Any]:
+    return {each["Name"]: each["Value"] for each in dimensions}
+
+
+def _pairs(dimensions: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"Name": name, "Value": value} for name, value in dimensions.items()]
 
 
 def _provider_value(member: str, value: Any) -> Any:
@@ -308,12 +406,12 @@ def _series_document(series: Series) -> dict[str, Any]:
     return {
         "Namespace": series.namespace,
         "MetricName": series.name,
-        "Dimensions": [{"Name": name, "Value": value} for name, value in series.dimensions],
+        "Dimensions": _pairs(dict(series.dimensions)),
     }
 
 
 def _series(document: Document) -> Series:
-    dimensions = {each["Name"]: each["Value"] for each in document.get("Dimensions", ())}
+    dimensions = _mapping(document.get("Dimensions", ()))
     return Series.of(document["Namespace"], document["MetricName"], dimensions)
 
 

@@ -8,17 +8,20 @@ guide (DG).
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import pairwise, product
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from async_inference.aws_names import ANNOUNCEMENTS, QUEUE_METRICS
 from async_inference.scaling import schedules
 from async_inference.validation import StackValue
 
+MAX_SLUG = 128
+"""An alarm's name takes 255 characters (BC AlarmName), of which the slug is a part."""
 MAX_STEP_ADJUSTMENTS = 20
 """Step adjustments in one policy (AAS quotas)."""
 
@@ -29,9 +32,10 @@ PUBLISHED_EVERY_S = 60
 class Metric(StrEnum):
     """What an alarm of a plan may look at, all under the one dimension EndpointName.
 
-    SageMaker publishes all but the last once a minute. InvocationsPerInstance and the predefined
+    SageMaker publishes most of them once a minute. InvocationsPerInstance and the predefined
     SageMaker metric are missing on purpose: they are never published for asynchronous endpoints, so
-    that a policy on them never fires.
+    that a policy on them never fires. Those in `FACTORS` are published by nobody: an alarm computes
+    them by metric math.
 
     Clients publish REQUESTS_WITHOUT_CAPACITY: how many requests they hand in while no instance
     serves, at the moment when they do, with a resolution of one second (CW PutMetricData).
@@ -41,13 +45,21 @@ class Metric(StrEnum):
     BACKLOG_SIZE_PER_INSTANCE = "ApproximateBacklogSizePerInstance"
     AGE_OF_OLDEST_REQUEST = "ApproximateAgeOfOldestRequest"
     HAS_BACKLOG_WITHOUT_CAPACITY = "HasBacklogWithoutCapacity"
+    BACKLOG_WITHOUT_CAPACITY = "BacklogWithoutCapacity"
     REQUESTS_WITHOUT_CAPACITY = "RequestsWithoutCapacity"
 
     @property
     def namespace(self) -> str:
-        """The CloudWatch namespace that it is published in."""
+        """The CloudWatch namespace that it, or its factors, are published in."""
         announced = self == Metric.REQUESTS_WITHOUT_CAPACITY
         return ANNOUNCEMENTS if announced else QUEUE_METRICS
+
+
+FACTORS = {
+    Metric.BACKLOG_WITHOUT_CAPACITY: (Metric.BACKLOG_SIZE, Metric.HAS_BACKLOG_WITHOUT_CAPACITY)
+}
+"""Metrics that an alarm computes as the product of two, period by period (CW, metric math). The
+backlog while no instance exists, 0 otherwise, lets the first decision ask for the right number."""
 
 
 class Comparison(StrEnum):
@@ -77,8 +89,17 @@ class AdjustmentType(StrEnum):
 
 
 Statistic = Literal["Average", "Maximum", "Minimum", "Sum", "SampleCount"]
-PolicyName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^\P{C}+$")]
-CooldownSeconds = Annotated[int, Field(ge=0)]
+PolicyName = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[ -~]+$")]
+"""BC application-autoscaling PolicyName: Java's `\\p{Print}`, which is ASCII."""
+_INNER, _OUTER = r"[^\x00-\x1f\x7f-\x9f:/|]", r"[^\x00-\x20\x7f-\x9f:/|]"
+ScheduleName = Annotated[
+    str, Field(min_length=1, max_length=256, pattern=rf"^{_OUTER}({_INNER}*{_OUTER})?$")
+]
+"""BC application-autoscaling ScheduledActionName: no `:`, `/` or `|`, no space at either end."""
+MAX_INTEGER = 2**31 - 1
+"""AWS's integers have 32 bits."""
+CooldownSeconds = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Capacity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class StepAdjustment(StackValue):
@@ -90,7 +111,7 @@ class StepAdjustment(StackValue):
 
     lower_bound: float | None = None
     upper_bound: float | None = None
-    adjustment: int
+    adjustment: Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -163,7 +184,7 @@ class StepScaling(StackValue):
     name: PolicyName
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
-    min_adjustment_magnitude: int | None = Field(default=None, ge=1)
+    min_adjustment_magnitude: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
     cooldown_s: CooldownSeconds = 300
 
@@ -259,15 +280,14 @@ class TargetTrackingPolicy(TargetTracking):
     metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
     statistic: Statistic = "Average"
 
-    @model_validator(mode="after")
-    def _falls_with_capacity(self) -> Self:
-        """A target needs a metric that instances bring down (AAS target tracking)."""
-        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
-            raise ValueError(
-                f"policy {self.name}: {self.metric} counts what is handed in, which no capacity "
-                "brings to a target; use a step policy"
-            )
-        return self
+    @field_validator("metric")
+    @classmethod
+    def _published(cls, value: Metric) -> Metric:
+        if value in FACTORS:
+            raise ValueError("is computed by alarms; track a metric that SageMaker publishes")
+        if value == Metric.REQUESTS_WITHOUT_CAPACITY:
+            raise ValueError("counts what is handed in, which no capacity brings to a target")
+        return value
 
 
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]
@@ -278,11 +298,11 @@ DeployedPolicy = StepScaling | TargetTracking
 class ScheduledAction(StackValue):
     """New capacity bounds at a time: `at(...)`, `rate(...)` or `cron(...)` in an IANA time zone."""
 
-    name: PolicyName
-    schedule: str
+    name: ScheduleName
+    schedule: Annotated[str, Field(max_length=1600)]
     timezone: str = "UTC"
-    min_capacity: int | None = Field(default=None, ge=0)
-    max_capacity: int | None = Field(default=None, ge=0)
+    min_capacity: Capacity | None = None
+    max_capacity: Capacity | None = None
 
     @model_validator(mode="after")
     def _due_and_useful(self) -> Self:
@@ -295,6 +315,12 @@ class ScheduledAction(StackValue):
         return self
 
 
+def slug(name: str) -> str:
+    """A name as part of a resource's: `Invocations-ScalingPolicy` -> `invocations`."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (words.removesuffix("-scalingpolicy") or words)[:MAX_SLUG].rstrip("-")
+
+
 class ScalingRules(StackValue):
     """The policies and schedules of a plan, without its capacity bounds."""
 
@@ -304,10 +330,19 @@ class ScalingRules(StackValue):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         for kind, named in (("policy", self.policies), ("schedule", self.schedules)):
-            names = [each.name for each in named]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} name {twice[0]!r} is used twice; names must differ")
+            known: dict[str, str] = {}
+            for name in (each.name for each in named):
+                short = slug(name)
+                if not short:
+                    raise ValueError(f"{kind} name {name!r}: needs a letter or a digit")
+                if known.get(short) == name:
+                    raise ValueError(f"{kind} name {name!r} is used twice; names must differ")
+                if short in known:
+                    raise ValueError(
+                        f"{kind} names {known[short]!r} and {name!r} must differ by more than case "
+                        "and punctuation: resources are named after them"
+                    )
+                known[short] = name
         return self
 
     @property
@@ -333,8 +368,8 @@ class ScalingRules(StackValue):
 class ScalingPlan(ScalingRules):
     """All that decides how many instances a variant has."""
 
-    min_capacity: int = Field(ge=0)
-    max_capacity: int = Field(ge=0)
+    min_capacity: Capacity
+    max_capacity: Capacity
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

@@ -85,7 +85,11 @@ def _values(
 ) -> Iterator[tuple[float, float]]:
     """What the metric comes to while one request waits, and after how many seconds."""
     match metric:
-        case Metric.HAS_BACKLOG_WITHOUT_CAPACITY | Metric.BACKLOG_SIZE:
+        case (
+            Metric.HAS_BACKLOG_WITHOUT_CAPACITY
+            | Metric.BACKLOG_SIZE
+            | Metric.BACKLOG_WITHOUT_CAPACITY
+        ):
             yield 1.0, 0.0
         case Metric.BACKLOG_SIZE_PER_INSTANCE:
             if unsettled.backlog_per_instance_at_zero == "backlog":

@@ -6,9 +6,11 @@ there is no archive to make, to download in one stream, or to unpack.
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from async_inference.validation import InvalidInputError
 
 INCLUDED = ("*.json", "*.txt", "*.safetensors")
 """What diffusers and transformers load; a hub's repository holds other formats of the same."""
+MANIFEST = "published.json"
+"""The object beside the weights that says what they are: source, revision, checksums."""
+_HALF = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 PART_BYTES = 64 * 2**20
 """One upload of a larger file; S3 takes 5 MiB to 5 GiB, at most 10,000 of them (S3 user guide)."""
 WORKERS = 8
@@ -41,31 +46,62 @@ class Source:
     folder: Path
     files: tuple[str, ...]
     total_bytes: int
+    name: str
+    revision: str | None = None
+    """The commit, of a Hugging Face repository."""
 
 
-def local_source(folder: Path, include: Sequence[str] = INCLUDED) -> Source:
-    """The files of a folder that match one of the patterns.
+def loaded(names: Iterable[str]) -> list[str]:
+    """Of a model's files those that a handler loads, by their paths.
+
+    Half precision where a component has both: a GPU loads nothing else. In diffusers' layout no
+    single-file checkpoint beside the components, which hold the same weights.
+    """
+    wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in INCLUDED)]
+    in_half = {name.rpartition("/")[0] for name in wanted if _HALF.search(name)}
+    has_components = "model_index.json" in wanted
+
+    def is_loaded(name: str) -> bool:
+        folder = name.rpartition("/")[0]
+        if not name.endswith(".safetensors"):
+            return not name.endswith(".safetensors.index.json") or folder not in in_half
+        if has_components and not folder:
+            return False
+        return folder not in in_half or _HALF.search(name) is not None
+
+    return [name for name in wanted if is_loaded(name)]
+
+
+def local_source(folder: Path, include: Sequence[str] | None = None) -> Source:
+    """The files of a folder that match one of the patterns, or that a handler loads.
 
     Raises:
         InvalidInputError: no folder, or nothing in it matches.
     """
     if not folder.is_dir():
         raise InvalidInputError([f"{folder}: is no folder; name one, or a Hugging Face id"])
-    files = [
-        file.relative_to(folder).as_posix()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in include)
-    ]
+    there = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    files = _chosen((file.relative_to(folder).as_posix() for file in there), include)
     if not files:
-        raise InvalidInputError(
-            [f"{folder}: holds no file that matches {', '.join(include)}; see --include"]
-        )
+        patterns = ", ".join(include or INCLUDED)
+        raise InvalidInputError([f"{folder}: holds no file that matches {patterns}; see --include"])
     total_bytes = sum((folder / file).stat().st_size for file in files)
-    return Source(folder, tuple(files), total_bytes)
+    return Source(folder, tuple(files), total_bytes, str(folder.resolve()))
+
+
+def _chosen(names: Iterable[str], include: Sequence[str] | None) -> list[str]:
+    names = [name for name in names if name.rpartition("/")[2] != MANIFEST]
+    if include is None:
+        return loaded(names)
+    return [
+        name
+        for name in names
+        if any(fnmatch(name.rpartition("/")[2], pattern) for pattern in include)
+    ]
 
 
 def hub_source(
-    hub_id: str, revision: str | None = None, include: Sequence[str] = INCLUDED
+    hub_id: str, revision: str | None = None, include: Sequence[str] | None = None
 ) -> Source:
     """The same of a Hugging Face repository, downloaded into the hub's cache where it is not yet.
 
@@ -73,17 +109,20 @@ def hub_source(
         InvalidInputError: huggingface_hub is missing, or has no such repository or revision.
     """
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
     except ImportError:
         raise InvalidInputError(
             [f"{hub_id}: a Hugging Face id needs huggingface_hub; pip install huggingface_hub"]
         ) from None
     try:
-        folder = snapshot_download(hub_id, revision=revision, allow_patterns=list(include))
+        known = HfApi().model_info(hub_id, revision=revision or "main")
+        wanted = _chosen((each.rfilename for each in known.siblings or ()), include)
+        folder = snapshot_download(hub_id, revision=known.sha, allow_patterns=wanted)
     except Exception as error:
         sentence = str(error).strip().splitlines()[0]
         raise InvalidInputError([f"{hub_id}: {sentence}"]) from error
-    return local_source(Path(folder), include)
+    found = local_source(Path(folder), include)
+    return replace(found, name=hub_id, revision=known.sha)
 
 
 def publish(
@@ -113,14 +152,29 @@ def publish(
     prefix = prefix.strip("/")
     with ThreadPoolExecutor(WORKERS) as files, ThreadPoolExecutor(WORKERS) as parts:
 
-        def one(name: str) -> tuple[int, bool]:
-            key = f"{prefix}/{name}" if prefix else name
-            upload = _Upload(source.folder / name, bucket, key, s3, part_bytes, done, parts)
-            return upload.size, upload.run()
+        def key(name: str) -> str:
+            return f"{prefix}/{name}" if prefix else name
+
+        def one(name: str) -> tuple[int, bool, str]:
+            upload = _Upload(source.folder / name, bucket, key(name), s3, part_bytes, done, parts)
+            return upload.size, upload.run(), upload.checksum
 
         running = [files.submit(one, name) for name in source.files]
         try:
             _wait(running)
+            results = [future.result() for future in running]
+            # Last: it is there only if all that it names is.
+            checksums = {
+                name: result[2] for name, result in zip(source.files, results, strict=True)
+            }
+            manifest = {
+                "source": source.name,
+                "revision": source.revision,
+                "bytes": source.total_bytes,
+                "sha256": checksums,
+            }
+            body = json.dumps(manifest, indent=2).encode()
+            s3.put_object(Bucket=bucket, Key=key(MANIFEST), Body=body)
         except (BotoCoreError, ClientError) as error:
             raise InvalidInputError(
                 [f"s3://{bucket}/{prefix}: {error}; what was sent stays, run it again"]
@@ -129,9 +183,8 @@ def publish(
             parts.shutdown(wait=False, cancel_futures=True)
             files.shutdown(wait=False, cancel_futures=True)
             raise
-    results = [future.result() for future in running]
-    sent = [size for size, was_sent in results if was_sent]
-    kept = [size for size, was_sent in results if not was_sent]
+    sent = [size for size, was_sent, _ in results if was_sent]
+    kept = [size for size, was_sent, _ in results if not was_sent]
     return Published(len(sent), sum(sent), len(kept), sum(kept))
 
 
@@ -149,6 +202,7 @@ class _Upload:
         parts: ThreadPoolExecutor,
     ) -> None:
         self.size = file.stat().st_size
+        self.checksum = ""
         self._file, self._s3, self._done, self._parts = file, s3, done, parts
         self._part_bytes = part_bytes
         self._object = {"Bucket": bucket, "Key": key}
@@ -156,7 +210,7 @@ class _Upload:
     def run(self) -> bool:
         """Upload the file; False if it was there."""
         with self._file.open("rb") as stream:
-            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+            checksum = self.checksum = hashlib.file_digest(stream, "sha256").hexdigest()
         if self._is_there(checksum):
             self._done(self.size)
             return False

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import time
-from collections import deque
 
 import pytest
 
@@ -184,8 +183,8 @@ def test_where_an_output_will_be_is_learned_from_another_one(like, place):
         (Progress(10), "no answer yet"),
         (Progress(10, instances=0), "cold: no instances yet; the first answer in about 8 min"),
         (Progress(10, instances=2), "warm: 2 in service; no answer yet"),
-        (Progress(10, done=1, ends_s=deque([90.0])), "the second makes an estimate"),
-        (Progress(30, done=4, ends_s=deque([70.0, 80.0, 90.0, 100.0])), "about 4 min left"),
+        (Progress(10, done=1, ends_s=(90.0,)), "the second makes an estimate"),
+        (Progress(30, done=4, ends_s=(70.0, 80.0, 90.0, 100.0)), "about 4 min left"),
         (Progress(10, started_s=-600.0, instances=0), "cold: no instances yet, 2 min later than"),
     ],
 )

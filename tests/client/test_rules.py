@@ -102,6 +102,17 @@ def test_the_output_is_the_result():
     assert 7.0 <= world.now_s <= 7.0 + Pace().longest_s
 
 
+@pytest.mark.parametrize("ended", [Ended(ONE, False), None])
+def test_a_fault_of_the_program_ends_a_rule_as_what_it_is(ended):
+    """It must not be waited out like AWS's trouble, until the deadline hides it."""
+    world = World(troubles=[TypeError("ours")] * 99)
+    rules = world.rules()
+
+    with pytest.raises(TypeError, match="ours"):
+        world.run(rules.collect(ended, None, 60) if ended else rules.wait(ONE, 60))
+    assert world.slept_s == []
+
+
 def test_pauses_grow_to_the_longest_and_no_further():
     world = World()
 

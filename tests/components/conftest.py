@@ -12,8 +12,9 @@ import pytest
 from pulumi.runtime import mocks
 from pulumi.runtime.config import set_all_config
 
+from async_inference.images import Image
 from components import model_source
-from components.packages import Target, requirements
+from components.packages import requirements
 from components.provider_account import ProviderAccount
 
 ACCOUNT_ID = "123456789012"
@@ -141,9 +142,9 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResourceOutputs(request)
 
 
-def _packed(handler: Path, target: Target, build_folder: Path) -> Path | None:
+def _packed(handler: Path, image: Image, build_folder: Path) -> Path | None:
     """What the packages' archive is called, without a download."""
-    return build_folder / f"{target.python}.tar.gz" if requirements(handler) else None
+    return build_folder / f"{image.python}.tar.gz" if requirements(handler, image) else None
 
 
 @pytest.fixture

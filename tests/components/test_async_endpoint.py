@@ -10,6 +10,7 @@ import pulumi
 import pytest
 
 from async_inference.groups import Subscription
+from async_inference.images import image_of
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan
 from async_inference.settings import COMPONENT_VARIABLES
@@ -63,7 +64,10 @@ def test_the_model_has_the_reference_systems_container(register, endpoint):
 
     container = model.inputs["primaryContainer"]
     assert container["image"] == IMAGE, "looked up in the region, not hard-coded by account"
-    assert container["modelDataUrl"].startswith(f"s3://{BUCKET}/code/")
+    (code,) = container["modelDataSource"]["s3DataSources"]
+    assert code["s3Uri"].startswith(f"s3://{BUCKET}/code/")
+    assert (code["s3DataType"], code["compressionType"]) == ("S3Object", "Gzip")
+    assert "modelDataUrl" not in container, "BC: additional sources are beside ModelDataSource"
     assert container["environment"] == {
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
         "SAGEMAKER_PROGRAM": "inference.py",
@@ -108,6 +112,46 @@ def test_the_configuration_is_asynchronous_and_sets_the_concurrency(register, en
         },
         "tags": {"endpoint": "async-demo"},
     }
+
+
+RAY = "serve-ml-sagemaker-cuda-v1.4"
+
+
+def test_the_ray_serve_image_is_in_the_same_account_and_has_its_own_variables(
+    register, endpoint, tmp_path
+):
+    record = register(lambda: endpoint(image_tag=RAY, invocation_timeout_s=900))
+
+    container = record[MODEL, "demo-model"].inputs["primaryContainer"]
+    assert container["image"] == f"763104351884.dkr.ecr.us-east-1.amazonaws.com/ray:{RAY}"
+    assert container["environment"] == {
+        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "SAGEMAKER_REGION": "us-east-1",
+        "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+        "RAYSERVE_BACKEND_TIMEOUT": "900",
+        "HANDLER_CONCURRENCY": "1",
+        "MODEL_WEIGHTS": "tiny",
+    }
+    (archive,) = (tmp_path / ".local" / "build").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["code/inference.py", "ray_application.py", "config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ami"),
+    [
+        ({"image_tag": RAY}, "al2-ami-sagemaker-inference-gpu-3-1"),
+        ({"image_tag": RAY, "instance_type": "ml.m5.xlarge"}, None),
+        ({"image_tag": "2.6.0-gpu-py312"}, None),
+        ({"image_tag": RAY, "inference_ami_version": "own"}, "own"),
+    ],
+)
+def test_the_host_gets_the_drivers_that_the_image_asks_for(register, endpoint, changes, ami):
+    configuration = register(lambda: endpoint(**changes))[CONFIGURATION, "demo-config"]
+
+    (variant,) = configuration.inputs["productionVariants"]
+    assert variant.get("inferenceAmiVersion") == ami
 
 
 def test_a_queue_belongs_to_the_endpoint_and_so_there_is_one_variant(register, endpoint):
@@ -403,8 +447,8 @@ def test_a_changed_line_of_code_is_another_object_and_model(register, endpoint, 
 
     assert before[OBJECT, "demo-code"].inputs["key"] != after[OBJECT, "demo-code"].inputs["key"]
     assert (
-        before[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataUrl"]
-        != after[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataUrl"]
+        before[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataSource"]
+        != after[MODEL, "demo-model"].inputs["primaryContainer"]["modelDataSource"]
     )
 
 
@@ -432,9 +476,18 @@ def test_the_archive_holds_the_code_folder_and_no_symlinks(register, endpoint, h
 
 
 def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
-    limits = model_server_environment(timeout_s=120, max_payload_bytes=5000, startup_timeout_s=90)
+    asked: dict[str, Any] = {
+        "timeout_s": 120,
+        "max_payload_bytes": 5000,
+        "startup_timeout_s": 90,
+        "concurrency": 4,
+    }
 
-    assert limits == {
+    assert model_server_environment(image_of(RAY), **asked) == {
+        "RAYSERVE_BACKEND_TIMEOUT": "120",
+        "HANDLER_CONCURRENCY": "4",
+    }
+    assert model_server_environment(image_of("2.6.0-gpu"), **asked) == {
         "TS_DEFAULT_RESPONSE_TIMEOUT": "120",
         "TS_MAX_REQUEST_SIZE": "5000",
         "TS_MAX_RESPONSE_SIZE": "5000",
@@ -482,10 +535,13 @@ def test_archives_bear_no_tags_since_an_s3_object_takes_ten(register, endpoint):
 def test_every_variable_that_the_component_sets_is_refused_in_a_stacks_environment(
     register, endpoint
 ):
-    container = register(endpoint)[MODEL, "demo-model"].inputs["primaryContainer"]
+    found: set[str] = set()
+    for tag in (RAY, "2.6.0-gpu"):
+        model = register(lambda tag=tag: endpoint(image_tag=tag))[MODEL, "demo-model"]
+        found |= model.inputs["primaryContainer"]["environment"].keys()
 
     free = {"SAGEMAKER_CONTAINER_LOG_LEVEL", "PYTHONPATH"}
-    assert container["environment"].keys() - free == COMPONENT_VARIABLES
+    assert found - free == COMPONENT_VARIABLES
 
 
 def test_arguments_are_refused_by_the_rules_of_a_stacks_config_before_anything_is_registered(

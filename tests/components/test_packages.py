@@ -4,18 +4,26 @@ The index is a folder of wheels made here. What it can not prove: that AWS's ima
 """
 
 import hashlib
+import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pulumi
 import pytest
 
-from components.packages import Target, packed, target_of
+from async_inference.images import Image, image_of
+from components import packages
+from components.packages import packed
 
-TARGET = Target("3.12", "x86_64")
+TARGET = Image(serving="torchserve", python="3.12")
+RAY = Image(serving="ray", python="3.13")
 BOTH = "py3-none-any"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -77,15 +85,18 @@ def modules(archive: Path | None) -> set[str]:
 @pytest.mark.parametrize(
     ("image", "target"),
     [
-        ("2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker", Target("3.12", "x86_64")),
-        ("1.ecr/pytorch-inference-arm64:2.6.0-cpu-py312-ubuntu22.04", Target("3.12", "aarch64")),
-        ("1.ecr/own:py310", Target("3.10", "x86_64")),
-        ("1.ecr/own:1", None),
-        ("1.ecr/happy3:1", None),
+        ("2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker", ("3.12", "x86_64")),
+        ("1.ecr/pytorch-inference-arm64:2.6.0-cpu-py312-ubuntu22.04", ("3.12", "aarch64")),
+        ("1.ecr/ray:serve-ml-sagemaker-cpu-v1.4", ("3.13", "x86_64")),
+        ("1.ecr/own:py310", ("3.10", "x86_64")),
+        ("1.ecr/own:1", (None, "x86_64")),
+        ("1.ecr/happy3:1", (None, "x86_64")),
     ],
 )
 def test_an_images_tag_tells_what_to_pack_for(image, target):
-    assert target_of(image) == target
+    known = image_of(image)
+
+    assert (known.python, known.machine) == target
 
 
 def test_what_the_handler_asks_for_and_that_needs_is_packed_but_not_what_the_image_brings(
@@ -114,7 +125,7 @@ def test_wheels_are_those_of_the_containers_python_not_of_this_one(index, handle
     index("fast", "1.1", tag="cp313-cp313-manylinux_2_28_x86_64")
 
     of_312 = packed(handler("fast\n"), TARGET, tmp_path / "build")
-    of_313 = packed(handler("fast\n"), Target("3.13", "x86_64"), tmp_path / "build")
+    of_313 = packed(handler("fast\n"), replace(TARGET, python="3.13"), tmp_path / "build")
 
     assert (modules(of_312), modules(of_313)) == ({"fast-1.0"}, {"fast-1.1"})
 
@@ -191,3 +202,86 @@ def test_packages_that_cannot_be_had_are_named_and_nothing_half_done_stays(
     assert "missing-package" in said
     assert "with the package index in reach" in said
     assert list((tmp_path / "build").iterdir()) == []
+
+
+@pytest.fixture
+def ray_brings(tmp_path, monkeypatch) -> None:
+    """An image that has these packages, and no others."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "ray.txt").write_text("# all of it\nlayers==5.8.0\ntensors==2.10.0\n")
+    (folder / "pytorch-inference.txt").write_text("tensors==2.6.0\n")
+    monkeypatch.setattr(packages, "IMAGES", folder)
+
+
+def test_what_a_known_image_brings_is_chosen_and_not_packed(index, handler, tmp_path, ray_brings):
+    for version in ("5.8.0", "5.23.0"):
+        index("layers", version)
+    index("tensors", "2.10.0")
+    index("pictures", "0.37.1", "layers>=5", "tensors")
+    index("pictures", "0.42.1", "layers>=5.20", "tensors")
+
+    archive = packed(handler("pictures\nlayers\n"), RAY, tmp_path / "build")
+
+    assert modules(archive) == {"pictures-0.37.1"}, "a later one needs what the image lacks"
+
+
+def test_what_does_not_fit_a_known_image_is_refused_with_the_reason(
+    index, handler, tmp_path, ray_brings
+):
+    for version in ("5.8.0", "5.23.0"):
+        index("layers", version)
+
+    with pytest.raises(pulumi.RunError, match=r"(?s)beside what the image brings.*layers"):
+        packed(handler("layers>=5.20\n"), RAY, tmp_path / "build")
+
+
+def test_each_image_has_a_lock_of_its_own(index, handler, tmp_path, ray_brings):
+    for version in ("1.0", "1.1"):
+        index("images", version)
+    wheel = tmp_path / "index" / f"images-1.0-{BOTH}.whl"
+    lock = f"images==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+    folder = handler("images\n", **{"ray.lock": lock})
+
+    assert modules(packed(folder, RAY, tmp_path / "ray")) == {"images-1.0"}
+    assert modules(packed(folder, TARGET, tmp_path / "torchserve")) == {"images-1.1"}
+
+
+def test_bytecode_is_packed_where_the_images_python_is_and_changes_no_name(
+    index, handler, tmp_path, monkeypatch
+):
+    """Without it each cold start compiles: the images keep none (PYTHONDONTWRITEBYTECODE)."""
+    index("images", "2.0")
+    here = replace(TARGET, python=f"3.{sys.version_info.minor}")
+    folder = handler("images\n")
+
+    compiled = packed(folder, here, tmp_path / "with")
+    monkeypatch.setattr(packages, "_compile", lambda tree, python: None)
+    plain = packed(folder, here, tmp_path / "without")
+
+    assert compiled is not None
+    assert plain is not None
+    assert compiled.name == plain.name, "a machine without that Python changes nothing deployed"
+    with tarfile.open(compiled) as tar:
+        (bytecode,) = [name for name in tar.getnames() if name.endswith(".pyc")]
+        tar.extractall(tmp_path / "there", filter="data")
+    (tmp_path / "there" / "images.py").touch()
+    shown = subprocess.run(
+        [sys.executable, "-B", "-v", "-c", "import images"],
+        env={"PYTHONPATH": str(tmp_path / "there")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"code object from '{tmp_path / 'there' / bytecode}'" in shown.stderr
+    with tarfile.open(plain) as tar:
+        assert not [name for name in tar.getnames() if name.endswith(".pyc")]
+
+
+def test_the_locks_of_our_handlers_fit_the_images():
+    """What `make lock` chose for the Ray Serve image is nothing that the image has."""
+    brought = (packages.IMAGES / "ray.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in brought if not line.startswith("#")}
+    for folder in ("inference_code", "handlers/digits"):
+        lock = (ROOT / folder / "requirements.ray.lock").read_text()
+        assert not names.intersection(re.findall(r"^([\w-]+)==", lock, re.MULTILINE))

@@ -50,6 +50,15 @@ EVERYTHING = ScalingPlan.model_validate(
                 "steps": [{"upperBound": 0, "adjustment": 1}],
             },
             {
+                "type": "StepScaling",
+                "name": "wakes by metric math",
+                "alarm": {"metric": "BacklogWithoutCapacity", "threshold": 0.5},
+                "steps": [
+                    {"lowerBound": 0, "upperBound": 8, "adjustment": 1},
+                    {"lowerBound": 8, "adjustment": 4},
+                ],
+            },
+            {
                 "type": "TargetTrackingScaling",
                 "name": "tracks",
                 "metric": "ApproximateBacklogSize",
@@ -90,7 +99,7 @@ def registered_plan(record: Any) -> ScalingPlan:
         policies=tuple(
             planned
             for inputs in of_type["Policy"]
-            for planned in documents.planned(
+            for planned in documents.plan_policies(
                 documents.from_provider(inputs)
                 | {"PolicyName": inputs["name"], "PolicyARN": f"{POLICY_ARN}/{inputs['name']}"},
                 alarms,

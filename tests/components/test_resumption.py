@@ -18,6 +18,7 @@ from components.resumption import (
     Resumption,
     clears_alias,
     clears_log_group,
+    clears_target,
     import_command,
     refuse_unless_stranded,
 )
@@ -103,7 +104,7 @@ def before_creation(register) -> Callable[..., None]:
 
     def run(
         binding: Callable[[str, ProviderAccount], pulumi.ResourceHookBinding],
-        aws: Leftovers,
+        aws: Leftovers | Scaling,
         **inputs: str,
     ) -> None:
         made: list[pulumi.ResourceHookBinding] = []
@@ -143,6 +144,56 @@ def test_only_an_alias_of_the_same_key_makes_room(before_creation, key, deleted)
     before_creation(clears_alias, aws, name="alias/demo", targetKeyId=key)
 
     assert aws.deleted == deleted
+
+
+class Scaling:
+    """Application Auto Scaling with a target and what was put on it."""
+
+    def __init__(self, targets: Sequence[str], policies: Sequence[str] = ()) -> None:
+        self.targets, self.policies = targets, policies
+        self.deleted: list[str] = []
+
+    def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
+        return {"ScalableTargets": self.targets}
+
+    def describe_scaling_policies(self, **_: Any) -> dict[str, Any]:
+        return {"ScalingPolicies": self.policies}
+
+    def describe_scheduled_actions(self, **_: Any) -> dict[str, Any]:
+        return {"ScheduledActions": []}
+
+    def deregister_scalable_target(self, **asked: str) -> None:
+        self.deleted.append(asked["ResourceId"])
+
+
+VARIANT = {
+    "serviceNamespace": "sagemaker",
+    "scalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    "resourceId": f"endpoint/{NAME}/variant/AllTraffic",
+}
+
+
+@pytest.mark.parametrize(
+    ("targets", "deleted"), [([], []), (["a target"], [VARIANT["resourceId"]])]
+)
+def test_a_bare_scalable_target_makes_room_for_the_one_to_be_registered(
+    before_creation, targets, deleted
+):
+    """AWS takes no tags for a target that exists."""
+    aws = Scaling(targets)
+
+    before_creation(clears_target, aws, **VARIANT)
+
+    assert aws.deleted == deleted
+
+
+def test_a_scalable_target_with_policies_is_kept_and_the_way_out_said(before_creation):
+    aws = Scaling(["a target"], ["a policy"])
+
+    with pytest.raises(NameTakenError, match=r"deregister-scalable-target .* --resource-id"):
+        before_creation(clears_target, aws, **VARIANT)
+
+    assert aws.deleted == []
 
 
 class Aws:

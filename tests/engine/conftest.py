@@ -5,7 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,30 +42,60 @@ NAMED_OTHERWISE = {
 """Operations whose IAM action has another name."""
 
 
+class Hold:
+    """Calls of some names: carried out, and not answered before they are released."""
+
+    def __init__(self, calls: Iterable[str]) -> None:
+        self._calls = set(calls)
+        self.missing = set(calls)
+        self._released = threading.Event()
+
+    def keep(self, call: str) -> None:
+        if call in self._calls:
+            self.missing.discard(call)
+            assert self._released.wait(240)
+
+    def release(self) -> None:
+        self._released.set()
+
+
 class RecordingAws(LocalAws):
     """Remembers the operations of our own services, in order, and the IAM actions of all that name
-    theirs (S3 names none)."""
+    theirs (S3 names none); may hold the answers of calls."""
 
     def __init__(self, options: Options) -> None:
         self.operations: list[str] = []
         self.actions: set[str] = set()
         self.refused: dict[str, AwsError] = {}
         """How operations of our own services are refused."""
+        self.hold = Hold(())
         super().__init__(options)
 
     def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
         scope = re.search(r"Credential=([^/]+/){3}([\w-]+)", environ.get("HTTP_AUTHORIZATION", ""))
+        service = SIGNED_AS.get(scope[2], scope[2]) if scope else ""
         operation = operation_name(environ, body)
-        if scope and operation:
-            action = f"{SIGNED_AS.get(scope[2], scope[2])}:{operation}"
-            self.actions.add(NAMED_OTHERWISE.get(action, action))
-        return super()._dispatch(environ, body)
+        call = f"{service}:{operation}"
+        if service and operation:
+            self.actions.add(NAMED_OTHERWISE.get(call, call))
+        if service == "s3":
+            call = _s3_call(environ)
+        answer = super()._dispatch(environ, body)
+        self.hold.keep(call)
+        return answer
 
     def _answer(self, service: str, api: Any, operation: str, body: bytes) -> Any:
         self.operations.append(operation)
         if operation in self.refused:
             raise self.refused[operation]
         return super()._answer(service, api, operation, body)
+
+
+def _s3_call(environ: dict[str, Any]) -> str:
+    """The call: `s3:PUT:bucket`, `s3:PUT:object`, or by the setting, `s3:PUT:policy`."""
+    setting = environ.get("QUERY_STRING", "").partition("&")[0].partition("=")[0]
+    whole = "object" if "/" in environ.get("PATH_INFO", "/").strip("/") else "bucket"
+    return f"s3:{environ['REQUEST_METHOD']}:{setting or whole}"
 
 
 class Program:
@@ -114,26 +145,31 @@ class Program:
         arguments = ("destroy", "--yes", "--skip-preview", "--run-program", "-s", self.stack)
         return self.pulumi(*arguments)
 
-    def interrupt(self, *arguments: str, at: str) -> None:
-        """Run the CLI until the embedded AWS is asked for an operation of our own services, or an
-        IAM action, and kill it."""
-        self.aws.operations.clear()
-        self.aws.actions.clear()
+    def interrupt(self, *arguments: str, at: Collection[str]) -> None:
+        """Run the CLI until the embedded AWS has carried out one call of each of these names
+        (`sagemaker:CreateEndpoint`, `s3:PUT:bucket`), and kill it before it gets their answers."""
+        self.aws.hold = hold = Hold(at)
+        try:
+            self._run_and_kill(arguments, hold)
+        finally:
+            hold.release()
+
+    def _run_and_kill(self, arguments: Sequence[str], hold: Hold) -> None:
         log = self.folder / "interrupted.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                ["pulumi", *arguments, "--yes", "--skip-preview", "--non-interactive"],
+                ["pulumi", *arguments, "--yes", "--skip-preview", "--parallel", "32"],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=said,
                 stderr=said,
             )
         eventually(
-            lambda: at in {*self.aws.operations, *self.aws.actions} or process.poll() is not None,
-            f"{at}, or an end",
+            lambda: not hold.missing or process.poll() is not None,
+            f"{hold.missing}, or an end",
             120,
         )
-        assert process.poll() is None, log.read_text()
+        assert process.poll() is None, (hold.missing, log.read_text())
         cli = psutil.Process(process.pid)
         started = cli.children(recursive=True)
 
@@ -185,6 +221,10 @@ class Program:
                 step["op"]
             )
         return steps
+
+    def state(self) -> dict[str, Any]:
+        """Pulumi's state: `resources`, and `pending_operations` of an interrupted command."""
+        return json.loads(self.pulumi("stack", "export", "-s", self.stack))["deployment"]
 
     def outputs(self) -> dict[str, Any]:
         return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))

@@ -6,7 +6,7 @@ A command that was killed leaves a lock, which `pulumi cancel` takes away, as th
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,10 @@ def gate(tmp_path) -> Iterator[Gate]:
     gate.open()
 
 
-def everything(program: Program) -> dict[str, Any]:
-    """What AWS has, whoever made it, without what differs from one deployment to the next: names
-    and ids that are drawn at random, times, sizes, and how far the endpoint has scaled."""
+def everything(program: Program, leftovers: Collection[str] = ()) -> dict[str, Any]:
+    """What AWS has, whoever made it, but for leftovers by name; without what differs from one
+    deployment to the next: names and ids that are drawn at random, times, sizes, and how far the
+    endpoint has scaled."""
     sagemaker, scaling = program.client("sagemaker"), program.client("application-autoscaling")
     ours = {"ServiceNamespace": "sagemaker"}
     found = {
@@ -84,7 +85,13 @@ def everything(program: Program) -> dict[str, Any]:
         "topics": program.client("sns").list_topics()["Topics"],
         "logs": program.client("logs").describe_log_groups()["logGroups"],
     }
-    return {kind: sorted(map(_lasting, each), key=str) for kind, each in found.items()}
+    return {
+        kind: sorted(
+            (_lasting(one) for one in each if not any(name in str(one) for name in leftovers)),
+            key=str,
+        )
+        for kind, each in found.items()
+    }
 
 
 def _lasting(value: Any) -> Any:
@@ -123,7 +130,7 @@ def test_an_up_that_was_killed_while_the_endpoint_was_created_is_finished_by_the
 ):
     """The state does not hold the endpoint, and SageMaker deletes none that is in progress."""
     program.write_handler(gate.behind(HANDLER))
-    program.interrupt("up", at="CreateEndpoint")
+    program.interrupt("up", at=["sagemaker:CreateEndpoint"])
     assert program.endpoint()["EndpointStatus"] == "Creating"
     program.write_handler(HANDLER)
     program.pulumi("cancel", "--yes", program.stack)
@@ -165,18 +172,72 @@ def test_an_up_whose_model_failed_to_load_is_finished_once_that_is_corrected(
     assert everything(program) == uninterrupted
 
 
-@pytest.mark.parametrize("at", ["logs:CreateLogGroup", "kms:CreateAlias"])
-def test_an_up_that_was_killed_before_the_endpoint_goes_on(program, at):
-    """Log group and alias have fixed names; a model may be left over, and costs nothing."""
-    if at == "kms:CreateAlias":
-        program.configure(security={"encryption": "customer"})
-    program.interrupt("up", at=at)
-    program.pulumi("cancel", "--yes", program.stack)
+EVERYTHING = {
+    "security": {"encryption": "customer"},
+    "observability": {"monthlyBudgetUsd": 500},
+    "updates": {"rollback": True},
+    "subscriptions": [
+        {"topic": "operations", "protocol": "email", "address": "team@example.com"},
+    ],
+    "scalingPreset": "custom",
+    "scalingPlan": {
+        "policies": [
+            {
+                "name": "Wake",
+                "type": "StepScaling",
+                "steps": [{"lowerBound": 0, "adjustment": 1}],
+                "alarm": {"metric": "HasBacklogWithoutCapacity", "threshold": 0.5},
+            }
+        ],
+        "schedules": [{"name": "day", "schedule": "cron(0 7 * * ? *)", "minCapacity": 1}],
+    },
+}
+"""A stack with every type of resource that the program knows."""
+IN_TURN = (
+    "kms:CreateKey iam:CreateRole s3:PUT:bucket cloudwatch:PutDashboard",
+    "kms:CreateAlias logs:CreateLogGroup sns:CreateTopic s3:PUT:object s3:PUT:encryption "
+    "s3:PUT:versioning s3:PUT:publicAccessBlock s3:PUT:ownershipControls",
+    "iam:PutRolePolicy s3:PUT:policy s3:PUT:lifecycle sns:Subscribe sns:SetTopicAttributes "
+    "cloudwatch:PutMetricAlarm budgets:CreateBudget",
+    "sagemaker:CreateModel",
+    "sagemaker:CreateEndpointConfig",
+    "sagemaker:CreateEndpoint",
+    "application-autoscaling:RegisterScalableTarget",
+    "application-autoscaling:PutScalingPolicy application-autoscaling:PutScheduledAction",
+)
+"""The calls that create them: those of one entry wait for none of each other."""
 
+
+def names(resources: list[dict[str, Any]]) -> set[str]:
+    """What AWS calls them; a setting or an object is called like its bucket."""
+    inputs = [each.get("inputs", {}) for each in resources]
+    return {name for own in inputs if (name := own.get("name") or own.get("bucket"))}
+
+
+def test_an_up_that_was_killed_after_each_call_that_creates_anything_is_finished_by_the_next(
+    program,
+):
+    """What an `up` that was killed had just made under a random name is left over, nothing else."""
+    program.configure(**EVERYTHING)
+    program.up()
+    whole = everything(program)
+    kinds = {each["type"] for each in program.state()["resources"]}
+    program.destroy()
+    assert not any(everything(program).values())
+
+    pending: list[dict[str, Any]] = []
+    for calls in IN_TURN:
+        program.interrupt("up", at=calls.split())
+        pending += [each["resource"] for each in program.state()["pending_operations"]]
+        program.pulumi("cancel", "--yes", program.stack)
     program.up()
 
-    assert program.endpoint()["EndpointStatus"] in ("InService", "Updating")
-    assert changes(program.preview()) == {}
+    assert {each["type"] for each in pending} >= {kind for kind in kinds if kind[:4] == "aws:"}
+    leftovers = names(pending) - names(program.state()["resources"])
+    assert everything(program, leftovers) == whole
+    assert changes(program.preview("--refresh")) == {}
+    program.destroy()
+    assert not any(everything(program, leftovers).values())
 
 
 def test_an_up_that_was_killed_during_an_update_goes_on(program, gate):
@@ -185,7 +246,7 @@ def test_an_up_that_was_killed_during_an_update_goes_on(program, gate):
     program.up()
     second = HANDLER.replace("VERSION = 1", "VERSION = 2")
     program.write_handler(gate.behind(second))
-    program.interrupt("up", at="UpdateEndpoint")
+    program.interrupt("up", at=["sagemaker:UpdateEndpoint"])
     assert program.endpoint()["EndpointStatus"] == "Updating"
     program.pulumi("cancel", "--yes", program.stack)
     program.aws.operations.clear()
@@ -203,7 +264,7 @@ def test_an_up_that_was_killed_during_an_update_goes_on(program, gate):
 def test_a_destroy_after_an_up_that_was_killed_leaves_nothing(program, gate):
     """The endpoint is not in the state, so the engine alone would leave a GPU that costs money."""
     program.write_handler(gate.behind(HANDLER))
-    program.interrupt("up", at="CreateEndpoint")
+    program.interrupt("up", at=["sagemaker:CreateEndpoint"])
     program.pulumi("cancel", "--yes", program.stack)
     program.aws.operations.clear()
     opened = gate.open_at(lambda: "DescribeEndpoint" in program.aws.operations, "the hook looks")
@@ -216,7 +277,7 @@ def test_a_destroy_after_an_up_that_was_killed_leaves_nothing(program, gate):
 
 def test_a_destroy_that_was_killed_is_finished_by_the_next(program):
     program.up()
-    program.interrupt("destroy", "--run-program", at="DeleteEndpoint")
+    program.interrupt("destroy", "--run-program", at=["sagemaker:DeleteEndpoint"])
     program.pulumi("cancel", "--yes", program.stack)
 
     program.destroy()
@@ -225,7 +286,7 @@ def test_a_destroy_that_was_killed_is_finished_by_the_next(program):
 
 
 def test_an_endpoint_of_somebody_else_under_that_name_is_kept_and_named(program):
-    program.interrupt("up", at="CreateEndpointConfig")
+    program.interrupt("up", at=["sagemaker:CreateEndpointConfig"])
     program.pulumi("cancel", "--yes", program.stack)
     sagemaker = program.client("sagemaker")
     sagemaker.create_model(

@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from async_inference.local_aws.errors import AwsError
+from async_inference.operations import probe
 from tests.engine.conftest import HANDLER, Program, ask, changes
 
 pytestmark = pytest.mark.engine
@@ -68,6 +70,24 @@ def test_a_destroy_of_prod_keeps_only_what_requests_made_and_says_how_to_end_it(
 
     assert not s3.list_buckets()["Buckets"]
     assert key_state(program) == "PendingDeletion"
+
+
+def test_a_trial_says_what_is_taken_up_to_the_quota_and_leaves_nothing(program):
+    program.aws.refused["CreateEndpoint"] = AwsError("ResourceLimitExceeded", "is 0 Instances.")
+    file = program.folder / "Pulumi.local.yaml"
+    wanted = probe.trial(file.read_text(), "local", "ml.g5.2xlarge")
+
+    found = probe.probe(wanted, program.folder, program.environment)
+
+    rows = {check.what: (check.verdict, check.found) for check in found}
+    assert rows["Endpoint"] == ("ok", "ResourceLimitExceeded")
+    assert rows["EndpointConfiguration"] == ("ok", "1 created")
+    assert rows["taken down"] == ("ok", "nothing left")
+    assert all(check.passed for check in found), rows
+    assert not program.client("s3").list_buckets()["Buckets"]
+    assert not program.client("sagemaker").list_models()["Models"]
+    assert not (program.folder / "Pulumi.local-probe.yaml").exists()
+    assert "local-probe" not in program.pulumi("stack", "ls")
 
 
 def key_state(program: Program) -> str:

@@ -61,8 +61,13 @@ STEPS = ScalingRules(
     policies=(
         StepScalingPolicy(
             name="wake",
-            alarm=MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
-            steps=(StepAdjustment(lower_bound=0, adjustment=1),),
+            # By metric math: the whole backlog while there is no instance, so that the first
+            # decision asks for one instance or for two.
+            alarm=MetricAlarm(metric=Metric.BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
+            steps=(
+                StepAdjustment(lower_bound=0, upper_bound=5, adjustment=1),
+                StepAdjustment(lower_bound=5, adjustment=2),
+            ),
             cooldown_s=300,
         ),
         StepScalingPolicy(
@@ -151,7 +156,7 @@ def put(account: Account, name: str, plan: ScalingPlan) -> None:
         arn = account.autoscaling.put_scaling_policy(**target, **document)["PolicyARN"]
         if isinstance(policy, StepScalingPolicy):
             for alarm in policy.alarms:
-                on = documents.watched(alarm, name)
+                on = documents.metric_stat(alarm, name)
                 account.cloudwatch.put_metric_alarm(
                     AlarmName=alarm_name(name, policy, alarm),
                     AlarmActions=[arn],

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -55,6 +56,23 @@ def test_server_and_clients_are_blind_to_the_users_environment(hostile, tmp_path
         assert identity["Account"] == clients.ACCOUNT_ID
     finally:
         daemon.stop(tmp_path / "aws")
+
+
+@pytest.mark.local_aws
+def test_who_imports_the_emulator_keeps_the_moto_that_they_have():
+    program = """
+import async_inference.local_aws.server
+from moto.cloudwatch.models import cloudwatch_backends
+from moto.cloudwatch.responses import CloudWatchResponse
+from moto.s3.models import FakeBucket
+mine = [cloudwatch_backends.backend, CloudWatchResponse.parse_parameters, FakeBucket.get_permission]
+print({each.__module__.partition(".")[0] for each in mine})
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "{'moto'}"
 
 
 def test_a_process_of_the_local_stack_sees_no_variable_of_the_users_aws(hostile, monkeypatch):

@@ -218,6 +218,25 @@ def test_target_tracking_makes_its_two_alarms_in_awss_names(account):
     ]
 
 
+def test_a_target_that_exists_is_registered_anew_without_tags_only(account):
+    """terraform-provider-aws quotes AWS: use the TagResource API."""
+    bounds = {"MinCapacity": 0, "MaxCapacity": 5}
+    account.autoscaling.deregister_scalable_target(**TARGET)
+    account.autoscaling.register_scalable_target(**TARGET, **bounds, Tags={"team": "images"})
+
+    with pytest.raises(account.autoscaling.exceptions.ValidationException, match="already exists"):
+        account.autoscaling.register_scalable_target(**TARGET, **bounds, Tags={"team": "films"})
+
+    bounds["MaxCapacity"] = 4
+    arn = account.autoscaling.register_scalable_target(**TARGET, **bounds)["ScalableTargetARN"]
+    (target,) = account.autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker")[
+        "ScalableTargets"
+    ]
+    assert target["MaxCapacity"] == 4
+    tags = account.autoscaling.list_tags_for_resource(ResourceARN=arn)["Tags"]
+    assert tags == {"team": "images"}
+
+
 def test_the_instance_type_cannot_change_while_a_target_is_registered(account):
     """DG endpoint-scaling: deregister, update, register again."""
     account.configure("echo-2", "echo", instance_type="ml.g5.2xlarge")

@@ -3,12 +3,14 @@
 import io
 import json
 import tarfile
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_inference import settings
+from async_inference.images import image_of
 from async_inference.operations import preflight
 from async_inference.operations.checks import Check
 from async_inference.settings import Settings
@@ -66,6 +68,8 @@ def test_the_most_that_a_schedule_allows_counts_against_the_quota():
     ("image", "cuda"),
     [
         ("pytorch-inference:2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker", (12, 4)),
+        ("ray:serve-ml-sagemaker-cuda-v1.4", (12, 9)),
+        ("ray:serve-ml-sagemaker-cpu-v1.4", None),
         ("own:cu118", (11, 8)),
         ("own:1.0-cu130", (13, 0)),
         ("own:latest", None),
@@ -73,9 +77,23 @@ def test_the_most_that_a_schedule_allows_counts_against_the_quota():
     ],
 )
 def test_an_image_tag_tells_its_cuda(image, cuda):
-    assert preflight.image_cuda(image) == cuda
+    assert image_of(image).cuda == cuda
 
 
+def test_an_image_past_its_last_patch_is_told():
+    old = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
+    day = date(2026, 6, 30)
+
+    after = preflight.patches(stack(imageTag=old), day + timedelta(days=1))
+
+    assert preflight.patches(stack(imageTag=old), day).verdict == "ok"
+    assert after.found == "AWS patched it until 30 June 2026"
+    assert "set imageTag to serve-ml-sagemaker-cuda-v1.4" in (after.remedy or "")
+    assert preflight.patches(stack(), day + timedelta(days=1)).verdict == "ok"
+    assert preflight.patches(stack(imageUri=OWN.format("1")), day).verdict == "not checked"
+
+
+PYTORCH = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
 OWN = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{}"
 
 
@@ -83,12 +101,19 @@ OWN = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{}"
     ("values", "verdict"),
     [
         pytest.param({"imageUri": OWN.format("cu113")}, "ok", id="the driver carries it"),
-        pytest.param({}, "ok", id="AWS's image brings cuda-compat libraries"),
+        pytest.param({}, "ok", id="the AMI that the image asks for carries all of CUDA 12"),
+        pytest.param({"imageTag": PYTORCH}, "ok", id="AWS's image brings cuda-compat libraries"),
         pytest.param({"imageUri": OWN.format("cu124")}, "differs", id="an own image may not"),
         pytest.param(
             {"imageUri": OWN.format("cu121"), "instanceType": "ml.g6.xlarge"}, "ok", id="535"
         ),
-        pytest.param({"instanceType": "ml.p6-b200.48xlarge"}, "not checked", id="not published"),
+        pytest.param(
+            {"imageTag": PYTORCH, "instanceType": "ml.p6-b200.48xlarge"},
+            "not checked",
+            id="not published",
+        ),
+        pytest.param({"inferenceAmiVersion": "newer"}, "not checked", id="an unknown AMI"),
+        pytest.param({"instanceType": "ml.m5.xlarge"}, "ok", id="no GPU"),
         pytest.param({"imageUri": OWN.format("1")}, "not checked", id="no CUDA in the tag"),
     ],
 )
@@ -101,7 +126,7 @@ def test_a_too_new_image_is_told_which_ami_would_carry_it():
     check = preflight.driver(stack(imageUri=OWN.format("cu124")))
 
     assert check.found.startswith("driver 470, CUDA 11.4")
-    assert "al2-ami-sagemaker-inference-gpu-3-1 would carry it" in (check.remedy or "")
+    assert "set inferenceAmiVersion to al2-ami-sagemaker-inference-gpu-3-1" in (check.remedy or "")
 
 
 def test_a_region_without_sagemaker_is_told():

@@ -388,3 +388,31 @@ def test_an_endpoint_that_scales_is_as_asked_and_one_that_gets_a_new_configurati
     assert endpoint().passed
     assert endpoint().found == "Updating: it scales"
     assert not endpoint(PendingDeploymentSummary={"EndpointConfigName": "config-3"}).passed
+
+
+WEIGHTS = "s3://models/sdxl"
+PUBLISHED = {
+    "source": "org/sdxl",
+    "revision": "0123456789abcdef",
+    "bytes": 7_100_000_000,
+    "sha256": {"unet/diffusion_pytorch_model.fp16.safetensors": "00", "model_index.json": "11"},
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "published", "verdict", "found"),
+    [
+        (f"{WEIGHTS}/", PUBLISHED, "ok", "org/sdxl@0123456789ab, 2 files, 7.1 GB"),
+        (f"{WEIGHTS}/", PUBLISHED | {"revision": None}, "ok", "org/sdxl, 2 files, 7.1 GB"),
+        (f"{WEIGHTS}/", None, "not checked", "published by something else"),
+        ("s3://models/old/", PUBLISHED, "differs", "s3://models/old/"),
+        (None, None, "differs", "none on S3"),
+    ],
+)
+def test_which_weights_run_is_shown(uri, published, verdict, found):
+    asked = replace(ASKED, settings=SETTINGS.model_copy(update={"weights": WEIGHTS}))
+    live = replace(LIVE, weights_uri=uri, weights=published)
+
+    (check,) = [check for check in checks(asked, live) if check.what == "weights"]
+
+    assert (check.verdict, check.found) == (verdict, found)

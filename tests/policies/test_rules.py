@@ -118,6 +118,29 @@ def test_a_queue_that_wakes_its_endpoint_passes():
     assert violations("wakes-from-zero", *queue()) == []
 
 
+@pytest.mark.parametrize(
+    ("second", "broken"),
+    [("HasBacklogWithoutCapacity", False), ("InvocationsPerInstance", True)],
+)
+def test_metric_math_wakes_an_endpoint_if_it_holds_the_metric_that_does(second, broken):
+    target, policy, _ = queue()
+    series = {"namespace": "AWS/SageMaker", "dimensions": {"EndpointName": "one"}}
+    alarm = resource(
+        rules.ALARM,
+        "alarm",
+        {"alarmActions": [policy]},
+        metricQueries=[
+            {"id": "product", "expression": "first * second", "returnData": True},
+            {"id": "first", "metric": series | {"metricName": "ApproximateBacklogSize"}},
+            {"id": "second", "metric": series | {"metricName": second}},
+        ],
+        alarmActions=["arn:policy"],
+    )
+
+    for rule in ("wakes-from-zero", "alarms-run-policies-on-published-metrics"):
+        assert bool(violations(rule, target, policy, alarm)) == broken
+
+
 def test_an_endpoint_that_never_sleeps_needs_no_waking():
     target, *_ = queue(minimum=1)
 

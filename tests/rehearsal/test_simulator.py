@@ -300,6 +300,31 @@ def test_an_age_limit_that_nothing_could_keep_has_no_bound():
     )
 
 
+def wakes_by_metric_math(*, samples_per_minute: int = 1) -> list[tuple[int, int]]:
+    """How many instances a burst of ten asks for at first: 1, or 4 for eight requests or more."""
+    wake = StepScalingPolicy(
+        name="wake",
+        alarm=MetricAlarm(metric=Metric.BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
+        steps=(
+            StepAdjustment(lower_bound=0, upper_bound=7.5, adjustment=1),
+            StepAdjustment(lower_bound=7.5, adjustment=4),
+        ),
+    )
+    run = simulate(
+        plan((wake,)),
+        Traffic(np.full(10, 60.0), np.full(10, 25.0)),
+        Assumptions(unsettled=Unsettled(samples_per_minute=samples_per_minute)),
+        0,
+    )
+    return [(each.before, each.after) for each in run.actions if each.verdict == Verdict.SCALED]
+
+
+def test_an_alarm_by_metric_math_lets_the_first_decision_ask_for_the_right_number():
+    """The backlog while no instance exists, and 0 afterwards, so that it asks for no more."""
+    assert wakes_by_metric_math() == [(0, 4)]
+    assert wakes_by_metric_math(samples_per_minute=6) == [(0, 4)]
+
+
 def test_the_command_warns_of_a_scale_in_that_also_starts_instances(tmp_path, command):
     fighting = tmp_path / "fighting.yaml"
     fighting.write_text(

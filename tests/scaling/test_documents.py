@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from async_inference.scaling import documents
 from async_inference.scaling.plan import (
+    FACTORS,
     AdjustmentType,
     AlarmRule,
     Comparison,
@@ -72,7 +73,7 @@ def step_policies(draw) -> StepScalingPolicy:
 TRACKING_POLICIES = st.builds(
     TargetTrackingPolicy,
     name=st.just("drawn"),
-    metric=st.sampled_from(QUEUE),
+    metric=st.sampled_from([metric for metric in QUEUE if metric not in FACTORS]),
     statistic=STATISTICS,
     target=st.floats(0.001, 1000),
     scale_out_cooldown_s=st.integers(0, 3600),
@@ -87,14 +88,15 @@ def deployed(policy: StepScalingPolicy | TargetTrackingPolicy) -> tuple[dict, li
     if isinstance(policy, TargetTrackingPolicy):
         return document, []
     return document, [
-        documents.alarm_document(alarm, documents.watched(alarm, "echo")) | {"AlarmActions": [ARN]}
+        documents.alarm_document(alarm, documents.metric_stat(alarm, "echo"))
+        | {"AlarmActions": [ARN]}
         for alarm in policy.alarms
     ]
 
 
 @given(policy=step_policies() | TRACKING_POLICIES)
 def test_a_deployed_policy_read_back_is_the_policy(policy):
-    assert list(documents.planned(*deployed(policy))) == [policy]
+    assert list(documents.plan_policies(*deployed(policy))) == [policy]
 
 
 @given(policy=step_policies() | TRACKING_POLICIES)
@@ -102,7 +104,7 @@ def test_what_the_provider_takes_read_back_is_the_document(policy):
     """Pulumi's state has camelCase, the aws package's bounds are text."""
     written = [documents.policy_document(policy, "echo")]
     if isinstance(policy, StepScalingPolicy):
-        on = documents.watched(policy.alarm, "echo")
+        on = documents.metric_stat(policy.alarm, "echo")
         written.append(documents.alarm_document(policy.alarm, on))
 
     for document in written:
@@ -200,8 +202,8 @@ def test_an_alarm_that_no_plan_can_say_runs_no_policy_of_one(change):
     )
     document, (alarm,) = deployed(policy)
 
-    assert list(documents.planned(document, [alarm])) == [policy]
-    assert list(documents.planned(document, [alarm | change])) == []
+    assert list(documents.plan_policies(document, [alarm])) == [policy]
+    assert list(documents.plan_policies(document, [alarm | change])) == []
 
 
 @pytest.mark.parametrize("kind", ["PredictiveScaling", "SimpleScaling"])

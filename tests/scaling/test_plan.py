@@ -178,9 +178,18 @@ def test_metrics_that_asynchronous_endpoints_never_publish_are_refused():
         )
 
 
-def test_two_policies_of_one_name_are_refused():
-    with pytest.raises(ValidationError, match="used twice"):
-        ScalingRules(policies=(step(), step()))
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["out", "out"], "is used twice"),
+        (["Wake up", "wake-up"], "must differ by more than case and punctuation"),
+        (["wake", "wake-ScalingPolicy"], "must differ by more than case and punctuation"),
+        (["--"], "needs a letter or a digit"),
+    ],
+)
+def test_policies_whose_resources_would_have_one_name_are_refused(names, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        ScalingRules(policies=tuple(step(name=name) for name in names))
 
 
 def test_an_exact_capacity_meant_for_scale_in_is_warned_about():

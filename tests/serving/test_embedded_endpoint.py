@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from async_inference.images import image_of
 from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.local_aws.conftest import ROLE, eventually, processes, start  # noqa: F401 fixtures
@@ -27,7 +28,7 @@ ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
 def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
     """An endpoint named after its handler's folder, as the program deploys it."""
     name = handler.name.replace("_", "-")
-    archive = package(handler, without_requirements=True, build_folder=folder)
+    archive = package(handler, image_of("py312"), build_folder=folder)
     account.s3.put_object(Bucket="images", Key=f"{name}.tar.gz", Body=archive.read_bytes())
     account.sagemaker.create_model(
         ModelName=name,
@@ -134,7 +135,7 @@ def test_the_packaged_handler_holds_its_requirements_if_they_are_not_packed_and_
     tmp_path,
 ):
     for packed in (True, False):
-        archive = package(SDXL, without_requirements=packed, build_folder=tmp_path)
+        archive = package(SDXL, image_of("py312" if packed else ""), build_folder=tmp_path)
         with tarfile.open(archive) as tar:
             names = set(tar.getnames())
 

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -22,12 +21,14 @@ import httpx
 import pytest
 from packaging.requirements import Requirement
 
+from async_inference.images import Image
 from async_inference.local_aws.instance import extract
 from components.async_endpoint import model_server_environment
 from components.model_source import package
-from components.packages import Target, packed
+from components.packages import packed
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.local_aws.conftest import eventually
+from tests.serving.ports import free_ports
 
 pytestmark = [
     pytest.mark.serving,
@@ -35,6 +36,9 @@ pytestmark = [
 ]
 
 HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+TORCHSERVE = Image(
+    serving="torchserve", python=f"3.{sys.version_info.minor}", machine=platform.machine()
+)
 IMAGE = ("torch", "torchserve", "sagemaker-pytorch-inference", "numpy", "scipy", "setuptools")
 """What AWS's images bring, as far as serving needs it."""
 # The toolkit writes its configuration to /etc, where a test has no business.
@@ -116,14 +120,6 @@ def image_python(tmp_path) -> Path:
     return folder / "bin" / "python"
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextlib.contextmanager
 def torchserve(
     folder: Path, code: Path, python: Path = Path(sys.executable), /, **variables: str
@@ -183,7 +179,7 @@ def answers(client: httpx.Client, process: subprocess.Popen) -> bool:
 
 @pytest.fixture
 def tiny(tmp_path):
-    code = package(HANDLER, without_requirements=True, build_folder=tmp_path / "build")
+    code = package(HANDLER, TORCHSERVE, build_folder=tmp_path / "build")
     with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
         yield client
 
@@ -230,7 +226,7 @@ def test_one_out_of_memory_among_fifty_requests_costs_one_answer(tmp_path):
     shutil.copytree(HANDLER, tmp_path / "handler", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "handler" / "inference.py").open("a") as code:
         code.write(SHORT_OF_MEMORY_ONCE)
-    code = package(tmp_path / "handler", without_requirements=True, build_folder=tmp_path / "build")
+    code = package(tmp_path / "handler", TORCHSERVE, build_folder=tmp_path / "build")
     asked = {"prompt": "a seven", "seed": 7, "steps": 1}
 
     with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
@@ -249,9 +245,13 @@ def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
     handler.mkdir()
     (handler / "inference.py").write_text(ECHO)
     limits = model_server_environment(
-        timeout_s=4, max_payload_bytes=20_000_000, startup_timeout_s=120
+        TORCHSERVE,
+        timeout_s=4,
+        max_payload_bytes=20_000_000,
+        startup_timeout_s=120,
+        concurrency=1,
     )
-    code = package(handler, without_requirements=True, build_folder=tmp_path / "build")
+    code = package(handler, TORCHSERVE, build_folder=tmp_path / "build")
 
     with torchserve(tmp_path / "torchserve", code, **limits) as client:
         large_answer = ask(client, {"answer_bytes": 15_000_000})
@@ -274,12 +274,11 @@ def test_a_container_without_the_handlers_packages_serves_with_the_packed_ones_a
     image_python, tmp_path
 ):
     """The packages' folder is on PYTHONPATH, behind the code, as the component sets it."""
-    target = Target(f"3.{sys.version_info.minor}", platform.machine())
-    archive = packed(HANDLER, target, tmp_path / "build")
+    archive = packed(HANDLER, TORCHSERVE, tmp_path / "build")
     assert archive is not None
     with tarfile.open(archive) as tar:
         extract(tar, tmp_path / "packages")
-    code = package(HANDLER, without_requirements=True, build_folder=tmp_path / "build")
+    code = package(HANDLER, TORCHSERVE, build_folder=tmp_path / "build")
     here = {"MODEL_WEIGHTS": "tiny", "PYTHONPATH": str(tmp_path / "packages")}
 
     missing = subprocess.run(

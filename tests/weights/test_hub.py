@@ -33,7 +33,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path == "/api/models/org/sdxl/revision/main":
+        if path in (f"/api/models/org/sdxl/revision/{name}" for name in ("main", "v1", COMMIT)):
             siblings = [{"rfilename": name} for name in FILES]
             self._answer(json.dumps({"id": "org/sdxl", "sha": COMMIT, "siblings": siblings}))
         elif path == f"/api/models/org/sdxl/tree/{COMMIT}":
@@ -113,16 +113,21 @@ def test_a_hub_id_reaches_s3_and_a_second_run_fetches_nothing(hub, s3_url, tmp_p
         aws_secret_access_key="test",
     )
     s3.create_bucket(Bucket="models")
-    wanted = ("--include", "*.json", "--include", "*.fp16.safetensors")
 
-    first = run(hub, s3_url, tmp_path, "org/sdxl", "s3://models/sdxl", *wanted)
+    first = run(hub, s3_url, tmp_path, "org/sdxl@v1", "s3://models/sdxl")
     fetched = list(Hub.fetched)
-    second = run(hub, s3_url, tmp_path, "org/sdxl", "s3://models/sdxl", *wanted)
+    second = run(hub, s3_url, tmp_path, "org/sdxl", "s3://models/sdxl")
     absent = run(hub, s3_url, tmp_path, "org/absent", "s3://models/sdxl")
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket="models")["Contents"]]
 
     assert first.returncode == 0, first.stderr
-    assert keys == ["sdxl/model_index.json", "sdxl/unet/diffusion_pytorch_model.fp16.safetensors"]
+    assert keys == [
+        "sdxl/model_index.json",
+        "sdxl/published.json",
+        "sdxl/unet/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    manifest = json.loads(s3.get_object(Bucket="models", Key=keys[1])["Body"].read())
+    assert (manifest["source"], manifest["revision"]) == ("org/sdxl", COMMIT)
     assert "2 files sent (3.0 MB), 0 were there" in first.stderr
     assert "0 files sent (0.0 MB), 2 were there" in second.stderr
     assert Hub.fetched == fetched, "the second run has it all in its cache"

@@ -1,11 +1,14 @@
 """Publishing weights, against moto's S3."""
 
+import hashlib
+import json
+
 import boto3
 import pytest
 from moto import mock_aws
 
 from async_inference.validation import InvalidInputError
-from async_inference.weights.publish import local_source, publish
+from async_inference.weights.publish import MANIFEST, loaded, local_source, publish
 
 PART_BYTES = 5 * 2**20
 """The smallest that S3 takes."""
@@ -42,6 +45,7 @@ def sent(s3) -> dict[str, bytes]:
     return {
         entry["Key"]: s3.get_object(Bucket="models", Key=entry["Key"])["Body"].read()
         for entry in found
+        if not entry["Key"].endswith(MANIFEST)
     }
 
 
@@ -106,3 +110,47 @@ def test_a_folder_without_weights_says_so(tmp_path):
         local_source(tmp_path)
     with pytest.raises(InvalidInputError, match="is no folder"):
         local_source(tmp_path / "absent")
+
+
+def test_what_was_published_is_written_beside_it(folder, s3):
+    publish(local_source(folder), "models", "sdxl", s3, part_bytes=PART_BYTES)
+
+    body = s3.get_object(Bucket="models", Key=f"sdxl/{MANIFEST}")["Body"].read()
+    manifest = json.loads(body)
+
+    assert (manifest["source"], manifest["revision"]) == (str(folder.resolve()), None)
+    assert manifest["sha256"]["model_index.json"] == hashlib.sha256(b"{}").hexdigest()
+    assert len(manifest["sha256"]) == 3
+
+
+SDXL = [
+    *("README.md", "model_index.json", "sd_xl_base_1.0.safetensors", "tokenizer/vocab.json"),
+    *("tokenizer/merges.txt", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"),
+    *("unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_flax_model.msgpack"),
+    *("vae_decoder/model.onnx", "vae/diffusion_pytorch_model.safetensors"),
+]
+
+
+def test_by_default_what_a_handler_loads_is_published_and_nothing_twice():
+    assert loaded(SDXL) == [
+        "model_index.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+
+
+def test_a_single_file_is_what_a_folder_of_lora_weights_has():
+    assert loaded(["pixel.safetensors", "notes.md"]) == ["pixel.safetensors"]
+
+
+def test_parts_in_half_precision_are_taken_with_their_index():
+    parts = ["m.fp16-00001-of-00002.safetensors", "m.fp16-00002-of-00002.safetensors"]
+    whole = ["m-00001-of-00001.safetensors", "m.safetensors.index.json"]
+
+    assert loaded([*parts, *whole, "m.safetensors.index.fp16.json"]) == [
+        *parts,
+        "m.safetensors.index.fp16.json",
+    ]

@@ -67,7 +67,10 @@ class Model(Tagged):
             for source in container.pop("additionalModelDataSources", None) or []
         ]
         variables = container.pop("environment", {})
+        code = container.pop("modelDataSource", None)
         request = pascal(container) | {"Environment": variables}
+        if code:
+            request["ModelDataSource"] = {"S3DataSource": pascal(code["s3DataSources"][0])}
         if sources:
             request["AdditionalModelDataSources"] = sources
         aws.create_model(

@@ -1,0 +1,94 @@
+"""What is known of AWS's container images from their tags: how they serve, and what they bring.
+
+Source: github.com/aws/deep-learning-containers (Dockerfiles, docs/ray, docs/src/data), as of its
+commit e0ecedea of August 2026, read in November.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+RAY_REPOSITORY, TORCHSERVE_REPOSITORY = "ray", "pytorch-inference"
+DEFAULT_TAG = "serve-ml-sagemaker-cuda-v1.4"
+"""The newest image whose packages are listed (components/images/ray.txt)."""
+RAY_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
+"""What the Ray Serve image asks for on a GPU: the default host has too old a driver (docs/ray)."""
+
+TORCHSERVE_PATCHED_UNTIL = date(2026, 6, 30)
+"""Of pytorch-inference 2.6, the last with TorchServe (docs/src/data/pytorch-inference, eop)."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image as its URI or tag tells it.
+
+    Args:
+        serving: Ray Serve, or TorchServe with SageMaker's toolkit.
+        python: such as `3.13`; None where the tag tells nothing.
+        machine: such as `x86_64`.
+        cuda: its version; None for CPUs, and where the tag tells nothing.
+        ami: the InferenceAmiVersion that it asks for.
+        patched_until: the day of AWS's last patch, where one is announced.
+    """
+
+    serving: Literal["ray", "torchserve"]
+    python: str | None
+    machine: str = "x86_64"
+    cuda: tuple[int, int] | None = None
+    ami: str | None = None
+    patched_until: date | None = None
+
+    @property
+    def repository(self) -> str:
+        """The repository of AWS's image that serves this way; its packages' list has that name."""
+        return RAY_REPOSITORY if self.serving == "ray" else TORCHSERVE_REPOSITORY
+
+
+def image_of(named: str) -> Image:
+    """What a URI or tag tells."""
+    ray = re.search(r"\bserve-ml-sagemaker-(cuda|cpu)\b", named)
+    if ray is not None:
+        on_gpu = ray[1] == "cuda"
+        return Image(
+            serving="ray",
+            python="3.13",
+            cuda=(12, 9) if on_gpu else None,
+            ami=RAY_AMI if on_gpu else None,
+        )
+    python = re.search(r"\bpy3(\d+)\b", named)
+    cuda = re.search(r"[:_-]cu(\d{2})(\d)(?:[-_.]|$)", named)
+    of_aws = re.search(r"(?:^|/pytorch-inference(?:-arm64)?:)\d\.\d+(\.\d+)?-(gpu|cpu)-", named)
+    return Image(
+        serving="torchserve",
+        python=f"3.{python[1]}" if python else None,
+        machine="aarch64" if "arm64" in named else "x86_64",
+        cuda=(int(cuda[1]), int(cuda[2])) if cuda else None,
+        patched_until=TORCHSERVE_PATCHED_UNTIL if of_aws else None,
+    )
+
+
+GPUS = {
+    "g4dn.12xlarge": 4,
+    "g4dn.metal": 8,
+    **{
+        f"{family}.{size}": 4 for family in ("g5", "g6", "g6e") for size in ("12xlarge", "24xlarge")
+    },
+    **{f"{family}.48xlarge": 8 for family in ("g5", "g6", "g6e")},
+    "p3.8xlarge": 4,
+    "p3.16xlarge": 8,
+    **dict.fromkeys(
+        ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"), 8
+    ),
+}
+"""Instance types with several GPUs, and how many (EC2's pages of instance types, November 2026)."""
+
+
+def gpus(instance_type: str) -> int:
+    """GPUs of an instance type that has several, as far as it is known; 1 otherwise."""
+    return GPUS.get(instance_type.removeprefix("ml."), 1)
+
+
+def has_gpu(instance_type: str) -> bool:
+    """Whether an instance type has NVIDIA's GPUs."""
+    return re.match(r"ml\.(g\d|p\d)", instance_type) is not None

@@ -1,0 +1,148 @@
+"""The handler under Ray Serve, as AWS's Ray Serve image runs it, over HTTP."""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from async_inference.images import Image
+from components.model_source import package
+from tests.inference_code.conftest import InProcess, forget_handler
+from tests.inference_code.test_requests import malformed
+from tests.local_aws.conftest import eventually
+from tests.serving.ray_image import ray_image
+
+pytestmark = [
+    pytest.mark.serving,
+    pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
+]
+
+HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+RAY = Image(serving="ray", python=f"3.{sys.version_info.minor}")
+ASKED = {"prompt": "a seven", "seed": 7, "steps": 3}
+PROBE = """
+import json, os, threading, time
+at_once, most, lock = 0, 0, threading.Lock()
+def model_fn(model_dir):
+    if os.environ.get("BROKEN"):
+        raise ValueError("there are no weights in " + model_dir)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+def input_fn(body, content_type): return json.loads(body)
+def predict_fn(asked, device):
+    global at_once, most
+    with lock:
+        at_once += 1
+        most = max(most, at_once)
+    try:
+        if asked.get("crash"):
+            os._exit(3)
+        time.sleep(asked.get("sleep_s", 0))
+        if "answer_bytes" in asked:
+            return b"x" * asked["answer_bytes"]
+        return json.dumps({"device": device, "process": os.getpid(), "most": most}).encode()
+    finally:
+        with lock:
+            at_once -= 1
+def output_fn(answer, accept): return answer, "application/octet-stream"
+"""
+
+
+def probe(folder: Path) -> Path:
+    (folder / "probe").mkdir()
+    (folder / "probe" / "inference.py").write_text(PROBE)
+    return package(folder / "probe", RAY, build_folder=folder / "build")
+
+
+def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png") -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Accept": accept}
+    return client.post("/invocations", content=content, headers=headers)
+
+
+def test_ray_serve_and_the_transformer_make_the_same_bytes_and_refuse_alike(monkeypatch, tmp_path):
+    """TorchServe's do, too (test_torchserve.py)."""
+    code = package(HANDLER, RAY, build_folder=tmp_path / "build")
+    requests = [body for body, kind in malformed() if kind == "application/json"]
+    requests = [body for body in requests if len(body) < 1_000_000]
+    assert len(requests) >= 200
+    monkeypatch.syspath_prepend(str(HANDLER))
+    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    forget_handler()
+    (tmp_path / "in-process").mkdir()
+    in_process = InProcess(tmp_path / "in-process")
+
+    with ray_image(tmp_path / "image", code, MODEL_WEIGHTS="tiny") as container:
+        eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
+        served = ask(container.client, ASKED)
+        several = ask(container.client, ASKED | {"num_images": 2}, "application/json")
+        refused = [ask(container.client, body) for body in requests]
+        again = ask(container.client, ASKED)
+
+    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
+    assert served.content == again.content == in_process.ask(ASKED).body
+    assert len(several.json()["images"]) == 2
+    expected = [in_process.ask(body) for body in requests]
+    assert [each.status_code for each in refused] == [each.status for each in expected]
+    sentences = [json.loads(each.body)["error"] for each in expected]
+    assert [each.json()["error"] for each in refused] == sentences
+    assert not [each for each in refused if "Traceback" in each.text]
+    forget_handler()
+
+
+def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):
+    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "4", "RAYSERVE_BACKEND_TIMEOUT": "60"}
+
+    with ray_image(tmp_path / "image", probe(tmp_path), gpus=2, **limits) as container:
+        eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
+        large = ask(container.client, {"answer_bytes": 100_000_000})
+        with ThreadPoolExecutor(8) as threads:
+            asked = [{"sleep_s": 0.5}] * 8
+            answers = list(threads.map(lambda each: ask(container.client, each), asked))
+
+    assert (large.status_code, len(large.content)) == (200, 100_000_000)
+    seen = [answer.json() for answer in answers]
+    assert {each["device"] for each in seen} == {"0", "1"}
+    assert len({each["process"] for each in seen}) == 2
+    assert max(each["most"] for each in seen) == 2, "four at a time, two for each"
+
+
+def test_one_request_at_a_time_one_timeout_and_a_new_process_for_one_that_dies(tmp_path):
+    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "1", "RAYSERVE_BACKEND_TIMEOUT": "5"}
+
+    with ray_image(tmp_path / "image", probe(tmp_path), **limits) as container:
+        eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: ask(container.client, {}), range(8)))
+        first = answers[0].json()["process"]
+        crashed = ask(container.client, {"crash": True})
+        eventually(lambda: ask(container.client, {}).status_code == 200, "the new process", 60)
+        second = ask(container.client, {}).json()["process"]
+        slow = ask(container.client, {"sleep_s": 600})
+        eventually(lambda: ask(container.client, {}).status_code == 200, "another process", 60)
+        third = ask(container.client, {}).json()["process"]
+
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert max(answer.json()["most"] for answer in answers) == 1
+    assert crashed.status_code == 500
+    assert "process ended" in crashed.json()["error"]
+    assert slow.status_code == 504
+    assert len({first, second, third}) == 3
+
+
+def test_a_model_that_does_not_load_is_never_healthy_and_the_log_says_why(tmp_path):
+    with ray_image(tmp_path / "image", probe(tmp_path), BROKEN="1") as container:
+        eventually(
+            lambda: "the model does not load" in container.log.read_text(errors="replace"),
+            f"the end of its attempts, see {container.log}",
+            300,
+        )
+        answered = container.client.get("/ping")
+        log = container.log.read_text(errors="replace")
+
+    assert answered.status_code == 503
+    assert "there are no weights in" in log
