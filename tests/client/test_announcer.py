@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from async_inference import settings
+from async_inference.cli.target import Target
 from async_inference.client import rules
 from async_inference.client.announcer import Announcer
 from async_inference.client.errors import AccessError, ThrottledError
 from async_inference.client.rules import Call
 from async_inference.scaling import plan
+from tests.client.conftest import session
 from tests.client.world import World, refused
 
 LONG_S = 3600.0
@@ -181,3 +184,26 @@ def test_nothing_to_announce_starts_nothing():
     tells.close()
 
     assert aws.announced == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "asked", "every_s"),
+    [
+        ("announced", None, 1.0),
+        ("tuned", None, None),
+        ("tuned", True, 1.0),
+        ("announced", False, None),
+    ],
+)
+def test_commands_announce_if_the_stacks_policies_listen_or_if_told(preset, asked, every_s):
+    """In real seconds: ten of an AWS whose minute takes six of them are one."""
+    text = f"config: {{aws:region: us-east-1, async-inference:scalingPreset: {preset}}}"
+    own = settings.from_stack_text(text, stack="dev", origin="here")
+
+    target = Target("echo", "local", session(), None, 6.0, own)
+
+    assert target.announce_every_s(asked) == every_s
+
+
+def test_commands_do_not_announce_to_an_endpoint_of_which_no_stack_is_named():
+    assert Target("echo", "local", session(), None, 60.0, None).announce_every_s(None) is None
