@@ -11,6 +11,8 @@ from typing import Any, Self
 
 QUEUE_METRICS = "AWS/SageMaker"
 """The namespace of metrics of queues and requests (docs/aws-facts.md#metrics)."""
+ANNOUNCEMENTS = "AsyncInference"
+"""The namespace of what clients publish about the requests that they hand in."""
 INSTANCE_METRICS = "/aws/sagemaker/Endpoints"
 """The namespace of what instances use, and the folder of their log groups."""
 
@@ -99,17 +101,6 @@ class Series:
     def of(cls, namespace: str, name: str, dimensions: Mapping[str, Any]) -> Self:
         """The series with these dimensions, in any order."""
         return cls(namespace, name, tuple(sorted(dimensions.items())))
-
-    @classmethod
-    def of_queue(cls, metric: str, endpoint_name: Any) -> Self:
-        """A metric of an endpoint's queue, which has the one dimension EndpointName: with any other
-        an alarm never fires (docs/aws-facts.md#metrics).
-
-        Args:
-            metric: its name.
-            endpoint_name: the endpoint's, or in a Pulumi program the output that will be it.
-        """
-        return cls.of(QUEUE_METRICS, metric, {"EndpointName": endpoint_name})
 
 
 def pascal(value: Any) -> Any:

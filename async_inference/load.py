@@ -146,6 +146,7 @@ async def _replay(
             watch.drop(inference_id)
             return error
         sent_s[number] = now_s()
+        client.announce(1)
         watch.add(accepted)
         return accepted
 

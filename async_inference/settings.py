@@ -124,7 +124,7 @@ class Settings(StackValue):
     instance_type: str = "ml.g4dn.2xlarge"
     min_capacity: Annotated[Count, Field(ge=0)] = 0
     max_capacity: Annotated[Count, Field(ge=1)] = 5
-    scaling_preset: Literal["documented", "aws", "tuned", "custom"] = "documented"
+    scaling_preset: Literal["documented", "aws", "tuned", "announced", "custom"] = "documented"
     scaling_plan: Annotated[ScalingRules, BeforeValidator(_decoded)] = ScalingRules()
     setup: Annotated[Setup, BeforeValidator(_decoded)] = Setup()
     setup_s: Annotated[Count, Field(ge=0, le=3600)] = 0

@@ -6,7 +6,13 @@ The program attaches them to nobody: whoever deploys has a role already, and cli
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from async_inference.aws_names import SCALING_SERVICE, SERVICE_NAMESPACE, arn, log_group
+from async_inference.aws_names import (
+    ANNOUNCEMENTS,
+    SCALING_SERVICE,
+    SERVICE_NAMESPACE,
+    arn,
+    log_group,
+)
 from async_inference.settings import ENDPOINT_TAG
 from components.execution_role import bucket_arn, object_arn
 from components.statements import actions, allow, document
@@ -20,8 +26,9 @@ def invoker_policy(
     readable: Sequence[str],
     kms_key_arn: str | None,
     other_key_arns: Sequence[str] = (),
+    announces: bool = False,
 ) -> dict[str, object]:
-    """Send requests, fetch answers, see whether the endpoint is cold.
+    """Send requests, fetch answers, see whether the endpoint is cold, announce requests.
 
     Args:
         endpoint_arn: the endpoint.
@@ -30,6 +37,7 @@ def invoker_policy(
         readable: S3 URIs under which outputs and failures are found.
         kms_key_arn: the key of bucket and topics; None for AWS's own.
         other_key_arns: keys of output buckets that are elsewhere.
+        announces: whether the scaling policies listen to what clients announce.
     """
     statements = [
         allow(
@@ -52,6 +60,16 @@ def invoker_policy(
         statements.append(allow("UseKey", ["kms:Decrypt", "kms:GenerateDataKey"], kms_key_arn))
     if other_key_arns:
         statements.append(allow("ReadUnderOtherKeys", "kms:Decrypt", list(other_key_arns)))
+    if announces:
+        # A metric has no ARN: only its namespace limits it (service authorization reference).
+        statements.append(
+            allow(
+                "Announce",
+                "cloudwatch:PutMetricData",
+                "*",
+                {"StringEquals": {"cloudwatch:namespace": ANNOUNCEMENTS}},
+            )
+        )
     return document(statements)
 
 

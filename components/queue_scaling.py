@@ -52,7 +52,7 @@ class QueueScaling(pulumi.ComponentResource):
 
     - the scalable target with the plan's bounds
     - a policy for each of the plan's, target tracking or steps
-    - an alarm for each step policy; target tracking has AWS's own
+    - the alarms of each step policy; target tracking has AWS's own
     - a scheduled action for each of the plan's schedules
     """
 
@@ -124,15 +124,17 @@ class QueueScaling(pulumi.ComponentResource):
         )
         if not isinstance(policy, StepScalingPolicy):
             return deployed
-        on = documents.metric_stat(policy.alarm, args.endpoint_name)
-        aws.cloudwatch.MetricAlarm(
-            f"{name}-{slug(policy.name)}-alarm",
-            alarm_description=f"Runs the scaling policy {policy.name}.",
-            **documents.provider_inputs(documents.alarm_document(policy.alarm, on)),
-            alarm_actions=[deployed.arn],
-            tags=args.tags,
-            opts=child,
-        )
+        for number, alarm in enumerate(policy.alarms, start=1):
+            on = documents.metric_stat(alarm, args.endpoint_name)
+            again = f"-{number}" if number > 1 else ""
+            aws.cloudwatch.MetricAlarm(
+                f"{name}-{slug(policy.name)}-alarm{again}",
+                alarm_description=f"Runs the scaling policy {policy.name}.",
+                **documents.provider_inputs(documents.alarm_document(alarm, on)),
+                alarm_actions=[deployed.arn],
+                tags=args.tags,
+                opts=child,
+            )
         return deployed
 
     def _schedule(
@@ -165,13 +167,13 @@ def summary(plan: ScalingPlan) -> str:
         if isinstance(policy, TargetTrackingPolicy):
             parts.append(f"tracks {policy.metric} at {policy.target:g}")
             continue
-        alarm = policy.alarm
         steps = ", ".join(f"{step.adjustment:+d}" for step in policy.steps)
-        parts.append(
-            f"{policy.adjustment_type} {steps} on {alarm.metric} {alarm.comparison} "
-            f"{alarm.threshold:g} ({alarm.datapoints_to_alarm} of {alarm.evaluation_periods} x "
-            f"{alarm.period_s} s)"
+        alarms = " or ".join(
+            f"{alarm.metric} {alarm.comparison} {alarm.threshold:g} "
+            f"({alarm.datapoints_to_alarm} of {alarm.evaluation_periods} x {alarm.period_s} s)"
+            for alarm in policy.alarms
         )
+        parts.append(f"{policy.adjustment_type} {steps} on {alarms}")
     parts += [
         f"{action.schedule} {action.timezone}: {action.min_capacity}..{action.max_capacity}"
         for action in plan.schedules

@@ -31,7 +31,8 @@ class MetricAlarm(TypedDict):
     """A CloudWatch alarm on a metric of the endpoint's queue."""
 
     metric: str
-    """ApproximateBacklogSize, ...PerInstance, ApproximateAgeOfOldestRequest, HasBacklogWithoutCapacity"""  # noqa: E501
+    """ApproximateBacklogSize, ...PerInstance, ApproximateAgeOfOldestRequest,
+    HasBacklogWithoutCapacity, or RequestsWithoutCapacity, which clients publish"""
     threshold: float
     statistic: NotRequired[str]
     comparison: NotRequired[str]
@@ -49,6 +50,8 @@ class ScalingPolicy(TypedDict):
     """StepScaling or TargetTrackingScaling"""
     alarm: NotRequired[MetricAlarm]
     """Runs a step policy"""
+    more_alarms: NotRequired[list[MetricAlarm]]
+    """Run it too, under the same cooldown"""
     steps: NotRequired[list[StepAdjustment]]
     adjustment_type: NotRequired[str]
     min_adjustment_magnitude: NotRequired[int]
@@ -159,7 +162,7 @@ class AsyncEndpointArgs(TypedDict):
     min_capacity: NotRequired[int]
     max_capacity: NotRequired[int]
     scaling_preset: NotRequired[str]
-    """documented, aws, tuned, or custom for those in scalingPlan"""
+    """documented, aws, tuned, announced, or custom for those in scalingPlan"""
     scaling_plan: NotRequired[ScalingRules]
     setup: NotRequired[Setup]
     setup_s: NotRequired[int]

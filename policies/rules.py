@@ -64,6 +64,7 @@ PUBLISHED = frozenset(
 """What SageMaker publishes of an asynchronous endpoint's queue, under the one dimension
 EndpointName (SageMaker developer guide, async-inference-monitor). InvocationsPerInstance and the
 predefined metric are for real-time endpoints; a policy on them never fires."""
+MINUTE_S = 60
 WAKE = "HasBacklogWithoutCapacity"
 SAGEMAKER = "AWS/SageMaker"
 DEFAULT_MOST_INSTANCES = 10
@@ -148,9 +149,12 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
                 )
 
 
+_OF_METRIC = ("namespace", "metricName", "dimensions", "period")
+
+
 def _watched(alarm: PolicyResource) -> list[Mapping[str, Any]]:
     """The metrics that an alarm looks at: its own, or those of its expression."""
-    own = {key: _known(alarm.props, key) for key in ("namespace", "metricName", "dimensions")}
+    own = {key: _known(alarm.props, key) for key in _OF_METRIC}
     queries = _listed(_known(alarm.props, "metricQueries"))
     return [own, *(query["metric"] for query in queries if query.get("metric"))]
 
@@ -197,10 +201,18 @@ def alarms_run_policies_on_published_metrics(
             continue
         for series in _watched(alarm):
             metric = series.get("metricName")
-            if series.get("namespace") == SAGEMAKER and metric not in PUBLISHED:
+            if series.get("namespace") != SAGEMAKER:
+                continue
+            if metric not in PUBLISHED:
                 report(
                     f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
                     f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
+                    alarm.urn,
+                )
+            elif (series.get("period") or MINUTE_S) < MINUTE_S:
+                report(
+                    f"{alarm.name} looks at {metric} more often than the minute in which it is "
+                    "published once: most of its periods have no data. Let period be 60 or more.",
                     alarm.urn,
                 )
 

@@ -132,6 +132,12 @@ def estimate(records: Records) -> Estimate:
             0,
             "no metric tells what an instance costs; the bill's hours beside these starts would",
         ),
+        Finding(
+            "announcement_delay_s",
+            None,
+            0,
+            "these records hold what SageMaker publishes, not what clients announce",
+        ),
     ]
     told = (*apart, *notes(records, changes))
     return Estimate(tuple(findings), starts, phases(records), told)

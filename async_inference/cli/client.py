@@ -44,6 +44,14 @@ NotificationsOption = Annotated[
         "at S3.",
     ),
 ]
+AnnounceOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--announce/--no-announce",
+        help="Tell CloudWatch how many requests come, so that instances start at once; by default "
+        "if the stack's policies listen.",
+    ),
+]
 InFlightOption = Annotated[
     int,
     typer.Option(help="Requests in the queue at a time; the endpoint scales by what waits.", min=1),
@@ -60,6 +68,7 @@ def generate(
     fields: SetOption = None,
     accept: AcceptOption = "image/png",
     deadline_s: DeadlineOption = 1800.0,
+    announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Get one image, also from an endpoint that sleeps at zero instances.
@@ -72,7 +81,15 @@ def generate(
     item = inputs.item({"prompt": prompt, **_fields(fields)}, accept=accept, key=uuid.uuid4().hex)
     with _opened(output, target.endpoint, target.aws) as ledger:
         ids = ledger.ask([item])
-        _work(target, ledger, ids, deadline_s=deadline_s, in_flight=1, as_json=as_json)
+        _work(
+            target,
+            ledger,
+            ids,
+            deadline_s=deadline_s,
+            in_flight=1,
+            announce=announce,
+            as_json=as_json,
+        )
 
 
 def batch(
@@ -95,6 +112,7 @@ def batch(
     retry_failed: RetryFailedOption = False,
     deadline_s: DeadlineOption = None,
     notifications: NotificationsOption = False,
+    announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Get a result for each line of a file; run it again to go on where it stopped.
@@ -133,6 +151,7 @@ def batch(
             deadline_s=deadline_s,
             in_flight=in_flight,
             notifications=notifications,
+            announce=announce,
             as_json=as_json,
         )
 
@@ -147,6 +166,7 @@ def resume(
     retry_failed: RetryFailedOption = False,
     deadline_s: DeadlineOption = None,
     notifications: NotificationsOption = False,
+    announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a batch that was interrupted, by its ledger alone.
@@ -165,6 +185,7 @@ def resume(
             deadline_s=deadline_s,
             in_flight=in_flight,
             notifications=notifications,
+            announce=announce,
             as_json=as_json,
         )
 
@@ -206,18 +227,32 @@ def _work(
     deadline_s: float | None,
     in_flight: int,
     notifications: bool = False,
+    announce: bool | None,
     as_json: bool,
 ) -> None:
     """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
     from async_inference.client.errors import InferenceError
 
     named = ["--stack", target.settings.stack] if target.settings else []
+    named += ["--announce"] if announce else []
+    announce_every_s = target.announce_every_s(announce)
     again = shlex.join(["async-inference", "resume", str(ledger.folder), *named])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
     trouble: str | None = None
     code = 0
     try:
-        asyncio.run(_run(target, ledger, ids, deadline_s, in_flight, notifications, screen))
+        asyncio.run(
+            _run(
+                target,
+                ledger,
+                ids,
+                deadline_s,
+                in_flight,
+                notifications,
+                announce_every_s,
+                screen,
+            )
+        )
     except KeyboardInterrupt:
         trouble, code = "interrupted; what is in the queue goes on", EXIT_INTERRUPTED
     except InferenceError as error:
@@ -249,6 +284,7 @@ async def _run(
     deadline_s: float | None,
     in_flight: int,
     notifications: bool,
+    announce_every_s: float | None,
     screen: Console,
 ) -> None:
     from async_inference.client.aio import AsyncClient
@@ -256,7 +292,12 @@ async def _run(
 
     until_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
     async with (
-        AsyncClient(target.endpoint, session=target.session, url=target.url) as client,
+        AsyncClient(
+            target.endpoint,
+            session=target.session,
+            url=target.url,
+            announce_every_s=announce_every_s,
+        ) as client,
         client.subscribed() if notifications else contextlib.nullcontext() as queue_url,
     ):
         work = Batch(client, ledger, ids, in_flight=in_flight, until_s=until_s, queue_url=queue_url)

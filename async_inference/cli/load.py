@@ -93,7 +93,12 @@ async def replayed(
     from async_inference.client.aio import AsyncClient
     from async_inference.load import replay
 
-    async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
+    async with AsyncClient(
+        target.endpoint,
+        session=target.session,
+        url=target.url,
+        announce_every_s=target.announce_every_s(None),
+    ) as client:
         state = await client.state()
         if state.instances:
             screen.print(

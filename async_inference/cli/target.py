@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from async_inference.settings import Settings
 
 LOCAL_STACK = "local"
+ANNOUNCED_EVERY_S = 10.0
+"""The period of the alarm that listens (preset `announced`)."""
 TYPICAL_DETECTION_S = 210.0
 """Mean time from a request to an idle endpoint to the wish for an instance
 (docs/aws-facts.md#wake-up)."""
@@ -38,6 +40,16 @@ class Target:
     url: str | None
     minute_s: float
     settings: "Settings | None"
+
+    def announce_every_s(self, asked: bool | None) -> float | None:
+        """Real seconds between announcements, None for no announcements.
+
+        Args:
+            asked: whether to announce; None is what the stack's policies listen to.
+        """
+        if asked is None:
+            asked = self.settings is not None and self.settings.plan.hears_announcements
+        return ANNOUNCED_EVERY_S * self.minute_s / 60 if asked else None
 
     @property
     def cold_start_s(self) -> float:

@@ -37,7 +37,7 @@ class AsyncClient(Connected):
 
     async def __aexit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._aws.close()
+        await asyncio.to_thread(self._close)
 
     async def infer(
         self,
@@ -48,7 +48,8 @@ class AsyncClient(Connected):
     ) -> Result:
         """Submit and wait."""
         until_s = time.monotonic() + deadline_s
-        return await self.run(self.rules.infer(request, self._id(key, request), until_s))
+        accepted = await self._submit(request, key, until_s)
+        return await self.run(self.rules.wait(accepted, until_s))
 
     async def submit(
         self,
@@ -58,8 +59,7 @@ class AsyncClient(Connected):
         key: str | None = None,
     ) -> Accepted:
         """Hand a request in and return at once."""
-        until_s = time.monotonic() + deadline_s
-        return await self.run(self.rules.submit(request, self._id(key, request), until_s))
+        return await self._submit(request, key, time.monotonic() + deadline_s)
 
     async def wait(
         self,
@@ -101,6 +101,11 @@ class AsyncClient(Connected):
         finally:
             until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
             await self.run(self.rules.unsubscribe(subscription, until_s))
+
+    async def _submit(self, request: Request, key: str | None, until_s: float) -> Accepted:
+        accepted = await self.run(self.rules.submit(request, self._id(key, request), until_s))
+        self.announce(1)
+        return accepted
 
     async def run(self, rule: Rule[T]) -> T:
         """Perform a rule: its calls in a thread, its pauses here."""

@@ -3,6 +3,7 @@
 botocore's own retries are off: they would hold a call beyond the caller's deadline.
 """
 
+import contextlib
 import hashlib
 import mimetypes
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from async_inference.client.announcer import Announcer
 from async_inference.client.errors import OutputTooLargeError
 from async_inference.client.rules import (
     Call,
@@ -66,6 +68,11 @@ class Aws:
             return self._fetch(effect)
         operation = getattr(self._client(effect.service, effect.patient), effect.operation)
         return operation(**effect.parameters)
+
+    def prepare(self, *services: str) -> None:
+        """Make the clients of these services now."""
+        for service in services:
+            self._client(service, False)
 
     def close(self) -> None:
         """Close all connections."""
@@ -119,6 +126,9 @@ class Connected:
             endpoint's output path.
         max_output_bytes: the largest output taken into memory.
         connections: calls to AWS that may go on at the same time.
+        announce_every_s: seconds from one announcement of requests to the next, 10 for policies
+            that listen (preset `announced`): then a cold start begins when requests are handed in,
+            not when their queue is noticed. None does not announce.
     """
 
     def __init__(
@@ -131,12 +141,33 @@ class Connected:
         input_path: str | None = None,
         max_output_bytes: int = 256 * 1024 * 1024,
         connections: int = 16,
+        announce_every_s: float | None = None,
     ) -> None:
         self.rules = Rules(
             endpoint, time.monotonic, random.random, pace, input_path, max_output_bytes
         )
         self._aws = Aws(session, url, pace.longest_s, connections)
         self._connections = connections
+        self._announcer = None
+        if announce_every_s is not None:
+            # Connections of its own, made now: that takes longer than a request may be held up.
+            apart = Aws(session, url, pace.longest_s, 1)
+            with contextlib.suppress(Exception):  # What is wrong is told when it is used.
+                apart.prepare("sagemaker", "cloudwatch")
+            self._announcer = Announcer(self.rules.announce, apart, announce_every_s)
+
+    def announce(self, requests: int) -> None:
+        """Tell the endpoint's policies how many requests come; returns at once, and never fails.
+
+        `infer` and `submit` do it for each request. Nothing is told without `announce_every_s`.
+        """
+        if self._announcer is not None:
+            self._announcer.announce(requests)
+
+    def _close(self) -> None:
+        if self._announcer is not None:
+            self._announcer.close()
+        self._aws.close()
 
     def _id(self, key: str | None, request: Request) -> str:
         return uuid.uuid4().hex if key is None else derived_id(key, request)

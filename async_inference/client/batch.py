@@ -176,6 +176,7 @@ class Batch:
         """
         self._started_s = time.monotonic()
         left = [entry for entry in self._entries if not entry.ended]
+        self._client.announce(len(left))
         certain = [entry for entry in left if entry.accepted or not entry.sending]
         doubtful = [entry for entry in left if entry.sending and not entry.accepted]
         try:

@@ -31,6 +31,9 @@ MAX_INLINE_BYTES = 128_000
 """InvokeEndpointAsync's Body (BC)."""
 ENDPOINT_CHECKED_EVERY_S = 60.0
 """How often a wait asks whether the endpoint is still there."""
+ANNOUNCEMENTS_NAMESPACE = "AsyncInference"
+ANNOUNCED_METRIC = "RequestsWithoutCapacity"
+"""What an alarm of the endpoint's policies looks at, where they listen (docs/scaling.md)."""
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}")
 """What fits Filename, which carries the id too (BC); InferenceId itself may have 64."""
 
@@ -246,11 +249,6 @@ class Rules:
     input_path: str | None = None
     max_output_bytes: int = 256 * 1024 * 1024
 
-    def infer(self, request: Request, inference_id: str, until_s: float) -> Rule[Result]:
-        """Submit and wait, with one deadline for both."""
-        accepted = yield from self.submit(request, inference_id, until_s)
-        return (yield from self.wait(accepted, until_s))
-
     def submit(self, request: Request, inference_id: str, until_s: float) -> Rule[Accepted]:
         """Hand a request in; again after transient trouble, until the deadline.
 
@@ -297,6 +295,34 @@ class Rules:
         return Accepted(
             answer["InferenceId"], answer["OutputLocation"], answer.get("FailureLocation")
         )
+
+    def announce(self, requests: int) -> Rule[bool]:
+        """Tell CloudWatch how many requests come, unless an instance serves; one try, no more.
+
+        While one serves, the queue is what policies go by: a lone request needs no second instance.
+        Takes sagemaker:DescribeEndpoint, and cloudwatch:PutMetricData for the namespace.
+
+        Returns:
+            Whether it was told.
+        """
+        state = yield from self.state(self.now_s())
+        if state.instances:
+            return False
+        metric = {
+            "MetricName": ANNOUNCED_METRIC,
+            "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint}],
+            "Value": requests,
+            "Unit": "Count",
+            "StorageResolution": 1,  # seconds: alarms of less than a minute need it (CW)
+        }
+        parameters = {"Namespace": ANNOUNCEMENTS_NAMESPACE, "MetricData": [metric]}
+        yield from self._call(
+            Call("cloudwatch", "put_metric_data", parameters),
+            "announcing requests",
+            f"cloudwatch:PutMetricData for the namespace {ANNOUNCEMENTS_NAMESPACE}",
+            self.now_s(),
+        )
+        return True
 
     def wait(self, accepted: Accepted, until_s: float, into: Path | None = None) -> Rule[Result]:
         """Look for output or failure until one is there or the deadline has come.

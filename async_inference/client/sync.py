@@ -34,7 +34,7 @@ class Client(Connected):
 
     def close(self) -> None:
         """Close all connections."""
-        self._aws.close()
+        self._close()
 
     def infer(
         self,
@@ -55,7 +55,8 @@ class Client(Connected):
             InferenceError: one of its kinds, with the model's own message where there is one.
         """
         until_s = time.monotonic() + deadline_s
-        return self.run(self.rules.infer(request, self._id(key, request), until_s))
+        accepted = self._submit(request, key, until_s)
+        return self.run(self.rules.wait(accepted, until_s))
 
     def submit(
         self,
@@ -65,8 +66,7 @@ class Client(Connected):
         key: str | None = None,
     ) -> Accepted:
         """Hand a request in and return at once."""
-        until_s = time.monotonic() + deadline_s
-        return self.run(self.rules.submit(request, self._id(key, request), until_s))
+        return self._submit(request, key, time.monotonic() + deadline_s)
 
     def wait(
         self,
@@ -114,6 +114,11 @@ class Client(Connected):
         finally:
             until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
             self.run(self.rules.unsubscribe(subscription, until_s))
+
+    def _submit(self, request: Request, key: str | None, until_s: float) -> Accepted:
+        accepted = self.run(self.rules.submit(request, self._id(key, request), until_s))
+        self.announce(1)
+        return accepted
 
     def run(self, rule: Rule[T]) -> T:
         """Perform a rule."""

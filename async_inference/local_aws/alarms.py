@@ -1,10 +1,12 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
 moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
-own; Auto Scaling actions repeat while it stays in ALARM, other actions run on a change of state.
+own, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
+stays in ALARM, other actions run on a change of state.
 """
 
 import json
+import math
 import threading
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,14 +18,16 @@ from moto.cloudwatch.models import Alarm, MetricDataQuery
 from async_inference.aws_names import snake
 from async_inference.local_aws import cloudwatch
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.metrics import MINUTE_S
+from async_inference.local_aws.metrics import MINUTE_S, last_end_s
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices, publish
 from async_inference.scaling import documents
 from async_inference.scaling.alarms import (
     STATISTIC_CODES,
     AlarmState,
     evaluate,
+    evaluated_every_s,
     evaluation_range,
+    runs_action,
 )
 from async_inference.scaling.documents import Document, MetricStat
 from async_inference.scaling.plan import AlarmRule, Comparison
@@ -72,11 +76,14 @@ class Alarms:
         self._region = region
         self._clock = clock
         self._services = services
-        self._metric_delay_s = unsettled.metric_delay_s
+        self._unsettled = unsettled
+        self._cloudwatch.clock = clock
         self._plus_third = unsettled.evaluation_range == "n_plus_third"
         self._scale = scale
         self._lock = threading.Lock()
         self._known: dict[str, Alarm] = {}
+        self._ran_s: dict[str, float] = {}
+        """When each alarm's Auto Scaling actions ran last."""
 
     @property
     def _cloudwatch(self) -> cloudwatch.CloudWatch:
@@ -124,14 +131,16 @@ class Alarms:
     def next_evaluation_s(self, after_s: float) -> float | None:
         """When the next alarm is due, strictly after a time; None without alarms."""
         with self._lock:
-            names = list(self._known)
-        return min((_next(name, after_s) for name in names), default=None)
+            alarms = list(self._known.items())
+        return min((_next(name, alarm, after_s) for name, alarm in alarms), default=None)
 
     def evaluate_due(self, after_s: float, until_s: float) -> None:
         """Evaluate the alarms whose moment lies in (after_s, until_s]."""
         with self._lock:
             due = sorted(
-                (at_s, name) for name in self._known if (at_s := _next(name, after_s)) <= until_s
+                (at_s, name)
+                for name, alarm in self._known.items()
+                if (at_s := _next(name, alarm, after_s)) <= until_s
             )
         for at_s, name in due:
             self._evaluate(name, at_s)
@@ -202,9 +211,13 @@ class Alarms:
             AlarmState.ALARM: alarm.alarm_actions,
             AlarmState.INSUFFICIENT_DATA: alarm.insufficient_data_actions,
         }[after]
+        scales = bool(known) and runs_action(
+            after != before, at_s, self._ran_s.get(name, -math.inf)
+        )
         for action in actions:
             if ":scalingPolicy:" in action:
-                if known:
+                if scales:
+                    self._ran_s[name] = at_s
                     came = self._scale(action, name, known[-1], alarm.threshold)
                     self._note(name, "Action", came)
             elif after != before and ":sns:" in action:
@@ -219,11 +232,17 @@ class Alarms:
                 self._services.perform(publish(action, message))
                 self._note(name, "Action", f"Successfully executed action {action}")
 
+    def _delay_s(self, on: MetricStat) -> float:
+        """How long after a period's end its datapoint is visible."""
+        if on.series.namespace in cloudwatch.PUBLISHED_NAMESPACES:
+            return self._unsettled.metric_delay_s
+        return self._unsettled.announcement_delay_s
+
     def _points(self, on: MetricStat, count: int, at_s: float) -> list[float | None]:
         """The newest periods that are visible, oldest first; a product needs both its metrics."""
         first, *second = (
             self._cloudwatch.metrics.periods(
-                series, on.statistic, on.period_s, count, at_s - self._metric_delay_s
+                series, on.statistic, on.period_s, count, at_s - self._delay_s(on)
             )
             for series in (on.series, on.times)
             if series is not None
@@ -242,7 +261,7 @@ class Alarms:
         `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
         (public records of CloudWatch's events; the reference does not describe it).
         """
-        end_s = (at_s - self._metric_delay_s) // MINUTE_S * MINUTE_S
+        end_s = last_end_s(on.period_s, at_s - self._delay_s(on))
         known = [point for point in points if point is not None]
         newest_first = list(reversed(points))[: rule.evaluation_periods]
         return {
@@ -322,15 +341,21 @@ def _condition(alarm: Alarm) -> str:
     )
 
 
-def phase_s(name: str) -> int:
-    """When in a minute an alarm is evaluated: at a phase of its own, here always the same for the
-    same name (docs/aws-facts.md#alarms)."""
-    return zlib.crc32(name.encode()) % MINUTE_S
+def phase_s(name: str, every_s: int = MINUTE_S) -> int:
+    """When in its interval an alarm is evaluated: at a phase of its own, here always the same for
+    the same name (docs/aws-facts.md#alarms).
+
+    Args:
+        name: the alarm's.
+        every_s: how often it is evaluated.
+    """
+    return zlib.crc32(name.encode()) % every_s
 
 
-def _next(name: str, after_s: float) -> float:
-    minutes = (after_s - phase_s(name)) // MINUTE_S + 1
-    return minutes * MINUTE_S + phase_s(name)
+def _next(name: str, alarm: Alarm, after_s: float) -> float:
+    every_s = evaluated_every_s(int(alarm.period or MINUTE_S))
+    times = (after_s - phase_s(name, every_s)) // every_s + 1
+    return times * every_s + phase_s(name, every_s)
 
 
 def _reason(rule: AlarmRule, known: list[float]) -> str:

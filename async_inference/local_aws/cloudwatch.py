@@ -1,11 +1,12 @@
 """CloudWatch's reading side: moto's backend, with the datapoints and the history of this process.
 
 moto parses and writes the protocols. The metrics that SageMaker publishes live in a `MetricStore`,
-which alarms and the API read alike; what users publish themselves stays with moto.
+which alarms and the API read alike; what users publish themselves the API has from moto, and alarms
+from that store, which keeps high resolution.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +20,14 @@ from moto.cloudwatch.models import (
 )
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, Series
+from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.errors import AwsError
-from async_inference.local_aws.metrics import MINUTE_S, Datapoint, MetricStore
+from async_inference.local_aws.metrics import (
+    HIGH_RESOLUTION_S,
+    MINUTE_S,
+    Datapoint,
+    MetricStore,
+)
 
 PUBLISHED_NAMESPACES = (QUEUE_METRICS, INSTANCE_METRICS)
 KEPT_HISTORY = 20_000
@@ -38,7 +45,23 @@ class CloudWatch(CloudWatchBackend):
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
         self.metrics = MetricStore()
+        self.clock = Clock()
         self.alarm_history: deque[dict[str, Any]] = deque(maxlen=KEPT_HISTORY)
+
+    def put_metric_data(self, namespace: str, metric_data: list[dict[str, Any]]) -> None:
+        """Keep what a client publishes, at this AWS's time unless it says another one."""
+        now = self.clock.now().replace(tzinfo=None)  # as moto's own times
+        data: list[dict[str, Any]] = [
+            {**datum, "Timestamp": datum.get("Timestamp") or now} for datum in metric_data
+        ]
+        super().put_metric_data(namespace, data)
+        for datum in data:
+            series = Series.of(namespace, datum["MetricName"], _pairs(datum.get("Dimensions", [])))
+            fine = datum.get("StorageResolution") == 1
+            step_s = HIGH_RESOLUTION_S if fine else MINUTE_S
+            at_s = int(_epoch_s(datum["Timestamp"]) // step_s) * step_s
+            for point in _points(at_s, datum):
+                self.metrics.add(series, point)
 
     def get_metric_statistics(
         self,
@@ -111,7 +134,8 @@ class CloudWatch(CloudWatchBackend):
         published: list[Any] = [
             MetricDatumBase(series.namespace, series.name, _named(series), None)
             for series in self.metrics.known()
-            if namespace in (None, "", series.namespace)
+            if series.namespace in PUBLISHED_NAMESPACES
+            and namespace in (None, "", series.namespace)
             and metric_name in (None, "", series.name)
             and all(
                 any(name == key and value in (None, held) for key, held in series.dimensions)
@@ -127,7 +151,7 @@ class CloudWatch(CloudWatchBackend):
         first_s = _epoch_s(start) // step_s * step_s
         periods: dict[float, Statistics] = {}
         for point in self.metrics.between(series, first_s, _epoch_s(end)):
-            at_s = point.minute * MINUTE_S // step_s * step_s
+            at_s = point.at_s // step_s * step_s
             if at_s not in periods:
                 at = datetime.fromtimestamp(at_s, UTC)
                 periods[at_s] = Statistics(stats, at, "None")
@@ -162,6 +186,20 @@ def _named(series: Series) -> list[dict[str, str]]:
     return [{"Name": name, "Value": value} for name, value in series.dimensions]
 
 
+def _points(at_s: int, datum: Mapping[str, Any]) -> Iterator[Datapoint]:
+    """What a MetricDatum comes to: a value, values with counts, or what a client has summed up."""
+    stats = datum.get("StatisticValues")
+    if stats:
+        count, total = int(float(stats["SampleCount"])), float(stats["Sum"])
+        yield Datapoint(at_s, total, count, float(stats["Minimum"]), float(stats["Maximum"]))
+        return
+    values = datum.get("Values") or [datum.get("Value", 0.0)]
+    counts = datum.get("Counts") or [1] * len(values)
+    for value, count in zip(map(float, values), map(float, counts), strict=True):
+        if count:
+            yield Datapoint(at_s, value * count, int(count), value, value)
+
+
 def _datum(series: Series, point: Datapoint) -> Any:
     return MetricAggregatedDatum(
         series.namespace,
@@ -171,5 +209,5 @@ def _datum(series: Series, point: Datapoint) -> Any:
         sample_count=float(point.count),
         sum_stat=point.total,
         dimensions=_named(series),
-        timestamp=datetime.fromtimestamp(point.minute * MINUTE_S, UTC),
+        timestamp=datetime.fromtimestamp(point.at_s, UTC),
     )

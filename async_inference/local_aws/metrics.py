@@ -1,32 +1,39 @@
-"""Datapoints by minute, as alarms, the API and status pages read them."""
+"""Datapoints by minute or by 10 seconds, as alarms, the API and status pages read them."""
 
 import threading
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from async_inference.aws_names import Series
-from async_inference.scaling.alarms import STATISTIC_CODES, period_statistic
+from async_inference.scaling.alarms import STATISTIC_CODES, evaluated_every_s, period_statistic
 
 MINUTE_S = 60
+HIGH_RESOLUTION_S = 10
+"""Datapoints of high resolution are kept so finely: no alarm has a shorter period (CW)."""
 KEPT_MINUTES = 15 * 24 * 60
 """CloudWatch keeps one-minute datapoints for 15 days (CW)."""
 
 
 @dataclass(frozen=True)
 class Datapoint:
-    """What a minute's samples came to."""
+    """What the samples of a minute, or of 10 seconds, came to; `at_s` is their start."""
 
-    minute: int
+    at_s: int
     total: float
     count: int
     least: float
     most: float
 
+    @property
+    def minute(self) -> int:
+        """The minute that it lies in."""
+        return self.at_s // MINUTE_S
+
     def joined(self, later: "Datapoint") -> "Datapoint":
-        """This minute's datapoint with more samples."""
+        """The same with more samples."""
         return Datapoint(
-            self.minute,
+            self.at_s,
             self.total + later.total,
             self.count + later.count,
             min(self.least, later.least),
@@ -39,20 +46,26 @@ class MetricStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._series: dict[Series, deque[Datapoint]] = {}
+        self._series: dict[Series, list[Datapoint]] = {}
 
     def put(self, series: Series, at_s: float, samples: Iterable[float]) -> None:
         """Add samples to the minute that holds `at_s`; none is no datapoint."""
         values = list(samples)
         if not values:
             return
-        point = Datapoint(int(at_s // MINUTE_S), sum(values), len(values), min(values), max(values))
+        at_s = int(at_s // MINUTE_S) * MINUTE_S
+        self.add(series, Datapoint(at_s, sum(values), len(values), min(values), max(values)))
+
+    def add(self, series: Series, point: Datapoint) -> None:
+        """Add a datapoint, to the one of the same time if there is one."""
         with self._lock:
-            points = self._series.setdefault(series, deque(maxlen=KEPT_MINUTES))
-            if points and points[-1].minute == point.minute:
-                points.append(points.pop().joined(point))
+            points = self._series.setdefault(series, [])
+            index = bisect_left(points, point.at_s, key=lambda each: each.at_s)
+            if index < len(points) and points[index].at_s == point.at_s:
+                points[index] = points[index].joined(point)
             else:
-                points.append(point)
+                points.insert(index, point)
+            del points[:-KEPT_MINUTES]
 
     def known(self) -> list[Series]:
         """All series that have a datapoint."""
@@ -60,14 +73,14 @@ class MetricStore:
             return list(self._series)
 
     def between(self, series: Series, start_s: float, end_s: float) -> list[Datapoint]:
-        """The datapoints of the minutes that start in [start_s, end_s), oldest first."""
+        """The datapoints that start in [start_s, end_s), oldest first."""
         found: list[Datapoint] = []
         with self._lock:
             # The newest are asked for most, and are at the end.
             for point in reversed(self._series.get(series, ())):
-                if point.minute * MINUTE_S < start_s:
+                if point.at_s < start_s:
                     break
-                if point.minute * MINUTE_S < end_s:
+                if point.at_s < end_s:
                     found.append(point)
         found.reverse()
         return found
@@ -77,16 +90,21 @@ class MetricStore:
     ) -> list[float | None]:
         """The newest whole periods before a time, oldest first, None where there is no datapoint.
 
-        Periods shorter than a minute hold a minute's value where the minute starts: SageMaker
-        publishes one point a minute.
+        Of what SageMaker publishes, a point a minute, a period shorter than a minute holds one only
+        where the minute starts.
         """
-        end_minute = int(until_s // MINUTE_S)
-        width = max(1, period_s // MINUTE_S)
-        first = end_minute - width * count
+        end_s = last_end_s(period_s, until_s)
+        first_s = end_s - period_s * count
         buckets: list[list[Datapoint]] = [[] for _ in range(count)]
-        for point in self.between(series, first * MINUTE_S, end_minute * MINUTE_S):
-            buckets[(point.minute - first) // width].append(point)
+        for point in self.between(series, first_s, end_s):
+            buckets[(point.at_s - first_s) // period_s].append(point)
         return [_statistic(bucket, statistic) if bucket else None for bucket in buckets]
+
+
+def last_end_s(period_s: int, until_s: float) -> int:
+    """When the newest whole period before a time ends; longer ones than a minute slide by one."""
+    slides_s = evaluated_every_s(period_s)
+    return int(until_s // slides_s) * slides_s
 
 
 def _statistic(points: list[Datapoint], statistic: str) -> float:

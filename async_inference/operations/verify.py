@@ -5,7 +5,7 @@ what AWS answers, as boto3 gives it. `account` reads both; here nothing is read.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from async_inference.operations.checks import Check
 from async_inference.operations.iam import may, refused
 from async_inference.scaling import documents, waking
 from async_inference.scaling.plan import (
+    MetricAlarm,
     ScalingPlan,
     ScalingPolicy,
     StepAdjustment,
@@ -382,36 +383,40 @@ def _schedule_facts(document: documents.Document) -> Facts | str:
 
 def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
     arns = {policy["PolicyName"]: policy["PolicyARN"] for policy in live.policies}
-    told = set()
+    told: set[str] = set()
     for policy in asked.settings.plan.policies:
         if not isinstance(policy, StepScalingPolicy):
             continue
-        name = _alarm_of(policy.name, asked)
-        if name is None:
-            yield Check(
-                f"alarm of policy {policy.name}",
-                "one that runs it",
-                "none in Pulumi's state",
-                f"deploy the stack file: pulumi up --stack {asked.settings.stack}",
-            )
-            continue
-        told.add(name)
-        on = documents.metric_stat(policy.alarm, asked.settings.endpoint_name)
-        wanted = documents.alarm_document(policy.alarm, on)
-        # Without its policy an alarm has nothing to run; the policy's own row says so.
-        runs = [arns[policy.name]] if policy.name in arns else None
-        yield _alarm(name, wanted | {"AlarmActions": runs}, asked, live)
+        for alarm in policy.alarms:
+            name = _alarm_of(policy.name, alarm, asked, told)
+            if name is None:
+                yield Check(
+                    f"alarm of policy {policy.name}",
+                    "one that runs it",
+                    "none in Pulumi's state",
+                    f"deploy the stack file: pulumi up --stack {asked.settings.stack}",
+                )
+                continue
+            told.add(name)
+            on = documents.metric_stat(alarm, asked.settings.endpoint_name)
+            wanted = documents.alarm_document(alarm, on)
+            # Without its policy an alarm has nothing to run; the policy's own row says so.
+            runs = [arns[policy.name]] if policy.name in arns else None
+            yield _alarm(name, wanted | {"AlarmActions": runs}, asked, live)
     for name, inputs in asked.alarms.items():
         if name not in told:
             yield _alarm(name, documents.from_provider(inputs), asked, live)
 
 
-def _alarm_of(policy: str, asked: Asked) -> str | None:
-    for name, inputs in asked.alarms.items():
-        for action in inputs.get("alarmActions") or ():
-            if action.endswith(f":policyName/{policy}"):
-                return name
-    return None
+def _alarm_of(policy: str, alarm: MetricAlarm, asked: Asked, told: Set[str]) -> str | None:
+    """The alarm that Pulumi deployed for one of a policy's, by its metric where that tells."""
+    left = {
+        name: inputs.get("metricName")
+        for name, inputs in asked.alarms.items()
+        for action in inputs.get("alarmActions") or ()
+        if action.endswith(f":policyName/{policy}") and name not in told
+    }
+    return min(left, key=lambda name: left[name] != alarm.metric, default=None)
 
 
 def _alarm(name: str, wanted: documents.Document, asked: Asked, live: Live) -> Check:

@@ -18,6 +18,7 @@ from async_inference.scaling.alarms import (
     evaluation_range,
     next_state,
     period_statistic,
+    runs_action,
 )
 from async_inference.scaling.autoscaler import (
     NO_STEP_COVERS,
@@ -36,18 +37,21 @@ for _rule in RULES:
     register_jitable(_rule)
 
 MINUTE_S = 60.0
+ANNOUNCEMENTS_S = 10.0
+"""The shortest period of an alarm."""
 MAX_EVENTS = 2**40
 """More than any run has; a counted loop, since LLVM miscompiles the endless one."""
 SAMPLE_COUNT = STATISTIC_CODES["SampleCount"]
 _ALARM = int(AlarmState.ALARM)
 _SCALED, _NO_STEP = int(Verdict.SCALED), int(Verdict.NO_STEP_COVERS)
 _NEVER_FROM_ZERO, _IN_PROGRESS = int(Verdict.NEVER_FROM_ZERO), int(Verdict.CHANGE_IN_PROGRESS)
-_BACKLOG, _PER_INSTANCE, _AGE, _STARVED = range(len(METRICS))
+_BACKLOG, _PER_INSTANCE, _AGE, _STARVED, _ANNOUNCED = range(len(METRICS))
 assert METRICS == (
     Metric.BACKLOG_SIZE,
     Metric.BACKLOG_SIZE_PER_INSTANCE,
     Metric.AGE_OF_OLDEST_REQUEST,
     Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
+    Metric.REQUESTS_WITHOUT_CAPACITY,
 )
 
 # Phases of an instance, in the order in which a scale-in prefers them.
@@ -78,11 +82,15 @@ class Supply(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Each metric's datapoint a minute, the mean of its looks; and when in a minute one looks."""
+    """Each metric's datapoint a minute, the mean of its looks; and when in a minute one looks.
+
+    `announced` is what clients publish: the sum of each 10 s, NaN where nobody does.
+    """
 
     points: np.ndarray
     looks: np.ndarray
     looks_s: np.ndarray
+    announced: np.ndarray
 
 
 class Recorded(NamedTuple):
@@ -104,7 +112,7 @@ def run(states, readings, queue, fleet, rules, scheduled, supply, metrics, recor
         if event == _ENDS:
             _end_request(state, reading, queue, fleet)
         elif event == _ARRIVES:
-            state.arrived += 1
+            _arrive(state, queue, metrics)
         elif event == _IS_READY:
             _put_in_service(state, fleet, rules, recorded)
         elif event == _SCHEDULED:
@@ -120,6 +128,17 @@ def run(states, readings, queue, fleet, rules, scheduled, supply, metrics, recor
     state.expired += state.again + len(queue.requests) - state.head
     while state.instances:
         _remove(state, reading, fleet, 0)
+
+
+@register_jitable
+def _arrive(state, queue, metrics):
+    """A request is queued; its client tells how many it hands in while no instance serves."""
+    announces = queue.requests[state.arrived].announces
+    state.arrived += 1
+    if state.serving == 0 and announces:
+        period = int(state.now_s // ANNOUNCEMENTS_S)
+        sum_before = metrics.announced[period]
+        metrics.announced[period] = announces + (0.0 if math.isnan(sum_before) else sum_before)
 
 
 @register_jitable
@@ -428,11 +447,12 @@ def _oldest_arrival_s(state, queue, fleet):
 def _evaluate(state, reading, rules, metrics, recorded):
     """CloudWatch evaluates an alarm; while it is in ALARM its policy is asked to act."""
     alarm = rules.alarms[state.alarm]
-    alarm.due_s += MINUTE_S
+    alarm.due_s += alarm.every_s
     _schedule_alarms(state, rules.alarms)
-    window = _evaluation_window(state, reading, alarm, metrics.points[alarm.metric])
+    window = _evaluation_window(state, reading, alarm, alarm.metric, metrics)
     if alarm.times != NONE:
-        window = window * _evaluation_window(state, reading, alarm, metrics.points[alarm.times])
+        window = window * _evaluation_window(state, reading, alarm, alarm.times, metrics)
+    before_state = alarm.state
     alarm.state = next_state(
         window,
         alarm.evaluation_periods,
@@ -445,6 +465,9 @@ def _evaluate(state, reading, rules, metrics, recorded):
     newest = _newest(window)
     if alarm.state != _ALARM or math.isnan(newest):
         return
+    if not runs_action(before_state != _ALARM, state.now_s, alarm.ran_s):
+        return
+    alarm.ran_s = state.now_s
     policy = rules.policies[alarm.policy]
     before = after = state.desired
     asked, verdict = _asked(state, reading, policy, alarm, rules.steps, newest)
@@ -475,17 +498,22 @@ def _schedule_alarms(state, alarms):
 
 
 @register_jitable
-def _evaluation_window(state, reading, alarm, points):
+def _evaluation_window(state, reading, alarm, metric, metrics):
     """The periods of the evaluation range that are visible now, oldest first."""
     count = evaluation_range(alarm.evaluation_periods, reading.range_plus_third)
-    end = math.floor((state.now_s - reading.metric_delay_s) / MINUTE_S)
-    if alarm.minutes == 1 and alarm.statistic != SAMPLE_COUNT and end >= count:
+    if metric == _ANNOUNCED:
+        points, grain_s, delay_s = metrics.announced, ANNOUNCEMENTS_S, reading.announcement_delay_s
+    else:
+        points, grain_s, delay_s = metrics.points[metric], MINUTE_S, reading.metric_delay_s
+    width = max(1, int(alarm.period_s // grain_s))
+    end = math.floor((state.now_s - delay_s) / alarm.every_s) * int(alarm.every_s // grain_s)
+    if width == 1 and alarm.statistic != SAMPLE_COUNT and end >= count:
         return points[end - count : end]
     window = np.full(count, math.nan)
     for period in range(count):
-        first = end - alarm.minutes * (count - period)
+        first = end - width * (count - period)
         total, found, least, most = 0.0, 0, math.inf, -math.inf
-        for minute in range(max(first, 0), max(first + alarm.minutes, 0)):
+        for minute in range(max(first, 0), max(first + width, 0)):
             value = points[minute]
             if not math.isnan(value):
                 total += value

@@ -13,6 +13,7 @@ from async_inference.scaling.alarms import (
     MISSING_DATA_CODES,
     STATISTIC_CODES,
     AlarmState,
+    evaluated_every_s,
 )
 from async_inference.scaling.autoscaler import (
     ADJUSTMENT_CODES,
@@ -33,6 +34,8 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 METRICS = tuple(metric for metric in Metric if metric not in FACTORS)
+PUBLISHED = len(METRICS) - 1
+"""SageMaker publishes so many, the first; clients publish the last."""
 NONE = -1
 """No second factor."""
 
@@ -41,7 +44,7 @@ def _dtype(**fields: type) -> np.dtype:
     return np.dtype(list(fields.items()))
 
 
-REQUEST = _dtype(arrival_s=float, service_s=float, started_s=float, finished_s=float)
+REQUEST = _dtype(arrival_s=float, service_s=float, announces=int, started_s=float, finished_s=float)
 INSTANCE = _dtype(
     phase=int,  # one of the loop's phases of an instance
     busy=int,  # requests that it works on
@@ -57,7 +60,8 @@ ALARM = _dtype(
     metric=int,
     times=int,  # the metric that the first one is multiplied by
     statistic=int,
-    minutes=int,
+    period_s=int,
+    every_s=float,
     comparison=int,
     threshold=float,
     evaluation_periods=int,
@@ -66,6 +70,7 @@ ALARM = _dtype(
     scales_in=int,
     due_s=float,
     state=int,
+    ran_s=float,
 )
 POLICY = _dtype(
     tracks=int,
@@ -85,6 +90,7 @@ READING = _dtype(
     concurrency=int,
     ttl_s=float,
     metric_delay_s=float,
+    announcement_delay_s=float,
     scale_in_takes_s=float,
     counts_inflight=int,
     backlog_at_zero=int,
@@ -164,9 +170,9 @@ def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
             kind = (1, policy.target, 0, 0)
         else:
             assert isinstance(policy, StepScalingPolicy)
-            alarm = policy.alarm
-            on = (alarm.metric, alarm.statistic, alarm.period_s)
-            alarms.append(_alarm(index, alarm, *on, scales_in=False))
+            for alarm in policy.alarms:
+                on = (alarm.metric, alarm.statistic, alarm.period_s)
+                alarms.append(_alarm(index, alarm, *on, scales_in=False))
             steps.extend(steps_of(policy))
             adjustment = ADJUSTMENT_CODES[policy.adjustment_type]
             kind = (0, 0.0, adjustment, policy.min_adjustment_magnitude or 0)
@@ -194,8 +200,8 @@ def _alarm(
         METRICS.index(first),
         METRICS.index(times) if times else NONE,
         STATISTIC_CODES[statistic],
-        # SageMaker publishes once a minute: a shorter period brings nothing.
-        max(1, period_s // 60),
+        period_s,
+        evaluated_every_s(period_s),
         COMPARISON_CODES[rule.comparison],
         rule.threshold,
         rule.evaluation_periods,
@@ -204,4 +210,5 @@ def _alarm(
         scales_in,
         math.inf,
         AlarmState.INSUFFICIENT_DATA,
+        -math.inf,
     )

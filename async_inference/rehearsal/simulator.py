@@ -9,7 +9,7 @@ minute at phases of their own. The same seed gives the same run.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from enum import Enum, auto
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from async_inference.rehearsal import compiled, records
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import schedules
+from async_inference.scaling.alarms import evaluated_every_s
 from async_inference.scaling.autoscaler import Verdict
 from async_inference.scaling.plan import (
     Metric,
@@ -27,6 +28,8 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 MINUTE_S = 60.0
+SETUP_STREAM = 3
+"""Which of a seed's random numbers are setup times; others are alarms' phases, a stream a role."""
 SETUPS = 4096
 """Setup times that are drawn; after so many starts they repeat."""
 COOL_DOWN_MINUTES = 24 * 60
@@ -168,6 +171,7 @@ def simulate(
     minutes = int(end_s // MINUTE_S) + 2
     requests = np.empty(traffic.requests, records.REQUEST)
     requests["arrival_s"], requests["service_s"] = traffic.arrivals_s, traffic.service_s
+    requests["announces"] = traffic.announces
     requests["started_s"] = requests["finished_s"] = math.nan
     most = max([1, plan.max_capacity, *scheduled["minimum"], *scheduled["maximum"]])
     instances = 2 * most + 2  # as many again may still be leaving
@@ -181,7 +185,7 @@ def simulate(
     state["alarm"] = rules.alarms["due_s"].argmin() if len(rules.alarms) else 0
     state["next_alarm_s"] = rules.alarms["due_s"].min(initial=math.inf)
     recorded = compiled.Recorded(
-        log=np.empty(len(rules.alarms) * minutes + 1, records.LOGGED),
+        log=np.empty(_evaluations(rules.alarms, minutes), records.LOGGED),
         capacity=np.empty(4 * traffic.requests + 4 * minutes + 16, records.CAPACITY),
     )
     compiled.run(
@@ -198,9 +202,10 @@ def simulate(
             _setups_s(assumptions, seed), np.array(list(assumptions.shortages_s), records.SHORTAGE)
         ),
         compiled.Metrics(
-            points=np.full((len(records.METRICS), minutes), math.nan),
-            looks=np.zeros((len(records.METRICS), minutes), int),
+            points=np.full((records.PUBLISHED, minutes), math.nan),
+            looks=np.zeros((records.PUBLISHED, minutes), int),
             looks_s=np.array(unsettled.sample_times_s),
+            announced=np.full(int(minutes * MINUTE_S / compiled.ANNOUNCEMENTS_S), math.nan),
         ),
         recorded,
     )
@@ -240,6 +245,7 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
     reading["concurrency"] = assumptions.concurrency
     reading["ttl_s"] = assumptions.request_ttl_s
     reading["metric_delay_s"] = unsettled.metric_delay_s
+    reading["announcement_delay_s"] = unsettled.announcement_delay_s
     reading["scale_in_takes_s"] = unsettled.scale_in_takes_s
     reading["counts_inflight"] = unsettled.backlog_counts_inflight
     reading["backlog_at_zero"] = unsettled.backlog_per_instance_at_zero == "backlog"
@@ -254,7 +260,7 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
 def alarm_phases_s(
     plan: ScalingPlan, seed: int, known_s: Mapping[str, tuple[float, ...]] | None = None
 ) -> list[float]:
-    """When in a minute each alarm is evaluated, in the order of `records.from_plan`.
+    """When each alarm is evaluated first, in the order of `records.from_plan`.
 
     Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
     the first of a role in one plan is evaluated when the first of that role in another is. Then
@@ -265,39 +271,54 @@ def alarm_phases_s(
         seed: of those that are not known.
         known_s: by policy, those that were measured.
     """
-    dice = {role: np.random.default_rng((seed, number)) for number, role in enumerate(_Role)}
+    dice = {role: np.random.default_rng((seed, role.value)) for role in _Role}
     phases_s: list[float] = []
     for policy in plan.policies:
-        drawn_s = [float(dice[role].uniform(0.0, MINUTE_S)) for role in _roles(policy)]
+        drawn_s = [
+            float(dice[role].uniform(0.0, MINUTE_S)) % every_s for role, every_s in _roles(policy)
+        ]
         measured_s = (known_s or {}).get(policy.name, ())
         phases_s += measured_s if len(measured_s) == len(drawn_s) else drawn_s
     return phases_s
 
 
 class _Role(Enum):
-    WAKE = auto()
-    SCALE_OUT = auto()
-    SCALE_IN = auto()
+    """Which of a seed's random streams gives an alarm's phase."""
+
+    WAKE = 0
+    SCALE_OUT = 1
+    SCALE_IN = 2
+    ANNOUNCEMENTS = 4
 
 
-def _roles(policy: ScalingPolicy) -> tuple[_Role, ...]:
-    """The roles of a policy's alarms, in the order of `tracking_alarms`."""
+def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
+    """The roles of a policy's alarms, and how often each is evaluated, in their order."""
     if isinstance(policy, TargetTrackingPolicy):
-        high_and_low = (_Role.SCALE_OUT, _Role.SCALE_IN)
-        return high_and_low[:1] if policy.disable_scale_in else high_and_low
-    if policy.alarm.metric in (
-        Metric.HAS_BACKLOG_WITHOUT_CAPACITY,
-        Metric.BACKLOG_WITHOUT_CAPACITY,
-    ):
-        return (_Role.WAKE,)
-    return (_Role.SCALE_OUT if policy.alarm.looks_up else _Role.SCALE_IN,)
+        yield _Role.SCALE_OUT, 60
+        if not policy.disable_scale_in:
+            yield _Role.SCALE_IN, 60
+        return
+    starved = (Metric.HAS_BACKLOG_WITHOUT_CAPACITY, Metric.BACKLOG_WITHOUT_CAPACITY)
+    for alarm in policy.alarms:
+        if alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY:
+            role = _Role.ANNOUNCEMENTS
+        elif alarm.metric in starved:
+            role = _Role.WAKE
+        else:
+            role = _Role.SCALE_OUT if alarm.looks_up else _Role.SCALE_IN
+        yield role, evaluated_every_s(alarm.period_s)
+
+
+def _evaluations(alarms: np.ndarray, minutes: int) -> int:
+    """How many evaluations there can be at most."""
+    return int((minutes * MINUTE_S / alarms["every_s"]).sum()) + 1
 
 
 def _setups_s(assumptions: Assumptions, seed: int) -> np.ndarray:
     """Setup times in the order of the starts, the same for every plan."""
     if not assumptions.setup_sigma:
         return np.array([assumptions.setup_s])
-    normal = np.random.default_rng((seed, len(_Role))).standard_normal(SETUPS)
+    normal = np.random.default_rng((seed, SETUP_STREAM)).standard_normal(SETUPS)
     return assumptions.setup_s * np.exp(assumptions.setup_sigma * normal)
 
 

@@ -33,10 +33,13 @@ class Traffic:
     Args:
         arrivals_s: seconds since the start, not decreasing.
         service_s: seconds of one slot that each request needs, positive.
+        announces: how many requests the client tells of with each; a batch tells all of them with
+            the first, and none with the others.
     """
 
     arrivals_s: np.ndarray
     service_s: np.ndarray
+    announces: np.ndarray | int = 1
 
     @property
     def requests(self) -> int:

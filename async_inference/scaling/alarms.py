@@ -119,6 +119,27 @@ def next_state(points, n, m, comparison, threshold, missing, state):
     return _OK
 
 
+ACTION_REPEATED_S = 60.0
+"""Auto Scaling actions repeat so often while an alarm stays in ALARM (CW, alarm actions)."""
+
+
+def evaluated_every_s(period_s: int) -> int:
+    """An alarm is evaluated every minute; one with a period of 10, 20 or 30 s as often as that."""
+    return min(period_s, 60)
+
+
+@rule
+def runs_action(changed, now_s, ran_s):
+    """Whether an evaluation that finds ALARM runs the Auto Scaling action.
+
+    Args:
+        changed: whether the alarm was in another state before.
+        now_s: the time.
+        ran_s: when the action ran last.
+    """
+    return changed or now_s - ran_s >= ACTION_REPEATED_S - 1.0
+
+
 def evaluate(alarm: AlarmRule, points: Sequence[float | None], state: AlarmState) -> AlarmState:
     """The alarm's state after one evaluation.
 

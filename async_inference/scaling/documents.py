@@ -64,9 +64,10 @@ def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> M
         endpoint_name: the endpoint's, or in a Pulumi program the output that will be it.
     """
     period_s = by.period_s if isinstance(by, MetricAlarm) else TRACKING_PERIOD_S
-    series = [
-        Series.of_queue(metric, endpoint_name) for metric in FACTORS.get(by.metric, (by.metric,))
-    ]
+    # With any other dimension an alarm never fires (docs/aws-facts.md#metrics).
+    named = {"EndpointName": endpoint_name}
+    factors = FACTORS.get(by.metric, (by.metric,))
+    series = [Series.of(metric.namespace, metric, named) for metric in factors]
     return MetricStat(series[0], by.statistic, period_s, *series[1:])
 
 
@@ -240,7 +241,7 @@ def _multiplied(queries: Iterable[Document]) -> MetricStat | None:
 
 
 def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
-    """A deployed policy in a plan's words: for steps, once for each alarm that runs them.
+    """A deployed policy in a plan's words, with the alarms that run its steps; none if none does.
 
     What a plan cannot say is left out: metrics that no queue has, percentiles, expressions, alarms
     whose actions are switched off.
@@ -251,38 +252,47 @@ def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[Sc
     """
     found, tracked = policy(document)
     if isinstance(found, TargetTracking):
-        metric = None if tracked is None else _queue_metric(tracked)
-        if tracked is not None and metric is not None:
+        metric = None if tracked is None else _plan_metric(tracked)
+        if tracked is not None and metric is not None and metric != _ANNOUNCED:
             words = {"metric": metric, "statistic": tracked.statistic}
             yield TargetTrackingPolicy.model_validate(dict(found) | words)
         return
+    running = []
     for each in alarms:
         runs = document["PolicyARN"] in each.get("AlarmActions", ())
         if not runs or not each.get("ActionsEnabled", True):
             continue
         rule, on = alarm(each)
-        metric = None if on is None else _queue_metric(on)
+        metric = None if on is None else _plan_metric(on)
         if on is None or metric is None:
             continue
         words = {"metric": metric, "statistic": on.statistic, "period_s": on.period_s}
-        by = MetricAlarm.model_validate(dict(rule) | words)
-        yield StepScalingPolicy(alarm=by, **dict(found))
+        running.append(MetricAlarm.model_validate(dict(rule) | words))
+    if running:
+        # AWS keeps no order: those on the queue before those on what clients announce.
+        first, *more = sorted(running, key=lambda by: by.metric == _ANNOUNCED)
+        yield StepScalingPolicy(alarm=first, more_alarms=tuple(more), **dict(found))
 
 
-def _queue_metric(on: MetricStat) -> Metric | None:
+_ANNOUNCED = Metric.REQUESTS_WITHOUT_CAPACITY
+
+
+def _plan_metric(on: MetricStat) -> Metric | None:
     """In a plan's words, if it has any: a plain statistic of what an endpoint publishes of its
-    queue, or of a product in `FACTORS`."""
+    queue, or of a product in `FACTORS`, or the sum of what clients announce."""
     series = (on.series,) if on.times is None else (on.series, on.times)
     endpoints = {each.dimensions for each in series}
     names = tuple(each.name for each in series)
+    metric = next((m for m in Metric if FACTORS.get(m, (m.value,)) == names), None)
     if (
-        any(each.namespace != QUEUE_METRICS for each in series)
+        metric is None
+        or any(each.namespace != metric.namespace for each in series)
         or len(endpoints) != 1
         or [name for name, _ in on.series.dimensions] != ["EndpointName"]
-        or on.statistic not in get_args(Statistic)
+        or on.statistic not in (("Sum",) if metric == _ANNOUNCED else get_args(Statistic))
     ):
         return None
-    return next((m for m in Metric if FACTORS.get(m, (m.value,)) == names), None)
+    return metric
 
 
 def schedule_document(action: ScheduledAction) -> dict[str, Any]:

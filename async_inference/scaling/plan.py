@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from async_inference.aws_names import ANNOUNCEMENTS, QUEUE_METRICS
 from async_inference.scaling import schedules
 from async_inference.validation import StackValue
 
@@ -29,11 +30,15 @@ PUBLISHED_EVERY_S = 60
 
 
 class Metric(StrEnum):
-    """What SageMaker publishes for an asynchronous endpoint under the one dimension EndpointName.
+    """What an alarm of a plan may look at, all under the one dimension EndpointName.
 
-    InvocationsPerInstance and the predefined SageMaker metric are missing on purpose: they are
-    never published for asynchronous endpoints, so that a policy on them never fires. Those in
-    `FACTORS` are published by nobody: an alarm computes them by metric math.
+    SageMaker publishes most of them once a minute. InvocationsPerInstance and the predefined
+    SageMaker metric are missing on purpose: they are never published for asynchronous endpoints, so
+    that a policy on them never fires. Those in `FACTORS` are published by nobody: an alarm computes
+    them by metric math.
+
+    Clients publish REQUESTS_WITHOUT_CAPACITY: how many requests they hand in while no instance
+    serves, at the moment when they do, with a resolution of one second (CW PutMetricData).
     """
 
     BACKLOG_SIZE = "ApproximateBacklogSize"
@@ -41,6 +46,13 @@ class Metric(StrEnum):
     AGE_OF_OLDEST_REQUEST = "ApproximateAgeOfOldestRequest"
     HAS_BACKLOG_WITHOUT_CAPACITY = "HasBacklogWithoutCapacity"
     BACKLOG_WITHOUT_CAPACITY = "BacklogWithoutCapacity"
+    REQUESTS_WITHOUT_CAPACITY = "RequestsWithoutCapacity"
+
+    @property
+    def namespace(self) -> str:
+        """The CloudWatch namespace that it, or its factors, are published in."""
+        announced = self == Metric.REQUESTS_WITHOUT_CAPACITY
+        return ANNOUNCEMENTS if announced else QUEUE_METRICS
 
 
 FACTORS = {
@@ -145,7 +157,7 @@ class AlarmRule(StackValue):
 
 
 class MetricAlarm(AlarmRule):
-    """A CloudWatch alarm on one queue metric: M of N datapoints against a threshold."""
+    """A CloudWatch alarm on one metric: M of N datapoints against a threshold."""
 
     metric: Metric
     statistic: Statistic = "Average"
@@ -157,6 +169,11 @@ class MetricAlarm(AlarmRule):
             raise ValueError(f"periodS {self.period_s} must be 10, 20, 30 or a multiple of 60")
         if self.evaluation_periods * self.period_s > 86_400:
             raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
+        if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY and self.statistic != "Sum":
+            raise ValueError(
+                f"statistic {self.statistic} of {self.metric}: several clients publish counts, "
+                "which add up; use Sum"
+            )
         return self
 
 
@@ -219,19 +236,31 @@ class StepScaling(StackValue):
 
 
 class StepScalingPolicy(StepScaling):
-    """A step policy and the alarm that runs it."""
+    """A step policy and the alarms that run it.
+
+    Alarms of one policy share its cooldown: where one has started instances, another that sees the
+    same requests later starts no more (AAS, cooldown of step policies).
+    """
 
     alarm: MetricAlarm
+    more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
 
     @model_validator(mode="after")
     def _points_in_each_period(self) -> Self:
         """Between two points the alarm would fall into INSUFFICIENT_DATA."""
-        if self.alarm.period_s < PUBLISHED_EVERY_S:
-            raise ValueError(
-                f"policy {self.name}: periodS {self.alarm.period_s} is shorter than the minute in "
-                f"which SageMaker publishes one point of {self.alarm.metric}; use a multiple of 60"
-            )
+        for alarm in self.alarms:
+            published = alarm.metric != Metric.REQUESTS_WITHOUT_CAPACITY
+            if published and alarm.period_s < PUBLISHED_EVERY_S:
+                raise ValueError(
+                    f"policy {self.name}: periodS {alarm.period_s} is shorter than the minute in "
+                    f"which SageMaker publishes one point of {alarm.metric}; use a multiple of 60"
+                )
         return self
+
+    @property
+    def alarms(self) -> tuple[MetricAlarm, ...]:
+        """All alarms that run it."""
+        return (self.alarm, *self.more_alarms)
 
 
 class TargetTracking(StackValue):
@@ -256,6 +285,8 @@ class TargetTrackingPolicy(TargetTracking):
     def _published(cls, value: Metric) -> Metric:
         if value in FACTORS:
             raise ValueError("is computed by alarms; track a metric that SageMaker publishes")
+        if value == Metric.REQUESTS_WITHOUT_CAPACITY:
+            raise ValueError("counts what is handed in, which no capacity brings to a target")
         return value
 
 
@@ -313,6 +344,16 @@ class ScalingRules(StackValue):
                     )
                 known[short] = name
         return self
+
+    @property
+    def hears_announcements(self) -> bool:
+        """Whether an alarm looks at what clients publish when they hand requests in."""
+        return any(
+            alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
+            for policy in self.policies
+            if isinstance(policy, StepScalingPolicy)
+            for alarm in policy.alarms
+        )
 
     def within(self, min_capacity: int, max_capacity: int) -> "ScalingPlan":
         """The plan of these rules within bounds."""
@@ -482,4 +523,36 @@ that the first empty minute sends the instances home; in busy hours it is not, a
 gaps. A percentage takes any number of instances to one and one to none.
 """
 
-PRESETS = {"documented": DOCUMENTED, "aws": AWS, "tuned": TUNED}
+ANNOUNCED = ScalingRules(
+    policies=(
+        StepScalingPolicy(
+            name="WakeUp-ScalingPolicy",
+            alarm=MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=0.5),
+            more_alarms=(
+                MetricAlarm(
+                    metric=Metric.REQUESTS_WITHOUT_CAPACITY,
+                    statistic="Sum",
+                    threshold=0.5,
+                    period_s=10,
+                    treat_missing_data=MissingData.NOT_BREACHING,
+                ),
+            ),
+            steps=(
+                StepAdjustment(lower_bound=0, upper_bound=4, adjustment=1),
+                StepAdjustment(lower_bound=4, upper_bound=9, adjustment=2),
+                StepAdjustment(lower_bound=9, upper_bound=19, adjustment=4),
+                StepAdjustment(lower_bound=19, upper_bound=39, adjustment=8),
+                StepAdjustment(lower_bound=39, adjustment=16),
+            ),
+            cooldown_s=300,
+        ),
+        *TUNED.policies[1:],
+    )
+)
+"""`TUNED`, woken by its clients: the alarm on the queue, which is always 0 or 1, adds one instance;
+what clients announce adds one, from 5 requests on two, and twice as many for twice as many.
+
+The steps were found by search; the other policies were searched too, and stayed (docs/scaling.md).
+"""
+
+PRESETS = {"documented": DOCUMENTED, "aws": AWS, "tuned": TUNED, "announced": ANNOUNCED}

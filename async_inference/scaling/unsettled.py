@@ -31,6 +31,8 @@ class Unsettled:
             N + max(N // 3, 2); `n_plus_2`: N + 2.
         metric_delay_s: seconds from a minute's end until its datapoint is visible; published runs
             fit 60-90.
+        announcement_delay_s: seconds from a period's end until an alarm of 10, 20 or 30 s sees what
+            clients published in it; AWS says "seconds" (AWS News Blog, high-resolution metrics).
         setup_is_billed: an instance costs from the moment it is asked for, not only in service.
     """
 
@@ -44,12 +46,13 @@ class Unsettled:
     samples_per_minute: int = 1
     evaluation_range: Literal["n_plus_third", "n_plus_2"] = "n_plus_third"
     metric_delay_s: float = 60.0
+    announcement_delay_s: float = 5.0
     setup_is_billed: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_in_ratio <= 1:
             raise ValueError(f"scale_in_ratio {self.scale_in_ratio} must be within (0, 1]")
-        for name in ("metric_delay_s", "scale_in_takes_s"):
+        for name in ("metric_delay_s", "announcement_delay_s", "scale_in_takes_s"):
             seconds = getattr(self, name)
             if not 0 <= seconds <= 86_400:
                 raise ValueError(f"{name} {seconds:g} must be within 0..86400 seconds")
@@ -78,6 +81,7 @@ READINGS: dict[str, tuple[Any, ...]] = {
     "samples_per_minute": (1, 6),
     "evaluation_range": ("n_plus_third", "n_plus_2"),
     "metric_delay_s": (60.0, 90.0),
+    "announcement_delay_s": (5.0, 30.0),
     "setup_is_billed": (True, False),
 }
 """What a source or an observation supports for each, the default first. 2.9 for a target of 3.0 is

@@ -20,10 +20,13 @@ from async_inference.scaling.autoscaler import (
     tracking_alarms,
 )
 from async_inference.scaling.plan import (
+    AlarmRule,
     Metric,
+    MetricAlarm,
     ScalingPlan,
     ScalingPolicy,
     StepScalingPolicy,
+    TargetTrackingPolicy,
 )
 from async_inference.scaling.unsettled import Unsettled
 
@@ -54,12 +57,14 @@ def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
 
 def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
     """For each policy that one request at zero instances makes add: how long its data takes."""
+    ways: list[tuple[ScalingPolicy, AlarmRule, MetricAlarm | TargetTrackingPolicy, int]] = []
     for policy in plan.policies:
         if isinstance(policy, StepScalingPolicy):
-            rule, on, period_s = policy.alarm, policy.alarm, policy.alarm.period_s
+            ways += [(policy, alarm, alarm, alarm.period_s) for alarm in policy.alarms]
         else:
-            rule, _ = tracking_alarms(policy, unsettled)
-            on, period_s = policy, TRACKING_PERIOD_S
+            high, _ = tracking_alarms(policy, unsettled)
+            ways.append((policy, high, policy, TRACKING_PERIOD_S))
+    for policy, rule, on, period_s in ways:
         lasts_s = rule.datapoints_to_alarm * period_s
         for value, aged_s in _values(policy, on.metric, rule.threshold, unsettled):
             minutes = max(1, period_s // 60)
@@ -89,6 +94,8 @@ def _values(
         case Metric.BACKLOG_SIZE_PER_INSTANCE:
             if unsettled.backlog_per_instance_at_zero == "backlog":
                 yield 1.0, 0.0
+        case Metric.REQUESTS_WITHOUT_CAPACITY:
+            return  # A client may not publish it, so that nothing may rest on it alone.
         case Metric.AGE_OF_OLDEST_REQUEST:
             # It grows from 0; what a policy does can change where a step begins, or just above.
             steps = policy.steps if isinstance(policy, StepScalingPolicy) else ()

@@ -25,7 +25,7 @@ EACH = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-PRESETS = ["documented", "aws", "tuned"]
+PRESETS = ["documented", "aws", "tuned", "announced"]
 DAYS = st.integers(1, MAX_LIFECYCLE_DAYS)
 HEX = "0123456789abcdef"
 
@@ -185,6 +185,7 @@ RIGHT = {
     "aws",
     "customer",
     "tuned",
+    "announced",
     "custom",
     "canary",
     "linear",

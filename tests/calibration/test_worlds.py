@@ -41,7 +41,7 @@ READINGS = {
     "evaluation_range": ("n_plus_third", "n_plus_2"),
     "metric_delay_s": (60.0, 30.0, 90.0, 120.0),
 }
-NOT_ON_METRICS = {"setup_is_billed"}
+NOT_ON_METRICS = {"setup_is_billed", "announcement_delay_s"}
 SETUPS_S = (190.0, 340.0, 600.0)
 SIGMAS = (0.05, 0.1, 0.25)
 TRACKING, WAKE_UP = DOCUMENTED.policies

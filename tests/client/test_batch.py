@@ -140,23 +140,42 @@ def test_what_stands_against_every_request_stops_the_batch_and_fails_none(accoun
         assert not any(entry.failure for entry in ledger.entries.values())
 
 
-def test_a_permission_that_is_missing_later_stops_the_batch(tmp_path):
-    class Forbidden:
-        """A client whose every call is refused."""
+class Forbidden:
+    """A client whose every call is refused; it keeps what it was to announce."""
 
-        rules = AsyncClient("echo").rules
+    rules = AsyncClient("echo").rules
 
-        async def run(self, rule):
-            rule.close()
-            raise AccessError("it takes s3:ListBucket")
+    def __init__(self) -> None:
+        self.announced: list[int] = []
 
-    async def work() -> None:
-        with opened(tmp_path) as ledger:
-            ids = ledger.ask(items("one"))
-            await Batch(Forbidden(), ledger, ids).run()  # ty: ignore[invalid-argument-type]
+    def announce(self, requests: int) -> None:
+        self.announced.append(requests)
 
+    async def run(self, rule):
+        rule.close()
+        raise AccessError("it takes s3:ListBucket")
+
+
+async def stopped(client: Forbidden, ledger: Ledger, ids: list[str]) -> None:
     with pytest.raises(AccessError):
-        asyncio.run(work())
+        await Batch(client, ledger, ids).run()  # ty: ignore[invalid-argument-type]
+
+
+def test_a_permission_that_is_missing_later_stops_the_batch(tmp_path):
+    with opened(tmp_path) as ledger:
+        asyncio.run(stopped(Forbidden(), ledger, ledger.ask(items("one"))))
+
+
+def test_a_batch_announces_all_of_it_at_once_and_goes_on_with_what_is_left(tmp_path):
+    client = Forbidden()
+    with opened(tmp_path) as ledger:
+        ids = ledger.ask(items("one", "two", "three"))
+        asyncio.run(stopped(client, ledger, ids))
+        ledger.failed(ids[0], ValueError("poisoned"))
+
+        asyncio.run(stopped(client, ledger, ids))
+
+    assert client.announced == [3, 2]
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,9 @@ def test_a_deadline_is_kept_to_the_moment_with_a_last_look(deadline_s):
 def test_submitting_and_waiting_share_one_deadline():
     world = World(troubles=[LOST] * 5)
 
+    accepted = world.run(world.rules().submit(REQUEST, "one", 30))
     with pytest.raises(DeadlineError):
-        world.run(world.rules().infer(REQUEST, "one", 30))
+        world.run(world.rules().wait(accepted, 30))
 
     assert world.now_s == pytest.approx(30)
 
@@ -272,7 +273,7 @@ def test_without_a_failure_path_the_deadline_says_that_nothing_can_be_told():
     world = World(failure_path=False)
 
     with pytest.raises(NoFailurePathError, match="no S3FailurePath"):
-        world.run(world.rules().infer(REQUEST, "one", 20))
+        world.run(world.rules().wait(world.run(world.rules().submit(REQUEST, "one", 20)), 20))
 
 
 def test_an_endpoint_that_is_deleted_meanwhile_ends_the_wait():

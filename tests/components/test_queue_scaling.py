@@ -73,6 +73,25 @@ def test_the_tuned_plan_is_rendered_like_any_other_with_its_memory_of_two_hours(
     assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -50}]
 
 
+def test_a_policy_that_hears_announcements_is_run_by_two_alarms_of_one_cooldown(register):
+    record = register(lambda: scaling(plan=bounded(plans.ANNOUNCED)))
+
+    starved = record[ALARM, "demo-wakeup-alarm"].inputs
+    announced = record[ALARM, "demo-wakeup-alarm-2"].inputs
+    assert starved["alarmActions"] == announced["alarmActions"]
+    assert (starved["namespace"], starved["metricName"]) == (
+        "AWS/SageMaker",
+        "HasBacklogWithoutCapacity",
+    )
+    assert (announced["namespace"], announced["metricName"]) == (
+        "AsyncInference",
+        "RequestsWithoutCapacity",
+    )
+    assert announced["dimensions"] == {"EndpointName": "sdxl"}
+    assert (announced["statistic"], announced["period"]) == ("Sum", 10)
+    assert announced["treatMissingData"] == "notBreaching"
+
+
 def test_the_target_counts_the_variants_instances_within_the_plans_bounds(register):
     target = register(lambda: scaling(plan=bounded(plans.DOCUMENTED, 0, 7)))[TARGET, "demo-target"]
 

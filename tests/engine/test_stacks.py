@@ -14,6 +14,7 @@ from tests.engine.conftest import HANDLER, Program, ask, changes
 pytestmark = pytest.mark.engine
 
 GUARDED = {
+    "scalingPreset": "announced",
     "minCapacity": 2,
     "weights": "s3://weights/sdxl",
     "security": {

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_inference.aws_names import (
+    QUEUE_METRICS,
     SCALABLE_DIMENSION,
     SERVICE_NAMESPACE,
     EndpointStatus,
@@ -41,6 +42,7 @@ from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents
 from async_inference.scaling.autoscaler import change_in_progress
 from async_inference.scaling.plan import (
+    FACTORS,
     PRESETS,
     AdjustmentType,
     Comparison,
@@ -67,6 +69,13 @@ TARGET = {
     "ResourceId": scalable_id(ENDPOINT, VARIANT),
     "ScalableDimension": SCALABLE_DIMENSION,
 }
+
+
+PUBLISHED = [
+    each for each in Metric if each not in FACTORS and each != Metric.REQUESTS_WITHOUT_CAPACITY
+]
+"""What SageMaker publishes. Metric math and announcements come by CloudWatch's own API, which is not
+here: `test_fidelity` shows both."""
 
 
 @dataclass
@@ -148,15 +157,20 @@ class Held:
             document = documents.policy_document(policy, ENDPOINT)
             made = self._scaling.put_scaling_policy(TARGET | document)
             if isinstance(policy, StepScalingPolicy):
-                on = documents.metric_stat(policy.alarm, ENDPOINT)
-                alarm = documents.alarm_document(policy.alarm, on)
-                names = (f"{policy.name} {number}" for number in count())
-                name = next(name for name in names if phase_s(name) in self._free)
-                self.alarms.put(name, alarm, made["PolicyARN"])
-                made = {"Alarms": [{"AlarmName": name}]}
+                for alarm in policy.alarms:
+                    yield self._put_alarm(policy.name, alarm, made["PolicyARN"])
+                continue
             while not self._takes(made["Alarms"]):
                 made = self._scaling.put_scaling_policy(TARGET | document)
             yield from (alarm["AlarmName"] for alarm in made["Alarms"])
+
+    def _put_alarm(self, policy: str, alarm: MetricAlarm, arn: str) -> str:
+        names = (f"{policy} {number}" for number in count())
+        name = next(name for name in names if phase_s(name) in self._free)
+        document = documents.alarm_document(alarm, documents.metric_stat(alarm, ENDPOINT))
+        self.alarms.put(name, document, arn)
+        self._free -= {phase_s(name)}
+        return name
 
     def _takes(self, alarms: list[dict[str, str]]) -> bool:
         """Take the alarms' moments, if nobody has them."""
@@ -197,7 +211,11 @@ class Held:
             int(there.sum()), 0, self.variant.in_service, oldest_age_s, self._unsettled
         )
         for metric, value in look.items():
-            self._metrics.put(Series.of_queue(metric, ENDPOINT), ORIGIN_S + at_s, [value])
+            self._metrics.put(
+                Series.of(QUEUE_METRICS, metric, {"EndpointName": ENDPOINT}),
+                ORIGIN_S + at_s,
+                [value],
+            )
 
 
 def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tuple[list, list]:
@@ -263,7 +281,7 @@ def step_policies(draw, name: str) -> StepScalingPolicy:
     return StepScalingPolicy(
         name=name,
         alarm=MetricAlarm(
-            metric=draw(st.sampled_from(Metric)),
+            metric=draw(st.sampled_from(PUBLISHED)),
             statistic=draw(st.sampled_from(["Average", "Maximum", "Minimum", "Sum"])),
             comparison=comparison,
             threshold=draw(st.sampled_from([0.5, 1.0, 2.0, 5.0, 120.0])),
@@ -290,7 +308,7 @@ def plans(draw) -> ScalingPlan:
         | st.builds(
             TargetTrackingPolicy,
             name=st.just("tracks"),
-            metric=st.sampled_from(Metric),
+            metric=st.sampled_from(PUBLISHED),
             target=st.sampled_from([0.7, 1.0, 3.0, 5.0]),
             scale_out_cooldown_s=st.sampled_from([0, 30, 300]),
             scale_in_cooldown_s=st.sampled_from([0, 30, 300]),
@@ -320,7 +338,7 @@ READINGS = st.builds(
 
 
 @pytest.mark.parametrize("looks", [1, 3])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "announced"])
 def test_a_preset_is_decided_alike(preset, looks):
     plan = PRESETS[preset].within(0, 5)
     assumptions = Assumptions(setup_s=312.5, unsettled=Unsettled(samples_per_minute=looks))

@@ -240,6 +240,28 @@ def test_an_alarm_that_scales_by_a_metric_that_is_never_published_is_refused():
     assert "runs a scaling policy by InvocationsPerInstance" in said
 
 
+def test_an_alarm_that_looks_more_often_than_sagemaker_publishes_is_refused():
+    target, policy, alarm = queue()
+    hasty = resource(
+        rules.ALARM, "hasty", {"alarmActions": [policy]}, **{**alarm.props, "period": 10}
+    )
+    announced = resource(
+        rules.ALARM,
+        "announced",
+        {"alarmActions": [policy]},
+        **{
+            **alarm.props,
+            "namespace": "AsyncInference",
+            "metricName": "RequestsWithoutCapacity",
+            "period": 10,
+        },
+    )
+
+    (said,) = violations(ALARMS, target, policy, alarm, hasty, announced)
+
+    assert said.startswith("hasty looks at HasBacklogWithoutCapacity more often than the minute")
+
+
 def test_an_alarm_on_invocations_that_only_tells_people_passes():
     elsewhere = queue(metric="InvocationsProcessed", actions=("arn:topic",))
 

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_inference.scaling.alarms import AlarmState, evaluate, evaluation_range
+from async_inference.scaling.alarms import (
+    AlarmState,
+    evaluate,
+    evaluated_every_s,
+    evaluation_range,
+    runs_action,
+)
 from async_inference.scaling.plan import Comparison, Metric, MetricAlarm, MissingData
 
 STATES = {
@@ -111,3 +117,17 @@ def test_with_n_real_points_the_newest_n_decide_whatever_missing_means(n, values
     after = evaluate(alarm(n, m, missing), newest, AlarmState.OK)
 
     assert (after == AlarmState.ALARM) == (sum(newest[-n:]) >= m)
+
+
+@pytest.mark.parametrize(
+    ("period_s", "every_s"), [(10, 10), (20, 20), (30, 30), (60, 60), (300, 60)]
+)
+def test_an_alarm_is_evaluated_every_minute_or_as_often_as_a_shorter_period(period_s, every_s):
+    assert evaluated_every_s(period_s) == every_s
+
+
+def test_a_scaling_action_runs_when_the_alarm_goes_off_and_then_once_a_minute():
+    assert runs_action(True, 100.0, 95.0)
+    assert not runs_action(False, 110.0, 100.0)
+    assert not runs_action(False, 150.0, 100.0)
+    assert runs_action(False, 160.0, 100.0)

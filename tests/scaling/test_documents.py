@@ -26,18 +26,20 @@ from async_inference.scaling.plan import (
 
 ARN = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:policyName/drawn"
 NUMBERS = st.floats(-1000, 1000).map(lambda number: round(number, 6))
+ANNOUNCED = Metric.REQUESTS_WITHOUT_CAPACITY
+QUEUE = [metric for metric in Metric if metric != ANNOUNCED]
 STATISTICS = st.sampled_from(["Average", "Maximum", "Minimum", "Sum", "SampleCount"])
 
 
 @st.composite
-def alarms(draw) -> MetricAlarm:
+def alarms(draw, metrics=QUEUE, statistics=STATISTICS, periods_s=(60, 120, 300)) -> MetricAlarm:
     periods = draw(st.integers(1, 20))
     return MetricAlarm(
-        metric=draw(st.sampled_from(Metric)),
-        statistic=draw(STATISTICS),
+        metric=draw(st.sampled_from(metrics)),
+        statistic=draw(statistics),
         comparison=draw(st.sampled_from(Comparison)),
         threshold=draw(NUMBERS),
-        period_s=draw(st.sampled_from([60, 120, 300])),
+        period_s=draw(st.sampled_from(periods_s)),
         evaluation_periods=periods,
         datapoints_to_alarm=draw(st.integers(1, periods)),
         treat_missing_data=draw(st.sampled_from(MissingData)),
@@ -56,6 +58,10 @@ def step_policies(draw) -> StepScalingPolicy:
     return StepScalingPolicy(
         name="drawn",
         alarm=draw(alarms()),
+        more_alarms=draw(
+            st.just(())
+            | st.tuples(alarms([ANNOUNCED], statistics=st.just("Sum"), periods_s=(10, 30, 60)))
+        ),
         adjustment_type=draw(st.sampled_from(AdjustmentType)),
         steps=steps,
         min_adjustment_magnitude=draw(st.none() | st.integers(1, 9)),
@@ -67,7 +73,7 @@ def step_policies(draw) -> StepScalingPolicy:
 TRACKING_POLICIES = st.builds(
     TargetTrackingPolicy,
     name=st.just("drawn"),
-    metric=st.sampled_from([metric for metric in Metric if metric not in FACTORS]),
+    metric=st.sampled_from([metric for metric in QUEUE if metric not in FACTORS]),
     statistic=STATISTICS,
     target=st.floats(0.001, 1000),
     scale_out_cooldown_s=st.integers(0, 3600),
@@ -77,12 +83,15 @@ TRACKING_POLICIES = st.builds(
 
 
 def deployed(policy: StepScalingPolicy | TargetTrackingPolicy) -> tuple[dict, list[dict]]:
-    """What AWS would describe of a policy and its alarm."""
+    """What AWS would describe of a policy and its alarms."""
     document = documents.policy_document(policy, "echo") | {"PolicyARN": ARN}
     if isinstance(policy, TargetTrackingPolicy):
         return document, []
-    on = documents.metric_stat(policy.alarm, "echo")
-    return document, [documents.alarm_document(policy.alarm, on) | {"AlarmActions": [ARN]}]
+    return document, [
+        documents.alarm_document(alarm, documents.metric_stat(alarm, "echo"))
+        | {"AlarmActions": [ARN]}
+        for alarm in policy.alarms
+    ]
 
 
 @given(policy=step_policies() | TRACKING_POLICIES)

@@ -232,3 +232,35 @@ def test_a_schedule_that_aws_would_refuse_is_refused(fields, sentence):
 
     with pytest.raises(ValidationError, match=sentence):
         ScheduledAction.model_validate({**good, **fields})
+
+
+def announced(**alarm: object) -> MetricAlarm:
+    given = {"metric": Metric.REQUESTS_WITHOUT_CAPACITY, "statistic": "Sum", "threshold": 0.5}
+    return MetricAlarm.model_validate(given | alarm)
+
+
+def test_an_alarm_on_what_clients_announce_may_look_every_10_seconds():
+    policy = step().model_copy(update={"more_alarms": (announced(period_s=10),)})
+
+    found = StepScalingPolicy.model_validate(policy.model_dump())
+
+    assert [alarm.period_s for alarm in found.alarms] == [60, 10]
+    assert plan(found).hears_announcements
+    assert not plan(step()).hears_announcements
+
+
+def test_what_clients_announce_adds_up():
+    with pytest.raises(ValidationError, match="several clients publish counts"):
+        announced(statistic="Average")
+
+
+def test_nothing_tracks_what_clients_announce():
+    with pytest.raises(ValidationError, match="which no capacity brings to a target"):
+        TargetTrackingPolicy(name="track", metric=Metric.REQUESTS_WITHOUT_CAPACITY, target=3)
+
+
+def test_a_further_alarm_on_the_queue_needs_whole_minutes_too():
+    alarm = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1, period_s=10)
+
+    with pytest.raises(ValidationError, match="is shorter than the minute"):
+        StepScalingPolicy.model_validate(step().model_dump() | {"more_alarms": [alarm]})

@@ -102,3 +102,19 @@ def test_the_longest_detection_is_that_of_the_published_runs():
     """Alarm 2 of 2: up to 269 s were published (docs/aws-facts.md#wake-up)."""
     assert detection_s(plan(*DOCUMENTED.policies), Unsettled()) == 210
     assert detection_s(plan(*AWS.policies), Unsettled()) == 270
+
+
+def test_what_clients_announce_wakes_nothing_for_certain():
+    """Another client may not announce: its request needs an alarm on the queue."""
+    announced = MetricAlarm(
+        metric=Metric.REQUESTS_WITHOUT_CAPACITY, statistic="Sum", threshold=0.5, period_s=10
+    )
+    starved = MetricAlarm(metric=Metric.HAS_BACKLOG_WITHOUT_CAPACITY, threshold=0.5)
+    alone = StepScalingPolicy(
+        name="step", alarm=announced, steps=(StepAdjustment(lower_bound=0, adjustment=1),)
+    )
+    both = alone.model_copy(update={"more_alarms": (starved,)})
+
+    assert not wakes_from_zero(plan(alone), Unsettled())
+    assert wakes_from_zero(plan(both), Unsettled())
+    assert detection_s(plan(both), Unsettled()) == 210
