@@ -30,9 +30,9 @@ class Performer(Protocol):
 class Announcer:
     """Performs `Rules.announce` in a thread of its own, for a burst of requests once.
 
-    An announcement waits for a fifth of `every_s` for what else comes: the first one decides how many
-    instances start, and a change in progress refuses the next. What comes within `every_s` after it
-    goes out together when that time is over. Closing sends what is left.
+    An announcement waits for a fifth of `every_s` for what else comes: the first one decides how
+    many instances start, and a change in progress refuses the next. What comes within `every_s`
+    after it goes out together when that time is over. Closing sends what is left.
 
     Args:
         rule: how so many requests are announced.
