@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from async_inference.client.rules import Call, Rule
 
+GATHERED = 5
+"""Part of the time between two announcements for which the first one waits for what else comes."""
 CLOSES_WITHIN_S = 2.0
 """How long a process that ends waits for its last announcement."""
 _log = logging.getLogger(__name__)
@@ -28,8 +30,9 @@ class Performer(Protocol):
 class Announcer:
     """Performs `Rules.announce` in a thread of its own, for a burst of requests once.
 
-    The first announcement goes out at once. What is announced within `every_s` after it goes out
-    together when that time is over, or when the announcer is closed.
+    An announcement waits for a fifth of `every_s` for what else comes: the first one decides how
+    many instances start, and a change in progress refuses the next. What comes within `every_s`
+    after it goes out together when that time is over. Closing sends what is left.
 
     Args:
         rule: how so many requests are announced.
@@ -52,6 +55,7 @@ class Announcer:
         self._requests = 0
         self._next_s = 0.0
         self._trouble = ""
+        self._until_exit = False
 
     def announce(self, requests: int) -> None:
         """Announce requests; returns at once."""
@@ -66,7 +70,9 @@ class Announcer:
                 self._thread = None
                 self._failed(error)
                 return
-        atexit.register(self.close)
+            if not self._until_exit:
+                self._until_exit = True
+                atexit.register(self.close)
 
     def close(self) -> None:
         """Send what is not sent yet, for at most a moment."""
@@ -80,7 +86,8 @@ class Announcer:
 
     def _send(self) -> None:
         while True:
-            self._closed.wait(max(0.0, self._next_s - time.monotonic()))
+            gathers_s = self._every_s / GATHERED
+            self._closed.wait(max(gathers_s, self._next_s - time.monotonic()))
             with self._lock:
                 requests, self._requests = self._requests, 0
                 if not requests:
