@@ -74,7 +74,7 @@ TARGET = {
 PUBLISHED = [
     each for each in Metric if each not in FACTORS and each != Metric.REQUESTS_WITHOUT_CAPACITY
 ]
-"""What SageMaker publishes. Metric math and announcements come by CloudWatch's own API, which is not
+"""What SageMaker publishes. Metric math and announcements need CloudWatch's own API, which is not
 here: `test_fidelity` shows both."""
 
 
