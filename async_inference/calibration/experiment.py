@@ -106,7 +106,7 @@ def _pessimistic(assumptions: Assumptions) -> tuple[Assumptions, ...]:
 def _idle_again_s(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> float:
     """The latest end of a visit over the seeds: its last change of capacity."""
     ends_s = [
-        float(run.capacity[-1, 0]) if len(run.capacity) else traffic.span_s
+        float(run.capacity["at_s"][-1]) if len(run.capacity) else traffic.span_s
         for run in (simulate(plan, traffic, assumptions, seed) for seed in range(SEEDS))
     ]
     return max(ends_s)
