@@ -39,6 +39,8 @@ bench: install
 
 docs: .venv/.base
 	@python tools/configuration_reference.py
+	@python -m tools.command_reference
+	@python -m tools.parity_table
 	@python -m tools.pictures
 	@sphinx-build -qnW --keep-going docs .local/site
 	@echo "The documentation: .local/site/index.html"
