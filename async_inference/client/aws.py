@@ -46,8 +46,8 @@ class Aws:
     Args:
         session: where credentials and region come from.
         url: of an AWS that is not the real one; None is the session's.
-        look_s: how long a look may take in all.
-        connections: how many calls may go on at the same time.
+        look_s: how long a look may take in total.
+        connections: how many calls may run at the same time.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Connected:
         input_path: `s3://` prefix for payloads over 128,000 bytes; None is `input` beside the
             endpoint's output path.
         max_output_bytes: the largest output taken into memory.
-        connections: calls to AWS that may go on at the same time.
+        connections: calls to AWS that may run at the same time.
     """
 
     def __init__(
