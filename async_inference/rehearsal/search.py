@@ -428,7 +428,7 @@ def _excess(value: float, limit: float) -> float:
 
 
 def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
-    """A shape with each number from one of two parents, and up to two of them drawn anew."""
+    """A shape with each number from one of two parents, and up to two of them drawn again."""
     couple = dice.choice(parents), dice.choice(parents)
     mixed = {name: getattr(dice.choice(couple), name) for name in CHOICES}
     changed = dice.sample(sorted(CHOICES), dice.choice((0, 1, 1, 2)))
