@@ -156,7 +156,7 @@ class Model:
         except Exception as error:
             traceback.print_exc()
             sentence = f"the handler failed: {type(error).__name__}: {error}"
-            # SageMaker's toolkit has errors with a status of their own.
+            # SageMaker's toolkit has errors with their own status.
             status = getattr(error, "status_code", 500)
             return status, json.dumps({"error": sentence}).encode(), JSON
         content, media_type = answer if isinstance(answer, tuple) else (answer, accept)
