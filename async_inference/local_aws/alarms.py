@@ -57,8 +57,8 @@ class Alarms:
         region: the region.
         clock: the clock of the embedded AWS.
         services: where alarms are stored and topics are published to.
-        unsettled: the reading of what AWS leaves open.
-        scale: runs a scaling policy by its ARN, and says what came of it.
+        unsettled: the reading of undocumented AWS behaviour.
+        scale: runs a scaling policy by its ARN, and returns the outcome.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ def _query(query: MetricDataQuery) -> Document:
 
 
 def _condition(alarm: Alarm) -> str:
-    """When it goes off, in short."""
+    """When it fires, in short."""
     if alarm.rule is not None:
         return alarm.rule
     on = None
@@ -323,7 +323,7 @@ def _condition(alarm: Alarm) -> str:
 
 
 def _next(name: str, after_s: float) -> float:
-    # CloudWatch evaluates each alarm at a phase of its own; a name's is always the same here.
+    # CloudWatch evaluates each alarm at its own phase; a name's is always the same here.
     phase_s = zlib.crc32(name.encode()) % MINUTE_S
     minutes = (after_s - phase_s) // MINUTE_S + 1
     return minutes * MINUTE_S + phase_s

@@ -30,7 +30,7 @@ from async_inference.local_aws.moto_services import ACCOUNT_ID
 from async_inference.scaling.autoscaler import CHANGE_REFUSED, change_in_progress
 
 START_ATTEMPTS = 3
-"""Times an instance is started whose process is killed meanwhile."""
+"""Times an instance is started whose process is killed in the meantime."""
 LOOK_AGAIN_S = 0.05
 """Real seconds between two looks at what an update waits for."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")

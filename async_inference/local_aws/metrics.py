@@ -42,7 +42,7 @@ class MetricStore:
         self._series: dict[Series, deque[Datapoint]] = {}
 
     def put(self, series: Series, at_s: float, samples: Iterable[float]) -> None:
-        """Add samples to the minute that holds `at_s`; none is no datapoint."""
+        """Add samples to the minute that holds `at_s`; without samples there is no datapoint."""
         values = list(samples)
         if not values:
             return

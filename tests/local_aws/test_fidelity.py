@@ -1,6 +1,6 @@
 """The simulator and the embedded AWS take the same decisions for the same plan and requests.
 
-One embedded AWS runs five endpoints side by side, each with a plan of its own. What it accepted,
+One embedded AWS runs five endpoints side by side, each with its own plan. What it accepted,
 when, and how long each request kept its instance, is then given to the simulator, with the same
 alarm phases and setup time: both must ask for the same capacities within one minute of each other.
 """
