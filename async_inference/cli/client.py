@@ -51,7 +51,7 @@ InFlightOption = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")],
+    prompt: Annotated[str, typer.Argument(help="What the image should show.")],
     endpoint: EndpointOption = None,
     stack: StackOption = None,
     output: Annotated[Path, typer.Option(help="Folder for the result; made if missing.")] = Path(
@@ -97,7 +97,7 @@ def batch(
     notifications: NotificationsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Get a result for each line of a file; run it again to go on where it stopped.
+    """Get a result for each line of a file; run it again to resume where it stopped.
 
     For example: async-inference batch prompts.csv --output images --set steps=20
     """
@@ -149,7 +149,7 @@ def resume(
     notifications: NotificationsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a batch that was interrupted, by its ledger alone.
+    """Resume an interrupted batch from its ledger.
 
     For example: async-inference resume images
     """
@@ -208,7 +208,7 @@ def _work(
     notifications: bool = False,
     as_json: bool,
 ) -> None:
-    """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
+    """Run a batch with a bar, then print the outcome; ends the command with its exit code."""
     from async_inference.client.errors import InferenceError
 
     named = ["--stack", target.settings.stack] if target.settings else []
@@ -219,7 +219,7 @@ def _work(
     try:
         asyncio.run(_run(target, ledger, ids, deadline_s, in_flight, notifications, screen))
     except KeyboardInterrupt:
-        trouble, code = "interrupted; what is in the queue goes on", EXIT_INTERRUPTED
+        trouble, code = "interrupted; queued requests continue", EXIT_INTERRUPTED
     except InferenceError as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         trouble, code = f"{type(error).__name__}: {error}{notes}", EXIT_FAILED
@@ -236,7 +236,7 @@ def _work(
     if trouble is not None:
         screen.print(f"error: {trouble}", markup=False, style="red")
     if left:
-        screen.print(f"To go on: {again}", markup=False)
+        screen.print(f"To continue: {again}", markup=False)
     code = code or (EXIT_FAILED if left or failed else 0)
     if code:
         raise typer.Exit(code)
