@@ -101,7 +101,7 @@ def walked(folder: Path, variables: dict[str, str], script: str) -> None:
 
 @pytest.fixture
 def checkout(cli, tmp_path) -> Path:
-    """What git has of this tree, in a repository of its own with branch main."""
+    """What git has of this tree, in its own repository with branch main."""
     folder = tmp_path / "checkout"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, tracked.stdout.decode().split("\0")):

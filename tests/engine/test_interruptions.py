@@ -1,4 +1,4 @@
-"""The CLI ends in the middle, or a creation fails, and the same command goes on from there.
+"""The CLI ends in the middle, or a creation fails, and the same command continues from there.
 
 A command that was killed leaves a lock, which `pulumi cancel` takes away, as the CLI says.
 """
