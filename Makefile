@@ -31,6 +31,7 @@ check: .venv/.base
 	@ruff check .
 	@ty check
 	@lint-imports --no-logo
+	@proselint check --config docs/proselint.json -o compact README.md CHANGELOG.md docs/*.md docs/decisions/*.md
 	@sphinx-build -qnW --keep-going docs .local/site
 	@pytest -q -n 2 --dist loadfile -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 

@@ -1,7 +1,7 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
-moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
-own; Auto Scaling actions repeat while it stays in ALARM, other actions run on a change of state.
+moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at its own
+phase; Auto Scaling actions repeat while it stays in ALARM, other actions run on a change of state.
 """
 
 import json

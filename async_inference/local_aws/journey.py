@@ -56,7 +56,7 @@ class Stages:
         table.columns[1].justify = "right"
         for name, seconds in self.took_s.items():
             table.add_row(name, f"{seconds:.1f}")
-        table.add_row("in all", f"{sum(self.took_s.values()):.1f}", style="bold")
+        table.add_row("in total", f"{sum(self.took_s.values()):.1f}", style="bold")
         return table
 
 
@@ -223,7 +223,7 @@ class Watch:
                 if waited_s > PATIENCE_S:
                     raise InvalidInputError(
                         [
-                            f"after {PATIENCE_S:.0f} s it is not so that {what}; see "
+                            f"waited {PATIENCE_S:.0f} s in vain until {what}; see "
                             f"{AWS_FOLDER / 'logs'}, and start over with make down up"
                         ]
                     )

@@ -1,4 +1,4 @@
-"""The clairvoyant bound: the fewest instance hours that could serve traffic within an age limit.
+"""The lower bound (clairvoyant): the fewest instance hours that serve traffic within an age limit.
 
 A linear program with perfect knowledge of the arrivals (docs/aws-facts.md#lower-bound). Instances
 are continuous and setups cost only their time, so no policy can need less.

@@ -1,4 +1,4 @@
-"""One rehearsal: plans over the same traffic, beside the clairvoyant bound, as table and JSON."""
+"""One rehearsal: plans over the same traffic, beside the lower bound, as table and JSON."""
 
 import math
 import os

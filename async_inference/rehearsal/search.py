@@ -551,7 +551,7 @@ def picture(found: Found, path: Path) -> None:
     for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
         axes.plot(*place(judged), marker, ms=12, label=judged.name)
     if found.bound_instance_hours is not None:
-        axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="clairvoyant bound")
+        axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="lower bound")
     axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")
     axes.set(xlabel="p95 wait (s)", ylabel="instance hours", ylim=(0, None))
     axes.legend()

@@ -236,7 +236,7 @@ def test_what_stands_against_submitting_is_a_typed_error_at_once(raised, kind, s
     ],
 )
 def test_what_stands_against_reading_is_a_typed_error_at_once(raised, kind, says):
-    """S3 answers 403 for a missing object to whoever may not list the bucket."""
+    """S3 answers 403 for a missing object to a caller who may not list the bucket."""
     world = World(troubles=[raised])
 
     with pytest.raises(kind, match=says):
