@@ -373,7 +373,7 @@ def samples_per_minute(records: Records) -> Finding:
         return Finding(name, None, total, f"SampleCount varies: {_listed(counts)}")
     whole = all(float(each).is_integer() for each in records.minutes.backlog.values())
     if value == 1 and not whole:
-        because = "SampleCount is 1, but the points are no whole numbers: they are means already"
+        because = "SampleCount is 1, but the points are not whole numbers: they are means already"
         return Finding(name, None, total, because)
     return Finding(name, value, total, "SampleCount of ApproximateBacklogSize", odds=MOST_ODDS)
 
@@ -383,7 +383,7 @@ def metric_delay(records: Records) -> Finding:
 
     An evaluation that saw minute m as its newest bounds the delay from above by the time since m's
     end, and from below by a minute less where the next minute has a datapoint as well. Alarms are
-    evaluated at phases of their own, so that several alarms narrow it down.
+    evaluated at their own phases, so that several alarms narrow it down.
     """
     name = "metric_delay_s"
     metric_of = {a.name: a.metric for a in records.alarms if a.period_s == MINUTE_S}

@@ -61,8 +61,8 @@ class Alarms:
         region: the region.
         clock: the clock of the embedded AWS.
         services: where alarms are stored and topics are published to.
-        unsettled: the reading of what AWS leaves open.
-        scale: runs a scaling policy by its ARN, and says what came of it.
+        unsettled: the reading of undocumented AWS behaviour.
+        scale: runs a scaling policy by its ARN, and returns the outcome.
     """
 
     def __init__(
@@ -322,7 +322,7 @@ def _query(query: MetricDataQuery) -> Document:
 
 
 def _condition(alarm: Alarm) -> str:
-    """When it goes off, in short."""
+    """When it fires, in short."""
     if alarm.rule is not None:
         return alarm.rule
     on = None

@@ -89,7 +89,7 @@ class CloudWatch(CloudWatchBackend):
         end_time: datetime,
         scan_by: str = "TimestampAscending",
     ) -> list[dict[str, Any]]:
-        """Several metrics at once; an expression may only name another query, as in moto."""
+        """Several metrics in one call; an expression may only name another query, as in moto."""
         found = []
         for query in (query for query in queries if "MetricStat" in query):
             wanted = query["MetricStat"]

@@ -32,7 +32,7 @@ from async_inference.scaling.plan import Metric
 from async_inference.scaling.unsettled import Unsettled
 
 START_ATTEMPTS = 3
-"""Times an instance is started whose process is killed meanwhile."""
+"""Times an instance is started whose process is killed in the meantime."""
 LOOK_AGAIN_S = 0.05
 """Real seconds between two looks at what an update waits for."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")

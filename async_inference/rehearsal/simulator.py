@@ -3,7 +3,7 @@
 The rules are those of `async_inference.scaling`, compiled; nothing about scaling is stated here
 twice. One first-in-first-out queue, `concurrency` slots an instance, instances that are asked for,
 start, serve and leave; metrics sampled once a minute, visible after a delay, alarms evaluated every
-minute at phases of their own. The same seed gives the same run.
+minute at their own phases. The same seed gives the same run.
 """
 
 import math

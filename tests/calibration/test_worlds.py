@@ -1,8 +1,8 @@
-"""A hundred embedded AWSs that live by different readings: calibrate tells by which.
+"""A hundred embedded AWSs with different readings: calibrate finds which one each has.
 
-The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings;
-the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a
-schedule closes the endpoint while an instance works.
+The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings.
+The other half run a plan that shows them: a slow wake-up lets target tracking try to leave zero,
+and a schedule closes the endpoint while an instance works.
 """
 
 import math

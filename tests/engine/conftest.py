@@ -1,4 +1,4 @@
-"""The real Pulumi CLI deploying this program onto an embedded AWS, in a folder of its own."""
+"""The real Pulumi CLI deploying this program onto an embedded AWS, in its own folder."""
 
 import json
 import re
@@ -197,7 +197,7 @@ class Program:
         eventually(stopped_between_two_states, "a whole state", 30)
         process.kill()
         process.wait(timeout=60)
-        # Plugins have groups of their own, and may go on asking for what they waited for.
+        # Plugins have their own groups, and may go on asking for what they waited for.
         for left in started:
             with suppress(psutil.NoSuchProcess):
                 left.kill()

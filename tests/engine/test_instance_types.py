@@ -1,4 +1,4 @@
-"""A change of the instance type that fails: the endpoint goes on scaling, or is made to again.
+"""A change of the instance type that fails: the endpoint continues scaling, or is made to again.
 
 The target is deregistered before such an update (DG endpoint-scaling), and with it its policies and
 schedules.

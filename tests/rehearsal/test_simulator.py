@@ -395,7 +395,7 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
     [
         (("--stack", "nowhere"), "stack files here: Pulumi.dev.yaml"),
         (("--traffic", "hectic"), "is neither a file nor one of"),
-        (("--against", "nothing"), "is no preset (documented, aws, tuned, announced), no file"),
+        (("--against", "nothing"), "is not a preset (documented, aws, tuned, announced), a file"),
         (("--set", "setup=3", "--set", "setup_s=soon"), "must be name=value with a name of"),
         (("--set", "setup_s=-1"), "must be a number, not negative"),
         (("--set", "scale_in_ratio=7"), "must be within (0, 1]"),

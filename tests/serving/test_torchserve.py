@@ -196,7 +196,7 @@ def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
 
     served = ask(tiny, asked)
     refusals = [
-        (b"{", 400, "the body is no JSON"),
+        (b"{", 400, "the body is not valid JSON"),
         (b'{"prompt": "\xff"}', 400, "the body is not UTF-8"),
         (b'{"prompt": "x", "width": 65}', 400, "width = 65: input should be a multiple of 8"),
         (b'{"prompt": "x", "num_images": 2}', 406, "2 images come as application/zip"),
