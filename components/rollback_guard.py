@@ -289,7 +289,7 @@ class RollbackGuard:
         return False
 
     async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
-        """After the target is registered anew: what a schedule had set holds until the next."""
+        """After the target is registered again: what a schedule had set holds until the next."""
         asked = args.new_inputs or {}
         kept = scheduled_bounds(self._before, asked) if self._before else {}
         if kept:

@@ -234,7 +234,7 @@ def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> It
 
     Args:
         starts: what is known of it.
-        weights: how much each counts; all the same if None.
+        weights: how much each counts; equally if None.
     """
     if len(starts) < LEAST_SEEN:
         because = f"{_count(len(starts), 'start')} of {LEAST_SEEN} that are needed"

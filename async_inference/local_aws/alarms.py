@@ -1,7 +1,7 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
-moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
-own, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
+moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at its own
+phase, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
 stays in ALARM, other actions run on a change of state.
 """
 
@@ -342,7 +342,7 @@ def _condition(alarm: Alarm) -> str:
 
 
 def phase_s(name: str, every_s: int = MINUTE_S) -> int:
-    """When in its interval an alarm is evaluated: at a phase of its own, here always the same for
+    """When in its interval an alarm is evaluated: at its own phase, here always the same for
     the same name (docs/aws-facts.md#alarms).
 
     Args:

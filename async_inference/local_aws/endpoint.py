@@ -555,7 +555,7 @@ def queue_look(
         working: requests that one does.
         serving: instances in service.
         oldest_age_s: of the oldest of these requests; None without any.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
     """
     counted = float(waiting + (working if unsettled.backlog_counts_inflight else 0))
     look = {

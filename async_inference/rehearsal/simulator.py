@@ -48,7 +48,7 @@ class Assumptions:
         request_ttl_s: seconds until an unserved request expires.
         usd_per_instance_hour: price of an instance.
         shortages_s: (from, to) while which an instance that is asked for comes only at the end.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
         phases_s: of policies whose alarms exist already, when in a minute each is evaluated.
         calibrated: by which live endpoint these were measured, as a clause; empty if by none.
     """

@@ -308,7 +308,7 @@ def output_fn(prediction, accept): return prediction
 
 
 def copied(folder: Path) -> Path:
-    """What git has of this tree, in a repository of its own with branch main."""
+    """What git has of this tree, in its own repository with branch main."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, tracked.stdout.decode().split("\0")):
         if (ROOT / name).exists():

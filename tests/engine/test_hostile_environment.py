@@ -21,7 +21,7 @@ def silent_proxy() -> Iterator[str]:
 
 @pytest.fixture
 def hostile(silent_proxy) -> dict[str, str]:
-    """A company's shell: no HOME, no UTF-8, AWS settings and a proxy of its own."""
+    """A company's shell: no HOME, no UTF-8, its own AWS settings and proxy."""
     return {
         "PATH": os.environ["PATH"],
         "LANG": "C",
