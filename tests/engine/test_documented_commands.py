@@ -61,6 +61,10 @@ ELSEWHERE = {
     ("handler", 0): "handlers/digits is deployed by tier serving",
     ("handler", 1): "takes minutes; tests/inference_code/test_tiny.py trains for a few steps",
     ("handler", 2): "needs a hub: tests/weights/test_hub.py serves a small one",
+    (
+        "open-on-aws",
+        0,
+    ): "needs quotas, which the embedded AWS has not: test_stacks.py makes a trial",
     ("policies", 0): "the language host that is built from Go modules starts no policy packs",
     ("rehearsal", 0): "run by tier rehearsal",
     ("rehearsal", 2): "run by tier rehearsal",
