@@ -48,6 +48,7 @@ ELSEWHERE = {
     ("handler", 1): "needs a hub: tests/weights/test_hub.py serves a small one",
     ("handler", 2): "takes minutes; tests/inference_code/test_tiny.py trains for a few steps",
     ("handler", 3): "needs a hub: tests/weights/test_hub.py serves a small one",
+    ("open-on-aws", 0): "needs quotas, which the embedded AWS has not; test_stacks.py does it",
     ("policies", 0): "the language host that is built from Go modules starts no policy packs",
     ("rehearsal", 0): "run by tier rehearsal",
     ("rehearsal", 2): "run by tier rehearsal",
