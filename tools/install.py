@@ -198,7 +198,7 @@ def missing_for_audit() -> list[Step]:
 def missing() -> list[Step]:
     """The steps for the local stack that are not done yet."""
     steps = []
-    # `pulumi install` upgrades setuptools, and TorchServe's toolkit imports what that no longer has.
+    # `pulumi install` upgrades setuptools; TorchServe's toolkit imports what is gone from it.
     if not installed(SERVING_STAMP, SERVING_LOCK) or find_spec("pkg_resources") is None:
         what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
         steps.append(Step("packages", what, install_serving))
