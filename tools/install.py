@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -197,7 +198,8 @@ def missing_for_audit() -> list[Step]:
 def missing() -> list[Step]:
     """The steps for the local stack that are not done yet."""
     steps = []
-    if not installed(SERVING_STAMP, SERVING_LOCK):
+    # `pulumi install` upgrades setuptools; TorchServe's toolkit imports what is gone from it.
+    if not installed(SERVING_STAMP, SERVING_LOCK) or find_spec("pkg_resources") is None:
         what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
         steps.append(Step("packages", what, install_serving))
     check = [sys.executable, str(ROOT / "tools" / "pulumi_cli.py"), "--check"]
