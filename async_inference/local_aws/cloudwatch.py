@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
 from moto.cloudwatch.models import (
+    Alarm,
     CloudWatchBackend,
     MetricAggregatedDatum,
     MetricDatumBase,
@@ -38,6 +40,17 @@ class CloudWatch(CloudWatchBackend):
         super().__init__(region_name, account_id)
         self.metrics = MetricStore()
         self.alarm_history: deque[dict[str, Any]] = deque(maxlen=KEPT_HISTORY)
+
+    def put_metric_alarm(  # ty: ignore[incompatible-method-override] one of two dozen matters
+        self, *, evaluation_periods: int, **asked: Any
+    ) -> Alarm:
+        """Refuse an alarm that could never be evaluated; moto takes it."""
+        enough = asked.get("datapoints_to_alarm") or evaluation_periods
+        if enough > evaluation_periods:
+            raise InvalidParameterValue(
+                f"DatapointsToAlarm {enough} must not exceed EvaluationPeriods {evaluation_periods}"
+            )
+        return super().put_metric_alarm(evaluation_periods=evaluation_periods, **asked)
 
     def get_metric_statistics(
         self,
