@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 # Containers often set it: every run of Pulumi would compile its AWS package anew, five seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help up down test check bench docs install lock
+.PHONY: help up down test check bench docs install lock newer
 help:
 	@echo "make up      deploy onto the embedded AWS, wake it from zero, get an image"
 	@echo "make down    destroy that stack and stop what was started"
@@ -58,8 +58,9 @@ install: .venv/.base
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-# After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again.
-PIN := uv pip compile --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock"
+# After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again;
+# with UPGRADE=--upgrade at the newest versions that those allow.
+PIN := uv pip compile --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock" $(UPGRADE)
 lock: .venv/.base
 	$(PIN) --universal pyproject.toml --extra all --group dev -o locks/everything.txt
 	$(PIN) --universal pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
@@ -81,3 +82,7 @@ lock: .venv/.base
 				-o $$handler/requirements.$$name.lock || exit 1; done; done
 	$(PIN) --universal --group clients -o locks/clients.txt
 	$(PIN) --universal --group audit -o locks/audit.txt
+
+# What is newer than what is pinned; changes nothing.
+newer: .venv/.base
+	@python -m tools.newer

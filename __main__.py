@@ -1,5 +1,9 @@
 """The stack: settings -> AsyncEndpoint -> exports."""
 
+import gc
+
+gc.disable()  # a program ends in seconds, and collecting while it imports takes a sixth of them
+
 import pulumi
 
 from async_inference import settings
@@ -28,3 +32,4 @@ pulumi.export("role_arn", endpoint.role_arn)
 pulumi.export("scaling", endpoint.scaling)
 pulumi.export("deployer_policy", endpoint.deployer_policy)
 pulumi.export("invoker_policy", endpoint.invoker_policy)
+pulumi.export("operator_policy", endpoint.operator_policy)

@@ -70,16 +70,19 @@ def image_of(named: str) -> Image:
 
 GPUS = {
     "g4dn.12xlarge": 4,
-    "g4dn.metal": 8,
     **{
         f"{family}.{size}": 4 for family in ("g5", "g6", "g6e") for size in ("12xlarge", "24xlarge")
     },
-    **{f"{family}.48xlarge": 8 for family in ("g5", "g6", "g6e")},
+    **{f"{family}.48xlarge": 8 for family in ("g5", "g6", "g6e", "g7e")},
+    "g7e.12xlarge": 2,
+    "g7e.24xlarge": 4,
+    "p2.8xlarge": 8,
+    "p2.16xlarge": 16,
     "p3.8xlarge": 4,
     "p3.16xlarge": 8,
-    **dict.fromkeys(
-        ("p4d.24xlarge", "p4de.24xlarge", "p5.48xlarge", "p5e.48xlarge", "p5en.48xlarge"), 8
-    ),
+    "p4d.24xlarge": 8,
+    "p4de.24xlarge": 8,
+    **{f"{family}.48xlarge": 8 for family in ("p5", "p5e", "p5en", "p6-b200", "p6-b300")},
 }
 """Instance types with several GPUs, and how many (EC2's pages of instance types, November 2026)."""
 

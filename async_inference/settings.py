@@ -27,7 +27,13 @@ from async_inference.groups import (
     Subscription,
     Updates,
 )
-from async_inference.images import DEFAULT_TAG, Image, gpus, image_of
+from async_inference.images import (
+    DEFAULT_TAG,
+    TORCHSERVE_REPOSITORY,
+    Image,
+    gpus,
+    image_of,
+)
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.scaling.waking import detection_s, wakes_from_zero
@@ -406,7 +412,8 @@ def _every_gpu_serves(settings: Settings) -> str | None:
     """TorchServe tells a copy of the model its GPU as a property only, which model_fn does not get:
     every copy would load onto the first."""
     count = gpus(settings.instance_type)
-    if count == 1 or settings.image.serving == "ray":
+    own = settings.image_uri is not None and f"/{TORCHSERVE_REPOSITORY}:" not in settings.image_uri
+    if count == 1 or settings.image.serving == "ray" or own:
         return None
     return (
         f"instanceType = {settings.instance_type!r}: has {count} GPUs, of which an image with "

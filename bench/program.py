@@ -29,6 +29,7 @@ def previews(folder: Path) -> Generator[tuple[Work, Work]]:
     for name in ("Pulumi.yaml", "Pulumi.local.yaml", "__main__.py"):
         shutil.copy(ROOT / name, ours / name)
     shutil.copytree(ROOT / "inference_code", ours / "inference_code")
+    (ours / ".venv").symlink_to(ROOT / ".venv")
     (empty / "Pulumi.yaml").write_text("name: empty\nruntime: python\n")
     (empty / "__main__.py").write_text("import pulumi\n")
     aws = LocalAws(Options(folder=folder / "aws"))
@@ -62,6 +63,7 @@ class _Answers(mocks.Mocks):
         return {
             "accountId": "123456789012",
             "partition": "aws",
+            "region": "us-east-1",
             "registryPath": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:1",
         }
 

@@ -73,6 +73,56 @@ def invoker_policy(
     return document(statements)
 
 
+def operator_policy(
+    *, name: str, endpoint_name: str, account_id: str, partition: str, region: str
+) -> dict[str, object]:
+    """Read what `async-inference calibrate` and `history` read of one endpoint; change nothing.
+
+    Args:
+        name: the component's name, from which names of resources start.
+        endpoint_name: the endpoint.
+        account_id: where it is deployed.
+        partition: `aws`, `aws-cn` or `aws-us-gov`.
+        region: where it is deployed.
+    """
+
+    def arn(service: str, resource: str) -> str:
+        return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
+
+    return document(
+        [
+            allow(
+                "Endpoint",
+                actions("sagemaker", "DescribeEndpoint DescribeEndpointConfig"),
+                [
+                    arn("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
+                    arn("sagemaker", f"endpoint/{endpoint_name.lower()}"),
+                ],
+            ),
+            # Alarms are found by their metric, so all are listed.
+            allow(
+                "Alarms",
+                actions("cloudwatch", "DescribeAlarmHistory DescribeAlarms"),
+                arn("cloudwatch", "alarm:*"),
+            ),
+            # These know no narrower resource, as their services' authorization references say.
+            allow(
+                "Everywhere",
+                [
+                    "application-autoscaling:DescribeScalingActivities",
+                    *actions("cloudwatch", "GetMetricData GetMetricStatistics ListMetrics"),
+                ],
+                "*",
+            ),
+            allow(
+                "Logs",
+                "logs:DescribeLogStreams",
+                arn("logs", f"log-group:/aws/sagemaker/Endpoints/{endpoint_name}:*"),
+            ),
+        ]
+    )
+
+
 def deployer_policy(
     *,
     name: str,
@@ -158,12 +208,13 @@ def deployer_policy(
                 ],
                 "*",
             ),
+            # Also by the policy that they run, not by their names.
+            allow("SeeAlarms", "cloudwatch:DescribeAlarms", arn("cloudwatch", "alarm:*")),
             allow(
                 "Alarms",
                 actions(
                     "cloudwatch",
-                    "DeleteAlarms DescribeAlarms ListTagsForResource PutMetricAlarm TagResource "
-                    "UntagResource",
+                    "DeleteAlarms ListTagsForResource PutMetricAlarm TagResource UntagResource",
                 ),
                 alarms,
             ),

@@ -23,7 +23,7 @@ from async_inference.groups import (
 from async_inference.images import TORCHSERVE_REPOSITORY, Image, has_gpu, image_of
 from async_inference.scaling.plan import ScalingPlan, ScalingRules
 from async_inference.settings import ENDPOINT_TAG, checked
-from components.access import deployer_policy, invoker_policy
+from components.access import deployer_policy, invoker_policy, operator_policy
 from components.encryption import EncryptionKey, EncryptionKeyArgs, volume_key
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network
 from components.model_source import ModelSource, ModelSourceArgs
@@ -250,6 +250,8 @@ class AsyncEndpoint(pulumi.ComponentResource):
     """IAM policy document of who deploys this endpoint, as JSON."""
     invoker_policy: pulumi.Output[str]
     """IAM policy document of who sends requests and fetches answers, as JSON."""
+    operator_policy: pulumi.Output[str]
+    """IAM policy document of who calibrates rehearsals by this endpoint, as JSON."""
 
     def __init__(
         self, name: str, args: AsyncEndpointArgs, opts: pulumi.ResourceOptions | None = None
@@ -349,6 +351,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 variant_name=VARIANT_NAME,
                 registered_for=endpoint.endpoint_config_name.apply(guard.registered_for),
                 plan=args.plan,
+                target_hooks=guard.keeps_bounds,
                 tags=args.tags,
                 account=account,
             ),
@@ -371,6 +374,17 @@ class AsyncEndpoint(pulumi.ComponentResource):
                     partition=known[1],
                     region=args.region,
                     given_key_arn=args.security.given_key_arn,
+                )
+            )
+        )
+        self.operator_policy = pulumi.Output.json_dumps(
+            pulumi.Output.all(account.id, account.partition).apply(
+                lambda known: operator_policy(
+                    name=name,
+                    endpoint_name=args.endpoint_name,
+                    account_id=known[0],
+                    partition=known[1],
+                    region=args.region,
                 )
             )
         )
@@ -401,6 +415,7 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 "scaling": self.scaling,
                 "deployer_policy": self.deployer_policy,
                 "invoker_policy": self.invoker_policy,
+                "operator_policy": self.operator_policy,
             }
         )
 

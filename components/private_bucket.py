@@ -170,7 +170,7 @@ def empty(s3: Any, bucket: str) -> None:
     held = s3.list_objects_v2(Bucket=bucket, MaxKeys=1000)
     keys = [each["Key"] for each in held.get("Contents", ())]
     if keys:
-        number = f"{len(keys)} objects" if len(keys) < 1000 else "1000 objects or more"
+        number = f"{len(keys)}{'' if len(keys) < 1000 else ' or more'} object(s)"
         raise BucketHoldsObjectsError(
             f"bucket {bucket} holds {number} that requests made, such as {keys[0]}. They are kept, "
             "with the bucket, its settings and its key. Copy what you need (`aws s3 sync "

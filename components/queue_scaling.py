@@ -32,6 +32,7 @@ class QueueScalingArgs:
             endpoint-scaling), so the endpoint's update deregisters it, and with it its policies and
             schedules.
         plan: bounds, policies and schedules.
+        target_hooks: what happens around the target.
         tags: tags for target and alarms.
         account: where the provider acts; None asks the provider of this component, whose
             configuration is the stack's.
@@ -41,6 +42,7 @@ class QueueScalingArgs:
     variant_name: str
     registered_for: pulumi.Input[str]
     plan: ScalingPlan
+    target_hooks: pulumi.ResourceHookBinding | None = None
     tags: dict[str, str] = field(default_factory=dict)
     account: ProviderAccount | None = None
 
@@ -83,7 +85,10 @@ class QueueScaling(pulumi.ComponentResource):
             max_capacity=args.plan.max_capacity,
             tags=args.tags,
             opts=pulumi.ResourceOptions.merge(
-                anew, pulumi.ResourceOptions(hooks=clears_target(name, account))
+                pulumi.ResourceOptions.merge(
+                    anew, pulumi.ResourceOptions(hooks=clears_target(name, account))
+                ),
+                pulumi.ResourceOptions(hooks=args.target_hooks),
             ),
         )
         # One after the other: Application Auto Scaling refuses changes of one target at the same

@@ -184,6 +184,8 @@ class RollbackGuard:
     """For the model and the configuration."""
     releases_target: pulumi.ResourceHookBinding
     """For the endpoint."""
+    keeps_bounds: pulumi.ResourceHookBinding
+    """For the scalable target."""
 
     def __init__(
         self, name: str, endpoint_name: str, variant_name: str, account: ProviderAccount
@@ -192,13 +194,16 @@ class RollbackGuard:
         self._scaled_id = scalable_id(endpoint_name, variant_name)
         self._account = account
         self._released_for: str | None = None
-        self._released: Scaled | None = None
+        self._before: Scaled | None = None
         self.keeps_live = pulumi.ResourceHookBinding(
             before_delete=[pulumi.ResourceHook(f"{name}-keep-live", self._keep_live)]
         )
         self.releases_target = pulumi.ResourceHookBinding(
             before_update=[pulumi.ResourceHook(f"{name}-release-target", self._release_target)],
             on_error=[pulumi.ErrorHook(f"{name}-scale-again", self._scale_again)],
+        )
+        self.keeps_bounds = pulumi.ResourceHookBinding(
+            after_create=[pulumi.ResourceHook(f"{name}-keep-bounds", self._keep_bounds)]
         )
 
     def registered_for(self, running: str) -> str:
@@ -254,12 +259,12 @@ class RollbackGuard:
         asked = (args.new_inputs or {}).get("endpointConfigName")
         if now is None or asked is None:
             return
+        autoscaling, cloudwatch = await self._scaling_clients()
+        self._before = scaled(autoscaling, cloudwatch, self._scaled_id)
         if _instance_types(configured_variants(sagemaker, asked)) == now.instance_types:
             return
         self._released_for = asked
-        autoscaling, cloudwatch = await self._scaling_clients()
-        self._released = scaled(autoscaling, cloudwatch, self._scaled_id)
-        if self._released is None:
+        if self._before is None:
             pulumi.log.info("no scalable target was registered")
             return
         autoscaling.deregister_scalable_target(
@@ -270,11 +275,11 @@ class RollbackGuard:
 
     async def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
         """After a failed update; whether to try that again, which is left to the next `up`."""
-        if self._released is None or args.failed_operation != "update":
+        if self._released_for is None or self._before is None or args.failed_operation != "update":
             return False
         autoscaling, cloudwatch = await self._scaling_clients()
         try:
-            scale_again(autoscaling, cloudwatch, self._released)
+            scale_again(autoscaling, cloudwatch, self._before)
         except autoscaling.exceptions.ClientError as error:
             pulumi.log.error(
                 f"the update failed, and what scales {self._endpoint_name} could not be registered "
@@ -282,6 +287,42 @@ class RollbackGuard:
                 "registers it."
             )
         return False
+
+    async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
+        """After the target is registered anew: what a schedule had set holds until the next."""
+        asked = args.new_inputs or {}
+        kept = scheduled_bounds(self._before, asked) if self._before else {}
+        if kept:
+            autoscaling, _ = await self._scaling_clients()
+            autoscaling.register_scalable_target(
+                ServiceNamespace=SERVICE_NAMESPACE,
+                ResourceId=self._scaled_id,
+                ScalableDimension=SCALABLE_DIMENSION,
+                **kept,
+            )
+
+
+def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> dict[str, int]:
+    """The bounds of a target that one of its schedules has set otherwise than asked.
+
+    Args:
+        before: what scaled before.
+        asked: the target's inputs, camelCase.
+
+    Returns:
+        Parameters of RegisterScalableTarget; none where no schedule has set any.
+    """
+    actions = [schedule.get("ScalableTargetAction", {}) for schedule in before.schedules]
+    kept = {
+        bound: before.target[bound]
+        for bound in ("MinCapacity", "MaxCapacity")
+        if before.target[bound] in [action.get(bound) for action in actions]
+    }
+    low = kept.get("MinCapacity", asked["minCapacity"])
+    high = kept.get("MaxCapacity", asked["maxCapacity"])
+    # A plan may have got new bounds meanwhile, which those of before do not fit.
+    same = (low, high) == (asked["minCapacity"], asked["maxCapacity"])
+    return {} if same or low > high else kept
 
 
 def refuse_if_live(

@@ -62,7 +62,7 @@ class Model:
     """LoRA weights by the name in a request, and what they are called inside the base."""
     safety_checker: Any = None
     one_by_one: threading.Lock = field(default_factory=threading.Lock)
-    """Held while an image is made with adapters, which are switched in the base itself."""
+    """Held while images are made: the VAE is cast and LoRA weights are switched in place."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -207,10 +207,11 @@ def generate(model: Model, request: ImageRequest) -> Answer:
     if request.timesteps is not None:
         common["timesteps"] = request.timesteps
     with (
+        model.one_by_one,
         torch.inference_mode(),
-        _adapted(model, request.loras),
         _dtype_kept(model.base.vae, _backbone(model.base).dtype),
     ):
+        _adapt(model, request.loras)
         texts = prompt_arguments(pipeline, request.prompt, request.negative_prompt)
         if request.image is None:
             if model.refiner is not None:
@@ -302,20 +303,14 @@ def _dtype_kept(vae: Any, dtype: torch.dtype) -> Iterator[None]:
         vae.to(dtype)
 
 
-@contextmanager
-def _adapted(model: Model, scales: dict[str, Any]) -> Iterator[None]:
-    """The base with LoRA weights switched on, or with all of them off."""
-    if not model.adapters:
-        yield
-        return
-    with model.one_by_one:
-        if scales:
-            model.base.enable_lora()
-            names = [model.adapters[name] for name in scales]
-            model.base.set_adapters(names, [float(scale) for scale in scales.values()])
-        else:
-            model.base.disable_lora()
-        yield
+def _adapt(model: Model, scales: dict[str, Any]) -> None:
+    """Switch LoRA weights of the base on, or all of them off."""
+    if scales:
+        model.base.enable_lora()
+        names = [model.adapters[name] for name in scales]
+        model.base.set_adapters(names, [float(scale) for scale in scales.values()])
+    elif model.adapters:
+        model.base.disable_lora()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is pinned for whom, and that what is not installed is told."""
 
+import json
 import re
 import subprocess
 import sys
@@ -38,6 +39,23 @@ def test_the_program_brings_no_simulator_no_emulator_and_no_command():
 
     assert {"pulumi", "pulumi-aws", "boto3", "pydantic", "pyyaml", "uv"} <= installed
     assert not {"numba", "numpy", "scipy", "matplotlib", "moto", "typer", "rich"} & installed
+
+
+PROGRAM = """
+import importlib.metadata, json, sys
+brought = {"async-inference", *json.loads(sys.argv[1])}
+for module, owners in importlib.metadata.packages_distributions().items():
+    if not brought & {owner.lower().replace("_", "-") for owner in owners}:
+        sys.modules.setdefault(module, None)
+import async_inference.provider, components.stack  # what __main__.py imports, and its hooks
+"""
+
+
+def test_the_program_imports_nothing_that_pulumi_install_does_not_bring():
+    brought = json.dumps(list(pins(ROOT / "requirements.txt")))
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, brought]
+
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(("missing", "extra"), [("typer", "commands"), ("numba", "rehearsal")])

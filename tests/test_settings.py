@@ -419,3 +419,37 @@ def test_tags_are_taken_exactly_if_sagemaker_and_iam_take_them(tags):
 def test_a_stack_whose_endpoint_could_be_anothers_is_refused(stack):
     with pytest.raises(InvalidInputError, match="another stack could get the same name"):
         load(config(), stack=stack)
+
+
+TORCHSERVE_TAG = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
+ECR = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    "image", [{"imageTag": TORCHSERVE_TAG}, {"imageUri": f"{ECR}/pytorch-inference:mine-py312"}]
+)
+def test_an_image_that_uses_one_gpu_of_several_is_refused(image):
+    """TorchServe gives each copy of the model its GPU's number where model_fn does not see it."""
+    (problem,) = problems(config(instanceType="ml.g5.12xlarge", **image))
+
+    assert "instanceType = 'ml.g5.12xlarge': has 4 GPUs" in problem
+    assert "use imageTag serve-ml-sagemaker-cuda" in problem
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "image"),
+    [
+        ("ml.g5.12xlarge", {}),
+        ("ml.g5.12xlarge", {"imageUri": f"{ECR}/mine:1"}),
+        ("ml.g5.16xlarge", {"imageTag": TORCHSERVE_TAG}),
+    ],
+)
+def test_an_image_that_uses_all_gpus_is_taken(instance_type, image):
+    stack = load(config(instanceType=instance_type, **image), stack="test")
+
+    assert stack.instance_type == instance_type
+
+
+def test_weights_may_name_a_revision():
+    assert load(config(weights="org/sdxl@v1.0"), stack="test").weights == "org/sdxl@v1.0"
+    assert "@revision" in problems(config(weights="org/sdxl@"))[0]

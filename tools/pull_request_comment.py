@@ -178,6 +178,7 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
         cells = (title, over_seeds(form, was), over_seeds(form, is_now), changed, however)
         rows.append(f"| {' | '.join(cells)} |")
     traffic, seeds = report.rehearsal["traffic"], report.rehearsal["assumptions"]["seeds"]
+    calibrated = report.rehearsal["assumptions"].get("calibrated")
     header = [
         f"| rehearsal | {cell(before['policy'])} | this | change | this, however AWS is read |",
         "|---|--:|--:|--:|--:|",
@@ -186,7 +187,9 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
     moved = Counter(each["moved_by"] for each in readings.values() if each["moved_by"])
     yield (
         f"An estimate by simulation: {traffic['requests']:.0f} requests over "
-        f"{traffic['span_s'] / 86_400:.1f} days; means over {len(seeds)} seeds with the range over "
+        f"{traffic['span_s'] / 86_400:.1f} days"
+        + (f", {cell(calibrated)}" if calibrated else "")
+        + f"; means over {len(seeds)} seeds with the range over "
         "them. A change is noise if the seeds disagree on its sign."
         + (f" Most depends on `{moved.most_common(1)[0][0]}`." if moved else "")
     )

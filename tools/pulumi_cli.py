@@ -18,8 +18,8 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 BIN = TOOLS.parent / ".local" / "bin"
-OLDEST = (3, 200, 0)
-"""Resource hooks and replacement triggers work from here on."""
+OLDEST = (3, 217, 0)
+"""Error hooks, resource hooks and replacement triggers work from here on."""
 MODULES = {
     "pulumi-language-python": "github.com/pulumi/pulumi/sdk/v3",
     "pulumi": "github.com/pulumi/pulumi/pkg/v3",
@@ -128,7 +128,7 @@ def from_go() -> None:
     """
     go = shutil.which("go")
     if go is None:
-        raise UnobtainableError("no go on PATH to build it from source (Go 1.25 or later)")
+        raise UnobtainableError("no go on PATH to build it from source (Go 1.26 or later)")
     BIN.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BIN.parent) as folder:
         for name, module in MODULES.items():

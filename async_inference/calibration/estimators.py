@@ -13,8 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_ndtr
-from scipy.stats import t as student
+from scipy.special import log_ndtr, logsumexp, stdtrit
 
 from async_inference.calibration.records import (
     MINUTE_S,
@@ -37,6 +36,7 @@ LEAST_STARTS = 3
 SHORTAGE_RATIO = 3.0
 """A start that took this many times the median waited for capacity, not for its container."""
 NO_SIGMA = 0.005
+PHASE_SPREAD_S = 5.0
 IDLE_MINUTES = 20
 """So long a silence ends an episode of work."""
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
@@ -71,19 +71,32 @@ class Finding:
 
 @dataclass(frozen=True)
 class Start:
-    """A scale-out: when it began, how long until all its instances served, and how many."""
+    """A scale-out, or several that overlapped.
+
+    Args:
+        at_s: when the first instance was asked for.
+        took_s: from then until all served.
+        asked_s: for each instance, how long after the first it was asked for.
+    """
 
     at_s: float
     took_s: float
-    instances: int
+    asked_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All findings, the starts that the setup time rests on, and what else is to be told."""
+    """All findings, and what they leave out.
+
+    Args:
+        starts: what the setup time rests on.
+        phases_s: for each policy, when in a minute its alarms are evaluated.
+        notes: what else is to be told, a sentence for each.
+    """
 
     findings: tuple[Finding, ...]
     starts: tuple[Start, ...]
+    phases_s: Mapping[str, tuple[float, ...]]
     notes: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Finding:
@@ -124,7 +137,8 @@ def estimate(records: Records) -> Estimate:
             "these records hold what SageMaker publishes, not what clients announce",
         ),
     ]
-    return Estimate(tuple(findings), starts, (*apart, *notes(records, changes)))
+    told = (*apart, *notes(records, changes))
+    return Estimate(tuple(findings), starts, phases(records), told)
 
 
 # Starts
@@ -140,11 +154,7 @@ def later_starts(
     it took unlike the others.
     """
     left: list[str] = []
-    usable = [
-        Start(change.started_s, change.ended_s - change.started_s, change.after - change.before)
-        for change in changes
-        if change.after > change.before and change.alone and change.ended_s is not None
-    ]
+    usable = list(_starts(changes))
     old = [start for start in usable if start.at_s < records.configuration_created_s]
     if old:
         left.append(
@@ -175,31 +185,63 @@ def later_starts(
             round(first),
             1,
             "the first start after the creation, whose image was not cached yet",
+            max(0.0, first - MINUTE_S),
+            first + MINUTE_S,
         )
     )
     return tuple(starts), told, tuple(left)
 
 
+def _starts(changes: Sequence[CapacityChange]) -> Iterator[Start]:
+    """Scale-outs that are done, those that overlapped as one; with a scale-in among them, none."""
+    together: list[CapacityChange] = []
+    for change, following in pairwise([*changes, None]):
+        assert change is not None
+        together.append(change)
+        if change.ended_s is not None and (
+            following is None or following.started_s >= change.ended_s - 1
+        ):
+            if all(each.after > each.before for each in together):
+                at_s = together[0].started_s
+                offsets = [
+                    each.started_s - at_s
+                    for each in together
+                    for _ in range(each.after - each.before)
+                ]
+                yield Start(at_s, change.ended_s - at_s, tuple(offsets))
+            together = []
+
+
 def _creation_start(records: Records) -> float | None:
-    """Seconds from the endpoint's creation to its first instance in service, to the minute."""
+    """Seconds from the endpoint's creation to its first instance in service, to the minute.
+
+    Instances are counted once a minute, at an unknown second of it.
+    """
     if records.created_s < records.since_s:
         return None
     later = [minute for minute in records.minutes.instances if minute >= records.created_s]
-    if not later:
+    scaled = [a.started_s for a in records.activities if a.started_s >= records.created_s]
+    # Instances that went before they were counted leave those of a later start.
+    if not later or min(scaled, default=math.inf) < min(later):
         return None
-    return min(later) + MINUTE_S / 2 - records.created_s
+    return min(later) - records.created_s
 
 
-def setup(starts: Sequence[Start]) -> Iterator[Finding]:
-    """Median and spread of the setup time, lognormal as the simulator draws it."""
+def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> Iterator[Finding]:
+    """Median and spread of the setup time, lognormal as the simulator draws it.
+
+    Args:
+        starts: what is known of it.
+        weights: how much each counts; all the same if None.
+    """
     if len(starts) < LEAST_STARTS:
         because = f"{_count(len(starts), 'start')} of {LEAST_STARTS} that are needed"
         yield Finding("setup_s", None, len(starts), because)
         yield Finding("setup_sigma", None, len(starts), because)
         return
-    median_s, sigma = lognormal(starts, [1.0] * len(starts))
+    median_s, sigma = lognormal(starts, weights or [1.0] * len(starts))
     because = "scale-outs from asking until all instances were in service"
-    factor = math.exp(float(student.ppf(0.975, len(starts) - 1)) * sigma / math.sqrt(len(starts)))
+    factor = math.exp(float(stdtrit(len(starts) - 1, 0.975)) * sigma / math.sqrt(len(starts)))
     yield Finding(
         "setup_s",
         round(median_s, 1),
@@ -216,29 +258,33 @@ def setup(starts: Sequence[Start]) -> Iterator[Finding]:
 def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float, float]:
     """Median and sigma of the setup time of one instance, by maximum likelihood.
 
-    A scale-out of k instances takes as long as the slowest of k.
+    A scale-out of several takes until the last of them is ready.
     """
-    logs = np.log([max(start.took_s, 1.0) for start in starts])
-    count = np.array([start.instances for start in starts])
+    took_s = np.array([max(start.took_s, 1.0) for start in starts])
     weight = np.array(weights)
+    logs = np.log(took_s)
     mean = float(np.average(logs, weights=weight))
     spread = math.sqrt(float(np.average((logs - mean) ** 2, weights=weight)))
-    if spread <= NO_SIGMA:
+    if spread <= NO_SIGMA and all(set(start.asked_s) == {0.0} for start in starts):
         return math.exp(mean), spread
-    if (count == 1).all():
+    if all(len(start.asked_s) == 1 for start in starts):
         many = len(logs) / (len(logs) - 1) if len(logs) > 1 else 1.0
         return math.exp(mean), spread * math.sqrt(many)
+    most = max(len(start.asked_s) for start in starts)
+    # An instance that there was not is one that was ready long before.
+    asked_s = np.array([[*s.asked_s, *[-1e9] * (most - len(s.asked_s))] for s in starts])
+    each_log = np.log(np.maximum(took_s[:, None] - asked_s, 1.0))
 
     def unlikelihood(at: np.ndarray) -> float:
-        sigma = math.exp(at[1])
-        z = (logs - at[0]) / sigma
-        each = (count - 1) * log_ndtr(z) - z * z / 2 - at[1]
-        return -float((weight * each).sum())
+        sigma = max(math.exp(at[1]), NO_SIGMA)
+        z = (each_log - at[0]) / sigma
+        ready = log_ndtr(z)
+        last = -z * z / 2 - math.log(sigma) - each_log - ready
+        return -float((weight * (ready.sum(axis=1) + logsumexp(last, axis=1))).sum())
 
-    best = minimize(
-        unlikelihood, [mean - spread / 2, math.log(spread)], method="Nelder-Mead", tol=1e-6
-    ).x
-    return math.exp(best[0]), math.exp(best[1])
+    begin = [mean, math.log(max(spread, 0.05))]
+    best = minimize(unlikelihood, begin, method="Nelder-Mead", tol=1e-6).x
+    return math.exp(best[0]), max(math.exp(best[1]), NO_SIGMA)
 
 
 def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Finding]:
@@ -253,7 +299,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
                 within.append(change.ended_s - began_s)
     for name, seen in (("setup_until_container_s", before), ("setup_in_container_s", within)):
         if len(seen) < LEAST_STARTS:
-            because = f"the logs tell of {len(seen)} containers when they began within a start"
+            because = f"the logs tell of {_count(len(seen), 'container')} that began within a start"
             yield Finding(name, None, len(seen), because)
         else:
             low, middle, high = np.percentile(seen, [2.5, 50, 97.5])
@@ -359,6 +405,39 @@ def metric_delay(records: Records) -> Finding:
         round(low, 1),
         round(high, 1),
     )
+
+
+def phases(records: Records) -> dict[str, tuple[float, ...]]:
+    """When in a minute the alarms of each policy are evaluated, target tracking's high one first.
+
+    A policy is left out where one of its alarms showed fewer than three evaluations, or these lie
+    more than `PHASE_SPREAD_S` apart: then it has no phase of its own.
+    """
+    own: dict[str, list[str]] = {}
+    for alarm in sorted(records.alarms, key=lambda each: each.is_low):
+        for arn in alarm.policies:
+            own.setdefault(arn.rpartition(":policyName/")[2], []).append(alarm.name)
+    found = {}
+    for policy, alarms in own.items():
+        known = [
+            _phase_s([change.at_s for change in records.changes if change.alarm == alarm])
+            for alarm in alarms
+        ]
+        if None not in known:
+            found[policy] = tuple(each for each in known if each is not None)
+    return found
+
+
+def _phase_s(evaluated_s: Sequence[float]) -> float | None:
+    """Where in a minute these moments lie, on a circle: 59 s and 1 s are two apart."""
+    if len(evaluated_s) < LEAST_STARTS:
+        return None
+    turns = np.array(evaluated_s) % MINUTE_S * (2 * math.pi / MINUTE_S)
+    middle = float(np.angle(np.exp(1j * turns).mean()))
+    off = np.abs(np.angle(np.exp(1j * (turns - middle)))) * MINUTE_S / (2 * math.pi)
+    if off.max() > PHASE_SPREAD_S:
+        return None
+    return round(middle / (2 * math.pi) * MINUTE_S % MINUTE_S, 1)
 
 
 def _most_covered(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
@@ -577,14 +656,13 @@ def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: F
         elif again_s is not None and inflight.value is not None:
             look = int(began_s // MINUTE_S - 1) * MINUTE_S
             last = records.minutes.backlog.get(look)
-            slots = change.before * records.concurrency
+            slots = (records.minutes.serving(look) or 0) * records.concurrency
             # Then nobody waited: a free slot takes a request at once.
-            served = last is not None and (1 <= last <= slots if inflight.value else last == 0)
-            votes["requeue"] += served and any(
-                run.latest_arrival_s < look
-                and run.latest_start_s - MINUTE_S >= again_s - MINUTE_S
-                and run.latest_start_s < again_s + 2 * MINUTE_S
-                for run in runs
+            served = (
+                last is not None and slots and (1 <= last <= slots if inflight.value else last == 0)
+            )
+            votes["requeue"] += bool(served) and any(
+                run.latest_arrival_s < look and run.latest_start_s >= again_s for run in runs
             )
     return _voted(
         "inflight_on_scale_in",

@@ -107,7 +107,6 @@ class Minutes:
         instances: samples of CPUUtilization, one an instance in service; absent at zero.
         ended: requests that ended.
         in_backlog_ms, total_ms: TimeInBacklog and TotalProcessingTime of these, sums.
-        longest_ms: the greatest TotalProcessingTime of these.
     """
 
     queue: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
@@ -116,7 +115,6 @@ class Minutes:
     ended: Mapping[int, float] = field(default_factory=dict)
     in_backlog_ms: Mapping[int, float] = field(default_factory=dict)
     total_ms: Mapping[int, float] = field(default_factory=dict)
-    longest_ms: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def backlog(self) -> Mapping[int, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from async_inference.cli import client, load, local, operations, rehearsal, weights
+from async_inference.cli import calibration, client, load, local, operations, rehearsal, weights
 from async_inference.validation import InvalidInputError
 
 EXIT_INVALID_INPUT = 2
@@ -38,6 +38,7 @@ app.command()(client.generate)
 app.command()(client.batch)
 app.command()(client.resume)
 app.command()(load.load)
+app.command()(calibration.calibrate)
 app.command()(operations.verify)
 app.command()(operations.preflight)
 app.add_typer(local.app, name="local")

@@ -67,26 +67,29 @@ def load(
     screen.print(
         f"{sent.requests} requests over {sent.span_s / 3600:.2f} h to {target.endpoint}, "
         f"{sent.work_s / 3600:.2f} h of work; by the rehearsal about ${cost_usd:.2f}"
+        + (f", {assumptions.calibrated}" if assumptions.calibrated else "")
         + (f"; its clock runs {clock:.0f} times as fast as ours" if clock != 1 else ""),
         markup=False,
     )
     try:
-        replay = asyncio.run(_replay(target, sent, how, clock, screen))
+        replay = asyncio.run(replayed(target, sent, how, clock, screen))
     except InferenceError as error:
         screen.print(f"error: {type(error).__name__}: {error}", markup=False, style="red")
         raise typer.Exit(EXIT_FAILED) from error
     comparison = loads.compared(sent, replay, runs)
     if as_json:
-        typer.echo(json.dumps(loads.as_json(comparison), indent=2))
+        calibrated = {"calibrated": assumptions.calibrated}
+        typer.echo(json.dumps(loads.as_json(comparison) | calibrated, indent=2))
     else:
         Console().print(loads.as_table(comparison))
     if replay.failed or replay.unanswered:
         raise typer.Exit(EXIT_FAILED)
 
 
-async def _replay(
+async def replayed(
     target: Target, sent: "Traffic", how: "Payload", clock: float, screen: Console
 ) -> "Replay":
+    """Send traffic with a bar, and warn where the endpoint is not idle."""
     from async_inference.client.aio import AsyncClient
     from async_inference.load import replay
 

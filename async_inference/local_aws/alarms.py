@@ -341,12 +341,16 @@ def _condition(alarm: Alarm) -> str:
     )
 
 
+def phase_s(name: str, every_s: int = MINUTE_S) -> int:
+    """When in a minute, or a shorter period, an alarm is evaluated: at a phase of its own, here
+    always the same for the same name (docs/aws-facts.md#alarms)."""
+    return zlib.crc32(name.encode()) % every_s
+
+
 def _next(name: str, alarm: Alarm, after_s: float) -> float:
-    # CloudWatch evaluates each alarm at a phase of its own; a name's is always the same here.
     every_s = evaluated_every_s(int(alarm.period or MINUTE_S))
-    phase_s = zlib.crc32(name.encode()) % every_s
-    times = (after_s - phase_s) // every_s + 1
-    return times * every_s + phase_s
+    times = (after_s - phase_s(name, every_s)) // every_s + 1
+    return times * every_s + phase_s(name, every_s)
 
 
 def _reason(rule: AlarmRule, known: list[float]) -> str:

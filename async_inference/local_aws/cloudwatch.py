@@ -30,7 +30,8 @@ from async_inference.local_aws.metrics import (
 )
 
 PUBLISHED_NAMESPACES = (QUEUE_METRICS, INSTANCE_METRICS)
-KEPT_HISTORY = 500
+KEPT_HISTORY = 20_000
+"""Two weeks of a busy endpoint; an action repeats every minute while its alarm lasts."""
 HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
 

@@ -28,6 +28,8 @@ from async_inference.local_aws.instance import (
 )
 from async_inference.local_aws.moto_services import ACCOUNT_ID
 from async_inference.scaling.autoscaler import CHANGE_REFUSED, change_in_progress
+from async_inference.scaling.plan import Metric
+from async_inference.scaling.unsettled import Unsettled
 
 START_ATTEMPTS = 3
 """Times an instance is started whose process is killed meanwhile."""
@@ -220,15 +222,10 @@ class Endpoint:
             serving = len(self._live.serving)
             oldest_age_s = self.requests.oldest_age_s
             sums = self.requests.counted()
-        counted = waiting + (working if self._environment.unsettled.backlog_counts_inflight else 0)
         mine = {"EndpointName": self.name}
-        self._put("ApproximateBacklogSize", mine, [counted], now_s)
-        if serving or self._environment.unsettled.backlog_per_instance_at_zero == "backlog":
-            self._put("ApproximateBacklogSizePerInstance", mine, [counted / max(1, serving)], now_s)
-        if oldest_age_s is not None:
-            self._put("ApproximateAgeOfOldestRequest", mine, [oldest_age_s], now_s)
-        starved = float(waiting + working > 0 and serving == 0)
-        self._put("HasBacklogWithoutCapacity", mine, [starved], now_s)
+        unsettled = self._environment.unsettled
+        for metric, value in queue_look(waiting, working, serving, oldest_age_s, unsettled).items():
+            self._put(metric, mine, [value], now_s)
         variant = mine | {"VariantName": self._live.plan.variant}
         together: dict[str, list[float]] = {}
         for (name, configuration), values in sums.items():
@@ -546,6 +543,30 @@ class Endpoint:
                 if instance.leaving and not instance.busy:
                     instance.kill()
                 self._lock.notify_all()
+
+
+def queue_look(
+    waiting: int, working: int, serving: int, oldest_age_s: float | None, unsettled: Unsettled
+) -> dict[str, float]:
+    """What one look at a queue says, by metric (docs/aws-facts.md#metrics).
+
+    Args:
+        waiting: requests that no instance works on.
+        working: requests that one does.
+        serving: instances in service.
+        oldest_age_s: of the oldest of these requests; None without any.
+        unsettled: the reading of what AWS leaves open.
+    """
+    counted = float(waiting + (working if unsettled.backlog_counts_inflight else 0))
+    look = {
+        Metric.BACKLOG_SIZE: counted,
+        Metric.HAS_BACKLOG_WITHOUT_CAPACITY: float(waiting + working > 0 and serving == 0),
+    }
+    if serving or unsettled.backlog_per_instance_at_zero == "backlog":
+        look[Metric.BACKLOG_SIZE_PER_INSTANCE] = counted / max(1, serving)
+    if oldest_age_s is not None:
+        look[Metric.AGE_OF_OLDEST_REQUEST] = oldest_age_s
+    return {metric.value: value for metric, value in look.items()}
 
 
 def change_refused(region: str, endpoint: str) -> str:

@@ -4,6 +4,7 @@ Nothing is patched before `install`: moto's classes belong to everybody who impo
 """
 
 import json
+from datetime import UTC
 from typing import Any
 
 from moto.cloudwatch.exceptions import InvalidParameterValue
@@ -50,13 +51,18 @@ def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
     asked = self._get_params()
     backend = self.cloudwatch_backend
     assert isinstance(backend, CloudWatch)
+    # moto's dates say no zone.
+    since, until = (
+        None if asked.get(key) is None else asked[key].replace(tzinfo=asked[key].tzinfo or UTC)
+        for key in ("StartDate", "EndDate")
+    )
     items = [
         item
         for item in backend.alarm_history
         if asked.get("AlarmName") in (None, item["AlarmName"])
         and asked.get("HistoryItemType") in (None, item["HistoryItemType"])
-        and (asked.get("StartDate") is None or item["Timestamp"] >= asked["StartDate"])
-        and (asked.get("EndDate") is None or item["Timestamp"] <= asked["EndDate"])
+        and (since is None or item["Timestamp"] >= since)
+        and (until is None or item["Timestamp"] <= until)
     ]
     if asked.get("ScanBy", "TimestampDescending") == "TimestampDescending":
         items.reverse()

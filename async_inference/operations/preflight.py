@@ -15,6 +15,7 @@ import botocore.session
 from botocore.exceptions import ClientError
 
 from async_inference.aws_names import split_s3_uri
+from async_inference.calibration import file as calibration
 from async_inference.images import DEFAULT_TAG, has_gpu
 from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
@@ -79,7 +80,21 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
             found.append(look())
         except ClientError as error:
             found.append(Check(what, "a look at it", f"AWS refused: {error}", checked=False))
-    return found
+    known = calibration.read(calibration.path_of(settings.stack))
+    return found if known is None else [*found, calibrated(settings.stack, known)]
+
+
+def calibrated(stack: str, known: calibration.Calibration) -> Check:
+    """Whether what rehearsals rest on was measured lately; no deployment fails by it."""
+    found = f"read {known.until:%Y-%m-%d}"
+    if known.old:
+        found += f"; AWS may have changed since: async-inference calibrate --stack {stack}"
+    return Check(
+        str(calibration.path_of(stack)),
+        f"at most {calibration.OLD_S / calibration.DAY_S:.0f} days old",
+        found,
+        checked=not known.old,
+    )
 
 
 def known_regions() -> set[str]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference import settings
+from async_inference.calibration import file as calibration
 from async_inference.groups import Setup
 from async_inference.rehearsal import comparison
 from async_inference.rehearsal import traffic as traffics
@@ -51,7 +52,11 @@ DEFAULT_AGE_LIMIT_S = 600.0
 PARTS: dict[str, Any] = {name: field.annotation for name, field in Setup.model_fields.items()}
 SETTABLE: dict[str, Any] = {
     **PARTS,
-    **{f.name: f.type for f in fields(Assumptions) if f.name not in ("shortages_s", "unsettled")},
+    **{
+        f.name: f.type
+        for f in fields(Assumptions)
+        if f.name not in ("shortages_s", "unsettled", "phases_s", "calibrated")
+    },
     **{f.name: f.type for f in fields(Unsettled)},
     "age_limit_s": float,
 }
@@ -321,9 +326,9 @@ def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
     given = traffic_as_json(rehearsal.traffics)
     yield (
         f"An estimate by simulation: {given['requests']:.0f} requests over "
-        f"{given['span_s'] / 86_400:.1f} days, {given['work_s'] / 3600:.1f} h of work. It assumes "
-        f"{assumed.setup_s:.0f} s from asking for an instance to its first request, "
-        f"{assumed.concurrency} request(s) an instance at a time, "
+        f"{given['span_s'] / 86_400:.1f} days, {given['work_s'] / 3600:.1f} h of work. It "
+        f"{basis(assumed)} {assumed.setup_s:.0f} s from asking for an instance to its first "
+        f"request, {assumed.concurrency} request(s) an instance at a time, "
         f"${assumed.usd_per_instance_hour:g} an instance hour (us-east-1, mid-2026), metrics "
         f"{assumed.unsettled.metric_delay_s:.0f} s late, and the readings of scaling/unsettled.py; "
         "change any with --set, or see how far they matter with --readings."
@@ -362,6 +367,11 @@ def _readings_tables(sensitivities: Sequence[Sensitivity]) -> Iterator[Table]:
         yield table
 
 
+def basis(assumptions: Assumptions) -> str:
+    """What stands before the numbers that a prediction rests on."""
+    return f"is {assumptions.calibrated}: it takes" if assumptions.calibrated else "assumes"
+
+
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
     if not wakes_from_zero(plan, Unsettled()):
         yield "no policy leaves zero for a single request; it waits until more come, or expires"
@@ -389,19 +399,21 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     if parts:
         setup_s = own.setup.model_copy(update=parts).usual_s
     age_limit_s = values.pop("age_limit_s", DEFAULT_AGE_LIMIT_S)
-    unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
-    try:
-        reading = Unsettled(**unsettled)
-    except ValueError as error:
-        raise InvalidInputError([f"--set: {error}"]) from error
     stated = Assumptions(
         setup_s=setup_s,
         concurrency=own.max_concurrent_invocations_per_instance,
         request_ttl_s=float(own.request_ttl_s),
         usd_per_instance_hour=price or 0.0,
-        unsettled=reading,
     )
-    return replace(stated, **values), age_limit_s
+    # A part of the setup is said by the user, too.
+    said = values.keys() | ({"setup_s"} if parts else set())
+    known = calibration.apply(stated, own.stack, besides=said)
+    unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
+    try:
+        reading = replace(known.unsettled, **unsettled)
+    except ValueError as error:
+        raise InvalidInputError([f"--set: {error}"]) from error
+    return replace(known, unsettled=reading, **values), age_limit_s
 
 
 def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:

@@ -500,6 +500,8 @@ def as_table(found: Found) -> Group:
     text += f"traffic; all figures are of the second half ({given['requests']:.0f} requests), "
     text += f"which chose nothing, and means over {seeds} seeds, with the range of the hours'"
     text += " ratio. The traffic is taken to start at midnight UTC."
+    if found.assumptions.calibrated:
+        text += f" The simulation is {found.assumptions.calibrated}."
     if bound:
         text += (
             f" The lower bound (clairvoyant) for waits up to {found.max_p95_wait_s:.0f} s is "

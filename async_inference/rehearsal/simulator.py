@@ -7,7 +7,7 @@ minute at phases of their own. The same seed gives the same run.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -49,6 +49,8 @@ class Assumptions:
         usd_per_instance_hour: price of an instance.
         shortages_s: (from, to) while which an instance that is asked for comes only at the end.
         unsettled: the reading of what AWS leaves open.
+        phases_s: of policies whose alarms exist already, when in a minute each is evaluated.
+        calibrated: by which live endpoint these were measured, as a clause; empty if by none.
     """
 
     setup_s: float = 190.0
@@ -58,6 +60,8 @@ class Assumptions:
     usd_per_instance_hour: float = 0.94
     shortages_s: tuple[tuple[float, float], ...] = ()
     unsettled: Unsettled = field(default_factory=Unsettled)
+    phases_s: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    calibrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,9 @@ def simulate(
     """
     unsettled = assumptions.unsettled
     rules = records.from_plan(plan, unsettled)
-    rules.alarms["due_s"] = alarm_phases_s(plan, seed) if phases_s is None else phases_s
+    rules.alarms["due_s"] = (
+        alarm_phases_s(plan, seed, dict(assumptions.phases_s)) if phases_s is None else phases_s
+    )
     end_s = traffic.span_s + COOL_DOWN_MINUTES * MINUTE_S
     scheduled = np.array(_scheduled(plan, start_s, end_s), records.SCHEDULED)
     minutes = int(end_s // MINUTE_S) + 2
@@ -251,19 +257,29 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
     return readings
 
 
-def alarm_phases_s(plan: ScalingPlan, seed: int) -> list[float]:
+def alarm_phases_s(
+    plan: ScalingPlan, seed: int, known_s: Mapping[str, tuple[float, ...]] | None = None
+) -> list[float]:
     """When each alarm is evaluated first, in the order of `records.from_plan`.
 
     Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
     the first of a role in one plan is evaluated when the first of that role in another is. Then
     plans differ by what they do, not by luck.
+
+    Args:
+        plan: whose alarms.
+        seed: of those that are not known.
+        known_s: by policy, those that were measured.
     """
-    roles = {role: np.random.default_rng((seed, role.value)) for role in _Role}
-    return [
-        float(roles[role].uniform(0.0, MINUTE_S)) % every_s
-        for policy in plan.policies
-        for role, every_s in _roles(policy)
-    ]
+    dice = {role: np.random.default_rng((seed, role.value)) for role in _Role}
+    phases_s: list[float] = []
+    for policy in plan.policies:
+        drawn_s = [
+            float(dice[role].uniform(0.0, MINUTE_S)) % every_s for role, every_s in _roles(policy)
+        ]
+        measured_s = (known_s or {}).get(policy.name, ())
+        phases_s += measured_s if len(measured_s) == len(drawn_s) else drawn_s
+    return phases_s
 
 
 class _Role(Enum):

@@ -11,6 +11,7 @@ from tests.components.test_program import ROOT, run
 pytestmark = pytest.mark.audit
 
 STACK = {"instanceType": "ml.g5.2xlarge", "minCapacity": 0, "maxCapacity": 5}
+TORCHSERVE = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
 QUEUE = {
     "topic": "error",
     "protocol": "sqs",
@@ -33,6 +34,8 @@ def config_of(settings: dict[str, Any]) -> dict[str, str]:
         ({"environment": {"MODEL_REFINER": "refiner"}}, {"Model"}),
         ({"weights": "s3://weights/sdxl"}, {"Model"}),
         ({"instanceType": "ml.g5.xlarge"}, {"EndpointConfiguration"}),
+        ({"imageTag": TORCHSERVE}, {"Model", "EndpointConfiguration"}),
+        ({"inferenceAmiVersion": "al2-ami-sagemaker-inference-gpu-2"}, {"EndpointConfiguration"}),
         ({"security": {"encryption": "customer"}}, {"EndpointConfiguration"}),
         ({"minCapacity": 2}, {"EndpointConfiguration"}),
         ({"updates": {"rollback": True}}, {"Endpoint"}),

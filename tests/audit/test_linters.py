@@ -76,7 +76,9 @@ def test_checkov_finds_what_is_accepted_and_nothing_else(tools, templates):
 
 
 @pytest.mark.parametrize("stack", ["dev", "guarded"])
-@pytest.mark.parametrize("document", ["role", "deployer_policy", "invoker_policy"])
+@pytest.mark.parametrize(
+    "document", ["role", "deployer_policy", "invoker_policy", "operator_policy"]
+)
 def test_parliament_finds_nothing_in_a_policy(tools, registered, stack, document):
     record = registered(stack)
 

@@ -1,18 +1,19 @@
 """A hundred embedded AWSs that live by different readings: calibrate tells by which.
 
 The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings;
-the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a schedule
-closes the endpoint while an instance works.
+the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a
+schedule closes the endpoint while an instance works.
 """
 
 import math
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
-from async_inference.calibration.estimators import Estimate, estimate
+from async_inference.calibration.estimators import Estimate, estimate, lognormal
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import (
     DOCUMENTED,
@@ -105,7 +106,9 @@ def closing(first_setup_s: float, setup_s: float) -> list[ScheduledAction]:
 def world(number: int) -> World:
     """World number so-and-so: every reading by the dice, every value equally often."""
     random = np.random.default_rng((21, number))
-    drawn = {name: values[random.integers(len(values))] for name, values in READINGS.items()}
+    drawn: dict[str, Any] = {
+        name: values[random.integers(len(values))] for name, values in READINGS.items()
+    }
     shows_all = number % 2 == 1
     setup_s = SETUPS_S[random.integers(3)]
     first_setup_s = setup_s * (1.8 if random.integers(2) else 1.0)
@@ -160,22 +163,49 @@ def test_every_reading_is_judged_or_said_to_be_beyond_metrics():
 
 @pytest.mark.parametrize("name", READINGS)
 def test_the_true_reading_is_named_and_never_a_wrong_one(judged, name):
-    shown = [(each, found) for each, found in judged if shows(name, each)]
-    named = [(each, found) for each, found in shown if found[name].value is not None]
     wrong = [
         (each.seed, getattr(each.unsettled, name), found[name])
         for each, found in judged
         if found[name].value is not None and not agrees(name, getattr(each.unsettled, name), found)
     ]
-    missing = [(e.seed, f[name].because) for e, f in shown if f[name].value is None]
+    shown = [(each.seed, found[name]) for each, found in judged if shows(name, each)]
+    missing = [(seed, finding.because) for seed, finding in shown if finding.value is None]
 
     assert not wrong
-    assert len(named) >= 0.95 * len(shown), missing
+    assert len(missing) <= 0.05 * len(shown), missing
 
 
-def test_a_reading_without_consequences_is_not_named(judged):
-    for name in READINGS:
-        hidden = [found[name] for each, found in judged if not shows(name, each)]
-        assert not [
-            each for each in hidden if each.value is not None and name != "inflight_on_scale_in"
-        ]
+def test_whether_the_setup_is_billed_is_never_guessed(judged):
+    assert {found["setup_is_billed"].value for _, found in judged} == {None}
+
+
+def test_the_median_setup_is_within_a_tenth_from_eight_starts(judged):
+    """With the spread of published runs, a tenth; with a quarter no estimator can promise that."""
+    off = []
+    for each, found in judged:
+        if each.setup_sigma <= 0.1:
+            starts = found.starts[:8]
+            assert len(starts) == 8
+            median_s, _ = lognormal(starts, [1.0] * len(starts))
+            off.append(abs(median_s / each.setup_s - 1))
+
+    assert len(off) > 50
+    assert max(off) <= 0.1
+
+
+def test_the_interval_of_the_setup_time_holds_it_as_often_as_it_says(judged):
+    held = [found["setup_s"].low <= each.setup_s <= found["setup_s"].high for each, found in judged]
+
+    assert sum(held) >= 0.9 * len(held)
+
+
+def test_a_first_start_without_a_cached_image_is_told_apart(judged):
+    told = 0
+    for each, found in judged:
+        first = found["first_setup_s"]
+        if first.value is None:
+            continue  # it scaled in before its instance was counted
+        told += 1
+        assert first.low <= each.first_setup_s <= first.high
+
+    assert told > 80

@@ -19,18 +19,19 @@ from unittest.mock import patch
 
 import numpy as np
 
+from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, EndpointStatus, Series
 from async_inference.calibration import records
 from async_inference.calibration.records import Minutes, Records
 from async_inference.local_aws import cloudwatch
 from async_inference.local_aws.alarms import Alarms
 from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import INSTANCE_NAMESPACE, NAMESPACE, Capacity
+from async_inference.local_aws.endpoint import Capacity
 from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.metrics import Series
 from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.rehearsal.traffic import Traffic
+from async_inference.scaling import documents
 from async_inference.scaling.autoscaler import change_in_progress
 from async_inference.scaling.plan import Metric, ScalingPlan, StepScalingPolicy
 from async_inference.scaling.unsettled import Unsettled
@@ -109,7 +110,7 @@ class Endpoint:
     def __init__(self, world: World, clock: Stepped, store: Any) -> None:
         self.name = ENDPOINT
         self.plan = SimpleNamespace(variant="AllTraffic")
-        self.status = "Creating"
+        self.status = EndpointStatus.CREATING
         self.desired = 1
         self.scale_in_ends_s = -math.inf
         self.told = threading.Event()
@@ -136,23 +137,26 @@ class Endpoint:
 
     @property
     def capacity(self) -> Capacity:
-        settled = self.status == "InService"
+        settled = self.status == EndpointStatus.IN_SERVICE
         return Capacity(
             status=self.status,
             desired=self.desired,
             in_service=self.desired if settled else self.in_service,
             scale_in_ends_s=self.scale_in_ends_s,
-            deploying=self.status == "Creating",
+            deploying=self.status == EndpointStatus.CREATING,
         )
 
     def set_desired(self, count: int) -> bool:
         overlaps = self._world.unsettled.capacity_change_in_progress == "allowed"
-        if not (self.status == "InService" or (overlaps and self.status == "Updating")):
+        if not (
+            self.status == EndpointStatus.IN_SERVICE
+            or (overlaps and self.status == EndpointStatus.UPDATING)
+        ):
             return False
         if count < self.desired:
             self.scale_in_ends_s = self._clock.now_s() + self._world.unsettled.scale_in_takes_s
         self.desired = count
-        self.status = "Updating"
+        self.status = EndpointStatus.UPDATING
         staying = [each for each in self._instances if not each.leaving]
         for each in sorted(staying, key=lambda i: (i.serving, i.request is not None))[
             : max(0, len(staying) - count)
@@ -163,10 +167,13 @@ class Endpoint:
         return True
 
     def settle(self) -> None:
-        if self.status in ("Creating", "Updating") and not change_in_progress(
+        if self.status in (
+            EndpointStatus.CREATING,
+            EndpointStatus.UPDATING,
+        ) and not change_in_progress(
             self._clock.now_s(), self.desired, self.in_service, self.scale_in_ends_s
         ):
-            self.status = "InService"
+            self.status = EndpointStatus.IN_SERVICE
         self.changed()
         self.told.set()
 
@@ -239,7 +246,7 @@ class Endpoint:
         counted = waiting + (working if unsettled.backlog_counts_inflight else 0)
         mine = {"EndpointName": ENDPOINT}
 
-        def put(name: str, values: Sequence[float], namespace=NAMESPACE, **more: str) -> None:
+        def put(name: str, values: Sequence[float], namespace=QUEUE_METRICS, **more: str) -> None:
             self._store.put(Series.of(namespace, name, mine | more), now_s, values)
 
         put("ApproximateBacklogSize", [counted])
@@ -250,7 +257,7 @@ class Endpoint:
         for name, values in sums.items():
             put(name, values, VariantName="AllTraffic")
         if serving and first:
-            put("CPUUtilization", [0.0] * serving, INSTANCE_NAMESPACE, VariantName="AllTraffic")
+            put("CPUUtilization", [0.0] * serving, INSTANCE_METRICS, VariantName="AllTraffic")
 
 
 def live(world: World) -> Lived:
@@ -266,10 +273,11 @@ def _live(world: World) -> Lived:
     backend = cloudwatch.of_region(ACCOUNT_ID, REGION)
     backend.reset()
     unsettled = world.unsettled
-    autoscaling: ApplicationAutoScaling
-    alarms = Alarms(
-        REGION, clock, services, unsettled, lambda *asked: autoscaling.alarm_fired(*asked)
-    )
+
+    def scale(policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
+        return autoscaling.alarm_fired(policy_arn, alarm, metric, threshold)
+
+    alarms = Alarms(REGION, clock, services, unsettled, scale)
     autoscaling = ApplicationAutoScaling(
         REGION, clock, journal, unsettled, alarms.put, alarms.delete
     )
@@ -324,39 +332,12 @@ def _deploy(plan: ScalingPlan, autoscaling: ApplicationAutoScaling, alarms: Alar
         TARGET | {"MinCapacity": plan.min_capacity, "MaxCapacity": plan.max_capacity}
     )
     for policy in plan.policies:
-        named = TARGET | {"PolicyName": policy.name, "PolicyType": policy.type}
-        if not isinstance(policy, StepScalingPolicy):
-            tracking = {
-                "TargetValue": policy.target,
-                "CustomizedMetricSpecification": {
-                    "MetricName": policy.metric,
-                    "Statistic": policy.statistic,
-                },
-                "ScaleOutCooldown": policy.scale_out_cooldown_s,
-                "ScaleInCooldown": policy.scale_in_cooldown_s,
-                "DisableScaleIn": policy.disable_scale_in,
-            }
-            autoscaling.put_scaling_policy(
-                named | {"TargetTrackingScalingPolicyConfiguration": tracking}
-            )
-            continue
-        steps = [
-            {
-                "ScalingAdjustment": step.adjustment,
-                "MetricIntervalLowerBound": step.lower_bound,
-                "MetricIntervalUpperBound": step.upper_bound,
-            }
-            for step in policy.steps
-        ]
-        configuration = {
-            "AdjustmentType": policy.adjustment_type,
-            "StepAdjustments": steps,
-            "Cooldown": policy.cooldown_s,
-        }
-        answer = autoscaling.put_scaling_policy(
-            named | {"StepScalingPolicyConfiguration": configuration}
-        )
-        alarms.put(f"{policy.name}-{uuid.uuid4()}", policy.alarm, ENDPOINT, answer["PolicyARN"])
+        document = documents.policy_document(policy, ENDPOINT)
+        answer = autoscaling.put_scaling_policy(TARGET | document)
+        if isinstance(policy, StepScalingPolicy):
+            on = documents.metric_stat(policy.alarm, ENDPOINT)
+            alarm = documents.alarm_document(policy.alarm, on)
+            alarms.put(f"{policy.name}-{uuid.uuid4()}", alarm, answer["PolicyARN"])
     for action in plan.schedules:
         bounds = {"MinCapacity": action.min_capacity, "MaxCapacity": action.max_capacity}
         autoscaling.put_scheduled_action(
@@ -422,18 +403,17 @@ def _minutes(store: Any) -> Minutes:
     mine = {"EndpointName": ENDPOINT}
     variant = mine | {"VariantName": "AllTraffic"}
 
-    def read(name: str, of: Callable[[Any], float], dimensions=mine, namespace=NAMESPACE):
+    def read(name: str, of: Callable[[Any], float], dimensions=mine, namespace=QUEUE_METRICS):
         series = Series.of(namespace, name, dimensions)
         return {p.minute * MINUTE_S: of(p) for p in store.between(series, 0, math.inf)}
 
     return Minutes(
         queue={metric: read(metric, lambda p: p.total / p.count) for metric in Metric},
         samples=read("ApproximateBacklogSize", lambda p: p.count),
-        instances=read("CPUUtilization", lambda p: p.count, variant, INSTANCE_NAMESPACE),
+        instances=read("CPUUtilization", lambda p: p.count, variant, INSTANCE_METRICS),
         ended=read("TotalProcessingTime", lambda p: p.count, variant),
         in_backlog_ms=read("TimeInBacklog", lambda p: p.total, variant),
         total_ms=read("TotalProcessingTime", lambda p: p.total, variant),
-        longest_ms=read("TotalProcessingTime", lambda p: p.most, variant),
     )
 
 

@@ -269,6 +269,7 @@ def test_the_outputs_are_what_a_caller_needs(register, endpoint):
         "scaling",
         "deployer_policy",
         "invoker_policy",
+        "operator_policy",
     }
     assert outputs["input_path"] == f"s3://{BUCKET}/async_sdxl/input"
 

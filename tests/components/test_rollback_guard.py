@@ -8,7 +8,14 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.rollback_guard import Live, RollbackGuard, StillLiveError, refuse_if_live
+from components.rollback_guard import (
+    Live,
+    RollbackGuard,
+    Scaled,
+    StillLiveError,
+    refuse_if_live,
+    scheduled_bounds,
+)
 from tests.components.conftest import Reached
 
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
@@ -68,7 +75,9 @@ class Aws:
         return {"ProductionVariants": [{"InstanceType": instance_type}]}
 
     def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
-        return {"ScalableTargets": [{"MinCapacity": 0}] if self.registered else []}
+        return {
+            "ScalableTargets": [{"MinCapacity": 0, "MaxCapacity": 5}] if self.registered else []
+        }
 
     def get_paginator(self, operation: str) -> Any:
         return SimpleNamespace(
@@ -100,6 +109,32 @@ def updated(register) -> Callable[[str], tuple[RollbackGuard, Aws]]:
         return guards[0], aws
 
     return update
+
+
+@pytest.mark.parametrize(
+    ("live", "asked", "kept"),
+    [
+        ((2, 5), (0, 5), {"MinCapacity": 2}),
+        ((2, 9), (0, 5), {"MinCapacity": 2, "MaxCapacity": 9}),
+        ((0, 5), (0, 5), {}),
+        ((1, 6), (0, 5), {}),
+        ((2, 5), (0, 1), {}),
+    ],
+    ids=["a floor", "both", "none is due", "set by somebody", "beyond the new plan"],
+)
+def test_bounds_that_a_schedule_has_set_outlive_a_registration(live, asked, kept):
+    by_day = {"ScalableTargetAction": {"MinCapacity": 2, "MaxCapacity": 9}}
+    before = Scaled(
+        target={"MinCapacity": live[0], "MaxCapacity": live[1]},
+        tags={},
+        policies=[],
+        schedules=[by_day],
+        alarms={},
+    )
+
+    found = scheduled_bounds(before, {"minCapacity": asked[0], "maxCapacity": asked[1]})
+
+    assert found == kept
 
 
 def test_an_update_of_the_same_type_leaves_the_target_alone(updated):

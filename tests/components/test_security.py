@@ -254,6 +254,23 @@ def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere
     assert announces("tuned") == []
 
 
+def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
+    """The calls of async_inference/calibration/reading.py and rehearsal/history.py."""
+    document = json.loads(everything.outputs[COMPONENT, "demo"]["operator_policy"])
+
+    assert set(actions(document["Statement"])) == {
+        "application-autoscaling:DescribeScalingActivities",
+        "cloudwatch:DescribeAlarmHistory",
+        "cloudwatch:DescribeAlarms",
+        "cloudwatch:GetMetricData",
+        "cloudwatch:GetMetricStatistics",
+        "cloudwatch:ListMetrics",
+        "logs:DescribeLogStreams",
+        "sagemaker:DescribeEndpoint",
+        "sagemaker:DescribeEndpointConfig",
+    }
+
+
 def test_the_deployer_passes_the_endpoints_role_to_sagemaker_only(everything):
     document = json.loads(everything.outputs[COMPONENT, "demo"]["deployer_policy"])
 

@@ -21,11 +21,11 @@ QUOTA = AwsError(
 )
 
 
-def assert_scales(program: Program) -> None:
+def assert_scales(program: Program, most: int = 5) -> None:
     """The target, its policies, and an alarm that runs the one that wakes from zero."""
     scaling = program.client("application-autoscaling")
     (target,) = scaling.describe_scalable_targets(**OURS)["ScalableTargets"]
-    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, 5)
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (0, most)
     policies = scaling.describe_scaling_policies(**OURS)["ScalingPolicies"]
     assert {policy["PolicyType"] for policy in policies} == {"StepScaling", "TargetTrackingScaling"}
     alarms = program.client("cloudwatch").describe_alarms()["MetricAlarms"]
@@ -55,7 +55,7 @@ def scaled(program) -> Program:
                     "steps": [{"lowerBound": 0, "adjustment": 1}],
                 },
             ],
-            "schedules": [{"name": "night", "schedule": "cron(0 22 * * ? *)", "maxCapacity": 5}],
+            "schedules": [{"name": "night", "schedule": "cron(0 22 * * ? *)", "maxCapacity": 2}],
         },
     )
     program.up()
@@ -109,10 +109,11 @@ def test_a_type_without_quota_scales_on_and_so_it_does_once_the_type_is_put_back
 
 def test_a_type_whose_quota_comes_later_scales_on_after_every_up(scaled):
     """The provider keeps the failed update as state: the next `up` sends none, the next but one
-    does."""
+    does. It heals too what could not be registered again at once."""
     scaled.configure(instanceType="ml.g5.2xlarge")
     scaled.aws.refused["UpdateEndpoint"] = QUOTA
-    scaled.up(succeeds=False)
+    scaled.aws.refused["RegisterScalableTarget"] = AwsError("InternalServiceException", "Later.")
+    assert "could not be registered again" in scaled.up(succeeds=False)
     scaled.aws.refused.clear()
     scaled.aws.operations.clear()
 
@@ -124,3 +125,19 @@ def test_a_type_whose_quota_comes_later_scales_on_after_every_up(scaled):
     assert variant(scaled)["InstanceType"] == "ml.g5.2xlarge"
     assert_scales(scaled)
     assert changes(scaled.preview("--refresh")) == {}
+
+
+def test_an_update_by_night_keeps_the_bounds_of_the_night(scaled):
+    """Every update of the endpoint registers the target anew."""
+    scaled.client("application-autoscaling").register_scalable_target(
+        **OURS,
+        ResourceId="endpoint/async-sdxl-local/variant/AllTraffic",
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MaxCapacity=2,
+    )
+    scaled.write_handler(HANDLER.replace("VERSION = 1", "VERSION = 2"))
+
+    scaled.up()
+
+    assert_scales(scaled, most=2)
+    assert changes(scaled.preview()) == {}

@@ -103,6 +103,26 @@ def test_one_out_of_memory_among_fifty_requests_costs_one_answer(half, monkeypat
     assert (statuses.count(200), statuses.count(507)) == (49, 1)
 
 
+def test_requests_at_the_same_time_share_the_model_in_turn(half):
+    """An endpoint with more than one request at a time: the VAE is cast to fp32 and back."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import pipeline
+    from request import ImageRequest
+
+    model = half.transformer._model
+    request = ImageRequest(prompt="a seven", steps=1, seed=7)
+
+    def pixels(_number: int) -> bytes:
+        return pipeline.generate(model, request).images[0].tobytes()
+
+    alone = pixels(0)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(pixels, range(16)))
+
+    assert set(together) == {alone}
+
+
 def test_images_are_decoded_one_by_one_and_attention_stays_fused(half):
     model = half.transformer._model
     decoder, batches = model.base.vae.decoder, []

@@ -150,8 +150,32 @@ def test_alarm_history_has_both_states_and_their_data_as_cloudwatch_writes_them(
     assert seen["recentDatapoints"] == [0.0]
     started, queried = (datetime.fromisoformat(seen[key]) for key in ("startDate", "queryDate"))
     assert started < queried
+    # Each evaluated period, the newest first, as public records of CloudWatch have it.
+    (point,) = seen["evaluatedDatapoints"]
+    assert (datetime.fromisoformat(point["timestamp"]), point["value"]) == (started, 0.0)
     (alarm,) = account.cloudwatch.describe_alarms(AlarmNames=["starved"])["MetricAlarms"]
     assert json.loads(alarm["StateReasonData"])["version"] == "1.0"
+
+
+def test_alarm_history_keeps_to_the_dates_that_are_asked_for(account):
+    wake(account)
+    (change,) = eventually(
+        lambda: account.cloudwatch.describe_alarm_history(
+            AlarmName="starved", HistoryItemType="StateUpdate"
+        )["AlarmHistoryItems"],
+        "a change of state",
+    )
+    at, second = change["Timestamp"], timedelta(seconds=1)
+
+    def found(start: datetime, end: datetime) -> int:
+        history = account.cloudwatch.describe_alarm_history(
+            AlarmName="starved", HistoryItemType="StateUpdate", StartDate=start, EndDate=end
+        )
+        return len(history["AlarmHistoryItems"])
+
+    assert found(at - second, at + second) == 1
+    assert found(at + second, at + 2 * second) == 0
+    assert found(at - 2 * second, at - second) == 0
 
 
 SLOW = """

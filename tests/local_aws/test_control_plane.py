@@ -63,6 +63,15 @@ def test_a_configuration_outside_sagemakers_rules_is_refused(account, variants, 
     assert account.sagemaker.list_endpoint_configs()["EndpointConfigs"] == []
 
 
+def test_a_key_for_volumes_is_refused_where_the_instances_have_their_own(account):
+    """So say service models of not long ago; the newest says that the key does nothing."""
+    model(account, "m")
+
+    with refused(account, "KmsKeyId cannot be used with ml.g5.xlarge, which has local storage"):
+        configuration(account, variant(), KmsKeyId="alias/own")
+    configuration(account, variant(InstanceType="ml.m5.xlarge"), KmsKeyId="alias/own")
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

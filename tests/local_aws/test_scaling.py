@@ -1,9 +1,8 @@
 """The embedded AWS scales an endpoint by what was deployed, and says why."""
 
-import zlib
-
 import pytest
 
+from async_inference.local_aws.alarms import phase_s
 from tests.local_aws.conftest import eventually
 
 pytestmark = pytest.mark.local_aws
@@ -132,7 +131,7 @@ def test_a_decision_is_taken_when_its_alarm_is_due_however_late_the_machine_is(a
 
     alarm = activity["Cause"].split()[2]
     assert "AlarmLow" in alarm
-    assert activity["StartTime"].timestamp() % 60 == zlib.crc32(alarm.encode()) % 60
+    assert activity["StartTime"].timestamp() % 60 == phase_s(alarm)
 
 
 def test_without_a_wake_up_policy_it_stays_at_zero(account):

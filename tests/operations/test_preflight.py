@@ -3,13 +3,14 @@
 import io
 import json
 import tarfile
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_inference import settings
+from async_inference.calibration import file as calibration
 from async_inference.images import image_of
 from async_inference.operations import preflight
 from async_inference.operations.checks import Check
@@ -108,7 +109,7 @@ OWN = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{}"
             {"imageUri": OWN.format("cu121"), "instanceType": "ml.g6.xlarge"}, "ok", id="535"
         ),
         pytest.param(
-            {"imageTag": PYTORCH, "instanceType": "ml.p6-b200.48xlarge"},
+            {"imageTag": PYTORCH, "instanceType": "ml.g7e.2xlarge"},
             "not checked",
             id="not published",
         ),
@@ -293,3 +294,15 @@ def test_keys_of_weights_and_output_buckets_that_the_endpoint_may_not_use_are_na
     assert "security.otherKeyArns" in (found.remedy or "")
     allowed = {"otherKeyArns": arns}
     assert looked("s3://weights/locked", outputPath="s3://theirs/out", security=allowed).passed
+
+
+def test_an_old_calibration_is_told_and_fails_nothing():
+    def looked(days_ago: int) -> preflight.Check:
+        until = datetime.now(UTC) - timedelta(days=days_ago)
+        look = calibration.Look(since=until, until=until, configuration="one")
+        known = calibration.Calibration(endpoint="sdxl", readings={}, looks=(look,))
+        return preflight.calibrated("prod", known)
+
+    assert looked(3).verdict == "ok"
+    assert looked(200).verdict == "not checked"
+    assert "async-inference calibrate --stack prod" in looked(200).found

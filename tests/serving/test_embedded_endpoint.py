@@ -25,17 +25,22 @@ SDXL, DIGITS = ROOT / "inference_code", ROOT / "handlers" / "digits"
 ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
 
 
-def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
-    """An endpoint named after its handler's folder, as the program deploys it."""
-    name = handler.name.replace("_", "-")
-    archive = package(handler, image_of("py312"), build_folder=folder)
+TORCHSERVE = "pytorch-inference:2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
+RAY = "ray:serve-ml-sagemaker-cuda-v1.4"
+
+
+def configured(account, handler: Path, folder: Path, image: str, **variables: str) -> str:
+    """A model and a configuration, as the program deploys them; the configuration's name."""
+    name = f"{handler.name}-{image.partition(':')[0]}".replace("_", "-")
+    archive = package(handler, image_of(image), build_folder=folder)
     account.s3.put_object(Bucket="images", Key=f"{name}.tar.gz", Body=archive.read_bytes())
+    code = {"S3Uri": f"s3://images/{name}.tar.gz", "S3DataType": "S3Object"}
     account.sagemaker.create_model(
         ModelName=name,
         ExecutionRoleArn=ROLE,
         PrimaryContainer={
-            "Image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1",
-            "ModelDataUrl": f"s3://images/{name}.tar.gz",
+            "Image": f"123456789012.dkr.ecr.us-east-1.amazonaws.com/{image}",
+            "ModelDataSource": {"S3DataSource": code | {"CompressionType": "Gzip"}},
             "Environment": {"SAGEMAKER_PROGRAM": "inference.py", **variables},
         },
     )
@@ -53,7 +58,14 @@ def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
             "OutputConfig": {"S3OutputPath": "s3://images/out", "S3FailurePath": "s3://images/bad"}
         },
     )
-    account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    return name
+
+
+def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
+    """An endpoint named after its handler's folder, with TorchServe's image."""
+    name = handler.name.replace("_", "-")
+    configuration = configured(account, handler, folder, TORCHSERVE, **variables)
+    account.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=configuration)
     eventually(lambda: account.status(name) == "InService", name, 300)
 
 
@@ -64,6 +76,24 @@ def account(start, tmp_path):  # noqa: F811
     deploy(account, SDXL, tmp_path / "build", MODEL_WEIGHTS="tiny")
     deploy(account, DIGITS, tmp_path / "build")
     return account
+
+
+def test_an_update_from_torchserve_to_ray_serve_loses_no_request(account, tmp_path):
+    asked = [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+    ray = configured(account, SDXL, tmp_path / "build", RAY, MODEL_WEIGHTS="tiny")
+    account.sagemaker.update_endpoint(EndpointName="inference-code", EndpointConfigName=ray)
+    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+
+    eventually(lambda: account.status("inference-code") == "InService", "the update", 300)
+    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+    before, meanwhile, after = (
+        [account.read(each["OutputLocation"], 60) for each in asked[at : at + 4]]
+        for at in (0, 4, 8)
+    )
+
+    runs = account.sagemaker.describe_endpoint(EndpointName="inference-code")
+    assert runs["EndpointConfigName"] == ray
+    assert before == meanwhile == after
 
 
 def ask(account, fields: dict, accept: str = "image/png") -> dict:

@@ -1,7 +1,9 @@
 """The handler under Ray Serve, as AWS's Ray Serve image runs it, over HTTP."""
 
 import json
+import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import httpx
 import pytest
 
 from async_inference.images import Image
+from async_inference.local_aws.instance import extract
+from components import packages
 from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.inference_code.test_requests import malformed
 from tests.local_aws.conftest import eventually
+from tests.serving.image_python import python_with
 from tests.serving.ray_image import ray_image
 
 pytestmark = [
@@ -92,6 +97,52 @@ def test_ray_serve_and_the_transformer_make_the_same_bytes_and_refuse_alike(monk
     assert [each.json()["error"] for each in refused] == sentences
     assert not [each for each in refused if "Traceback" in each.text]
     forget_handler()
+
+
+@pytest.fixture
+def image_python(tmp_path) -> Path:
+    """A Python with what the image's list names, as far as it is here, and nothing else."""
+    listed = (packages.IMAGES / "ray.txt").read_text().splitlines()
+    python = python_with(
+        tmp_path / "image-python", (line.split("==")[0] for line in listed if line[:1] != "#")
+    )
+    for command in ("ray", "serve"):
+        module = "ray.scripts.scripts" if command == "ray" else "ray.serve.scripts"
+        name = "main" if command == "ray" else "cli"
+        script = python.with_name(command)
+        script.write_text(
+            f"#!{python}\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n"
+        )
+        script.chmod(0o755)
+    return python
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
+def test_the_packed_packages_and_those_of_the_image_are_all_that_the_handler_needs(
+    image_python, tmp_path
+):
+    """Under this machine's Python; the image has 3.13, for which the same lock is packed."""
+    archive = packages.packed(HANDLER, RAY, tmp_path / "build")
+    assert archive is not None
+    with tarfile.open(archive) as tar:
+        extract(tar, tmp_path / "packages")
+        names = {name.split("/")[0] for name in tar.getnames()}
+    code = package(HANDLER, RAY, build_folder=tmp_path / "build")
+    here: dict[str, Any] = {"MODEL_WEIGHTS": "tiny", "python": image_python}
+    here["python_path"] = str(tmp_path / "packages")
+
+    missing = subprocess.run(
+        [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
+    )
+    with ray_image(tmp_path / "image", code, **here) as container:
+        eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
+        answer = ask(container.client, ASKED)
+
+    assert {name for name in names if ".dist-info" not in name} == {
+        *("accelerate", "diffusers", "peft", "psutil")
+    }
+    assert "No module named 'diffusers'" in missing.stderr
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
 
 def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import venv
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,7 +26,9 @@ from components.async_endpoint import model_server_environment
 from components.model_source import package
 from components.packages import packed
 from tests.inference_code.conftest import InProcess, forget_handler
+from tests.inference_code.test_requests import malformed
 from tests.local_aws.conftest import eventually
+from tests.serving.image_python import python_with
 from tests.serving.ports import free_ports
 
 pytestmark = [
@@ -103,21 +104,11 @@ def needed(*names: str) -> set[str]:
 @pytest.fixture
 def image_python(tmp_path) -> Path:
     """A Python with what AWS's image brings, and without pip: torch, TorchServe, the toolkit."""
-    folder = tmp_path / "image"
-    venv.create(folder, symlinks=True, with_pip=False)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    here = [
-        (distribution, file.parts[0])
-        for distribution in map(importlib.metadata.distribution, needed(*IMAGE))
-        for file in distribution.files or []
-    ]
-    # Several may share a folder.
-    for path in {distribution.locate_file(top) for distribution, top in here if top != ".."}:
-        (packages / Path(str(path)).name).symlink_to(str(path))
-    command = folder / "bin" / "torchserve"
-    command.write_text(f"#!{folder}/bin/python\nfrom ts.model_server import start\nstart()\n")
+    python = python_with(tmp_path / "image", needed(*IMAGE))
+    command = python.with_name("torchserve")
+    command.write_text(f"#!{python}\nfrom ts.model_server import start\nstart()\n")
     command.chmod(0o755)
-    return folder / "bin" / "python"
+    return python
 
 
 @contextlib.contextmanager
@@ -219,6 +210,10 @@ def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
         assert sentence in refused.json()["error"]
         assert "Traceback" not in refused.text
     assert ask(tiny, asked).content == served.content, "the worker goes on"
+    bodies = [body for body, kind in malformed() if kind == "application/json"]
+    bodies = [body for body in bodies if len(body) < 1_000_000]
+    statuses = [ask(tiny, body).status_code for body in bodies]
+    assert statuses == [in_process.ask(body).status for body in bodies]
     forget_handler()
 
 

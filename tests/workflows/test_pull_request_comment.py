@@ -122,6 +122,14 @@ def test_a_change_on_whose_sign_the_seeds_disagree_is_called_noise():
     assert "| mean wait | 100 s | 90 s (60 s to 120 s) | -10% (noise) |" in body([report()])
 
 
+def test_a_rehearsal_that_rests_on_a_live_endpoint_says_so():
+    assumed = REHEARSAL["assumptions"] | {"calibrated": "calibrated from 23 starts of sdxl"}
+
+    said = body([report(rehearsal=REHEARSAL | {"assumptions": assumed})])
+
+    assert "500 requests over 7.0 days, calibrated from 23 starts of sdxl; means" in said
+
+
 def test_a_broken_policy_is_told_in_its_own_words():
     violation = {
         "policyEvent": {

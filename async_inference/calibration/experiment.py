@@ -1,0 +1,154 @@
+"""An afternoon's requests that tell the most of an endpoint for the least GPU-hours.
+
+Single requests and bursts in turn, each sent once the endpoint has gone back to zero: a single one
+shows the start, the idle time and the scale-in by itself, a burst shows what happens to a second
+capacity change while the first is in progress.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from async_inference.rehearsal.simulator import Assumptions, Run, simulate
+from async_inference.rehearsal.traffic import Traffic
+from async_inference.scaling.plan import (
+    Metric,
+    ScalingPlan,
+    StepScalingPolicy,
+    TargetTrackingPolicy,
+)
+from async_inference.scaling.unsettled import Unsettled
+
+VISITS = 6
+BURST = 16
+"""Enough for a second change under every preset: five for each of three instances."""
+SPREAD_S = 60.0
+SEEDS = 10
+REST_S = 600.0
+"""At zero before the next visit, so that ten minutes of metrics show it."""
+LONG_REST_S = 1800.0
+"""Once, so that alarms of many periods run out of datapoints."""
+MATTERS = 0.02
+"""A reading matters that moves the mean wait by more than this."""
+OTHERS: dict[str, tuple[object, ...]] = {
+    "backlog_counts_inflight": (True, False),
+    "backlog_per_instance_at_zero": ("backlog", "no_data"),
+    "scale_in_ratio": (0.9, 0.9667),
+    "target_tracking_from_zero": ("never", "async_page"),
+    "inflight_on_scale_in": ("requeue", "drain"),
+    "capacity_change_in_progress": ("refused", "allowed"),
+    "scale_in_takes_s": (30.0, 60.0, 180.0),
+    "samples_per_minute": (1, 6),
+    "evaluation_range": ("n_plus_third", "n_plus_2"),
+    "metric_delay_s": (60.0, 90.0),
+}
+"""Values of each reading that a rehearsal could take; whether the setup is billed moves no wait."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be sent, what it costs, and what it is about.
+
+    Args:
+        matters: readings that move this plan's mean wait, by how much at most, the greatest first.
+        duration_s: until the endpoint is idle again.
+    """
+
+    traffic: Traffic
+    runs: tuple[Run, ...]
+    matters: tuple[tuple[str, float], ...]
+    duration_s: float
+
+    @property
+    def cost_usd(self) -> float:
+        """The middle of the simulated runs."""
+        return float(np.median([run.cost_usd for run in self.runs]))
+
+    def sentences(self, endpoint: str) -> Iterator[str]:
+        """What it would do, what it costs and what it tells, for a person to agree to."""
+        middle = sorted(self.runs, key=lambda run: run.cost_usd)[len(self.runs) // 2]
+        yield (
+            f"This sends {self.traffic.requests} requests in {VISITS} visits to {endpoint} within "
+            f"{self.duration_s / 3600:.1f} hours, with {self.traffic.work_s / 60:.0f} minutes of "
+            f"work. By the rehearsal it starts {middle.starts} instances, needs "
+            f"{middle.instance_hours:.1f} instance hours, and costs about ${self.cost_usd:.2f}. "
+            "Nothing else should be sent meanwhile."
+        )
+        if self.matters:
+            told = ", ".join(f"{name} ({moves:.0%})" for name, moves in self.matters)
+            yield f"What it can tell and moves the mean wait of this plan: {told}; and setup_s."
+        else:
+            yield "No open reading moves the mean wait of this plan; it tells the setup time."
+
+
+def designed(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> Experiment:
+    """The visits for a plan, as far apart as the endpoint needs to be idle again.
+
+    Args:
+        plan: what is deployed.
+        assumptions: what is known so far.
+        service_s: seconds of service of each request.
+    """
+    arrivals: list[float] = []
+    at_s = 0.0
+    for visit in range(VISITS):
+        own_s = np.linspace(0, SPREAD_S, BURST) if visit % 2 else np.zeros(1)
+        arrivals.extend(at_s + own_s)
+        longest_s = max(
+            _idle_again_s(plan, Traffic(own_s, np.full(len(own_s), service_s)), each)
+            for each in _pessimistic(assumptions)
+        )
+        rest_s = LONG_REST_S if visit == 0 and _has_gaps(plan) else REST_S
+        at_s += longest_s + rest_s
+    traffic = Traffic(np.array(arrivals), np.full(len(arrivals), service_s))
+    runs = tuple(simulate(plan, traffic, assumptions, seed) for seed in range(SEEDS))
+    matters = sorted(_moves(plan, traffic, assumptions), key=lambda each: -each[1])
+    return Experiment(traffic, runs, tuple(matters), at_s)
+
+
+def _pessimistic(assumptions: Assumptions) -> tuple[Assumptions, ...]:
+    """Slow starts too: a visit that meets a busy endpoint shows nothing of a start."""
+    return assumptions, replace(assumptions, setup_s=1.5 * assumptions.setup_s)
+
+
+def _idle_again_s(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> float:
+    """The latest end of a visit over the seeds: its last change of capacity."""
+    ends_s = [
+        float(run.capacity[-1, 0]) if len(run.capacity) else traffic.span_s
+        for run in (simulate(plan, traffic, assumptions, seed) for seed in range(SEEDS))
+    ]
+    return max(ends_s)
+
+
+def _has_gaps(plan: ScalingPlan) -> bool:
+    """Whether an alarm looks far back at a metric that may be without data at zero."""
+    return any(
+        isinstance(policy, TargetTrackingPolicy)
+        or (
+            policy.alarm.metric == Metric.BACKLOG_SIZE_PER_INSTANCE
+            and policy.alarm.evaluation_periods > 8
+        )
+        for policy in plan.policies
+        if isinstance(policy, TargetTrackingPolicy | StepScalingPolicy)
+    )
+
+
+def _moves(
+    plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions
+) -> Iterator[tuple[str, float]]:
+    """By which part the mean wait may move with each reading."""
+    for name, values in OTHERS.items():
+        waits_s = []
+        for value in values:
+            reading = replace(assumptions.unsettled, **{name: value})
+            other = replace(assumptions, unsettled=reading)
+            runs = [simulate(plan, traffic, other, seed) for seed in range(SEEDS)]
+            waits_s.append(float(np.mean([run.wait_s.mean for run in runs])))
+        known = [each for each in waits_s if math.isfinite(each)]
+        if len(known) > 1 and max(known) / min(known) - 1 > MATTERS:
+            yield name, max(known) / min(known) - 1
+
+
+assert set(OTHERS) | {"setup_is_billed"} == {each.name for each in fields(Unsettled)}

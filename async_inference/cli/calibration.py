@@ -1,0 +1,232 @@
+"""`calibrate`: which reading of AWS a live endpoint shows, for later rehearsals of its stack."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from async_inference.cli.options import EndpointOption, JsonOption
+from async_inference.cli.target import Target, target_of
+from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from async_inference.calibration.estimators import Estimate, Finding
+    from async_inference.calibration.file import Merged
+
+DEFAULT_DAYS = 14.0
+EXIT_DECLINED = 1
+LOOK_AGAIN_S = 15.0
+
+
+def calibrate(
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Whose endpoint to read; by default local, while that runs."),
+    ] = None,
+    endpoint: EndpointOption = None,
+    days: Annotated[
+        float, typer.Option(help="How far back; CloudWatch keeps 15.", min=0.01, max=15)
+    ] = DEFAULT_DAYS,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write or add to; calibration.<stack>.yaml.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG to write: predicted against measured.")
+    ] = None,
+    runs: Annotated[
+        bool, typer.Option("--run", help="First send requests that tell the most; asks before.")
+    ] = False,
+    payload: Annotated[
+        str, typer.Option(help="With --run: steps or sleep, as load takes it.")
+    ] = "steps",
+    service_s: Annotated[
+        float, typer.Option(help="With --run: seconds that each request is to take.", min=0.1)
+    ] = 25.0,
+    step_s: Annotated[
+        float, typer.Option(help="With --run: seconds of one step there.", min=1e-4)
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Read what a live endpoint shows of AWS; rehearse, tune and load then take that.
+
+    It only reads, unless --run is given.
+
+    For example: async-inference calibrate --stack prod --days 14 --picture calibration.png
+    """
+    target = target_of(endpoint, stack)
+    name = stack or (target.settings.stack if target.settings else target.endpoint)
+    own = target.settings
+    if own is None and (picture or runs):
+        raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])
+    if payload not in ("steps", "sleep"):
+        raise InvalidInputError([f"--payload {payload}: must be steps or sleep"])
+    screen = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    from async_inference.calibration import file, reading
+    from async_inference.calibration.estimators import estimate
+
+    path = output or file.path_of(name)
+    for option, each in (("--output", path), ("--picture", picture)):
+        if each is not None and not each.parent.is_dir():
+            raise InvalidInputError([f"{option}: there is no folder {each.parent}; make it first"])
+    before = file.read(path)
+    if runs:
+        _run(target, payload, service_s, step_s, screen)
+    with screen.status("reading activities, alarms and metrics"), _aws_says():
+        records = reading.read(_clients(target), target.endpoint, timedelta(days=days))
+    found = estimate(records)
+    tells = any(each.value is not None for each in found.findings)
+    merged = file.merged(before, records, found) if tells else None
+    if merged is not None:
+        file.write(merged.calibration, path)
+    sentence = None
+    if own is not None and merged is not None and picture is not None:
+        sentence = _picture(target, records, merged, picture, screen)
+    if as_json:
+        typer.echo(json.dumps(_as_json(target.endpoint, found, merged, sentence), indent=2))
+    else:
+        Console(soft_wrap=False).print(_as_table(target.endpoint, found, merged))
+    if sentence is not None:
+        screen.print(f"{sentence}\nThe picture: {picture}", markup=False)
+    if merged is None:
+        screen.print(f"Nothing was found, so {path} was not written.", style="yellow")
+    elif own is None:
+        screen.print(
+            f"{path}: name it calibration.<stack>.yaml, and rehearsals of that stack take it.",
+            markup=False,
+        )
+    else:
+        screen.print(f"Rehearsals of {name} take {path} from now on; commit it.", markup=False)
+
+
+def _clients(target: Target) -> Any:
+    from botocore.config import Config
+
+    config = Config(retries={"mode": "adaptive", "max_attempts": 10})
+    return lambda service: target.session.client(service, endpoint_url=target.url, config=config)
+
+
+class _aws_says:  # noqa: N801 reads as a statement
+    """botocore's errors as bad input, with what AWS said."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if isinstance(error, BotoCoreError | ClientError):
+            raise InvalidInputError([f"AWS: {error}"]) from error
+
+
+def _picture(
+    target: Target, records: Any, merged: "Merged", path: Path, screen: Console
+) -> str | None:
+    with screen.status("rehearsing what was measured (the first time compiles, ten seconds)"):
+        from async_inference.calibration import comparison, file
+        from async_inference.rehearsal.simulator import Assumptions
+
+        own = target.settings
+        assert own is not None
+        stated = Assumptions(
+            setup_s=float(own.setup_s),
+            concurrency=own.max_concurrent_invocations_per_instance,
+            request_ttl_s=float(own.request_ttl_s),
+        )
+        compared = comparison.compare(
+            records,
+            own.plan,
+            (
+                ("without calibration", stated),
+                ("calibrated", file.applied(stated, merged.calibration)),
+            ),
+        )
+        if compared is None:
+            screen.print("No request ended in this time, so there is no picture.", style="yellow")
+            return None
+        comparison.picture(compared, path)
+        return compared.sentence()
+
+
+def _run(target: Target, payload: str, service_s: float, step_s: float, screen: Console) -> None:
+    """Ask, send the designed requests, and wait until the endpoint is idle again."""
+    with screen.status("designing it (the first time compiles, about ten seconds)"):
+        from async_inference.calibration import experiment
+        from async_inference.load import Payload
+        from async_inference.rehearsal.rehearse import assumed
+
+        assert target.settings is not None
+        assumptions, _ = assumed(target.settings, ())
+        how = Payload(payload, step_s)
+        plan = target.settings.plan
+        chosen = experiment.designed(plan, assumptions, how.served_s(service_s))
+    for sentence in chosen.sentences(target.endpoint):
+        screen.print(sentence, markup=False)
+    if not typer.confirm("Send them?", err=True):
+        screen.print("Nothing was sent and nothing read.")
+        raise typer.Exit(EXIT_DECLINED)
+    asyncio.run(_send(target, chosen, how, screen))
+
+
+async def _send(target: Target, chosen: Any, how: Any, screen: Console) -> None:
+    from async_inference.cli.load import replayed
+    from async_inference.client.aio import AsyncClient
+
+    clock = 60 / target.minute_s
+    replay = await replayed(target, chosen.traffic, how, clock, screen)
+    if replay.failed or replay.unanswered:
+        screen.print(
+            f"{replay.failed} requests failed and {replay.unanswered} were not answered; their "
+            "service times tell nothing",
+            style="yellow",
+        )
+    last_visit_s = chosen.duration_s - chosen.traffic.span_s
+    with screen.status("waiting until the endpoint is idle again"):
+        async with AsyncClient(target.endpoint, session=target.session, url=target.url) as client:
+            for _ in range(int(last_visit_s // LOOK_AGAIN_S) + 1):
+                if not (await client.state()).instances:
+                    break
+                await asyncio.sleep(LOOK_AGAIN_S / clock)
+        # Its datapoints come a minute or two later.
+        await asyncio.sleep(180 / clock)
+
+
+def _as_table(endpoint: str, found: "Estimate", merged: "Merged | None") -> Group:
+    """What was found, with how much evidence; then what was not, and why."""
+    from async_inference.calibration.file import sentences
+
+    table = Table("reading", "value", "seen", "evidence", title=f"What {endpoint} shows")
+    for each in found.findings:
+        if each.value is not None:
+            table.add_row(each.name, str(each.value), str(each.observations), Text(_evidence(each)))
+    lines = [*sentences(found.findings), *found.notes, *(merged.notes if merged else ())]
+    return Group(table, *(Text(f"- {each}") for each in lines))
+
+
+def _evidence(finding: "Finding") -> str:
+    if finding.low is not None and finding.high is not None:
+        return f"{finding.low:g} to {finding.high:g}; {finding.because}"
+    if finding.odds is not None:
+        return f"{finding.odds:,.0f} : 1; {finding.because}"
+    return finding.because
+
+
+def _as_json(
+    endpoint: str, found: "Estimate", merged: "Merged | None", sentence: str | None
+) -> dict[str, Any]:
+    notes: Sequence[str] = (*found.notes, *(merged.notes if merged else ()))
+    return {
+        "endpoint": endpoint,
+        "findings": [asdict(each) for each in found.findings],
+        "readings": dict(merged.calibration.readings) if merged else {},
+        "notes": list(notes),
+        "comparison": sentence,
+    }
