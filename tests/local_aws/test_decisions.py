@@ -211,8 +211,8 @@ class Held:
     def _announced(self, run: Run, traffic: Traffic) -> dict[float, int]:
         """How many requests clients announce, when: those that come while nothing serves."""
         announces = np.broadcast_to(traffic.announces, traffic.requests)
-        since = np.searchsorted(run.capacity["at_s"], traffic.arrivals_s, side="left") - 1
-        asleep = np.where(since < 0, True, run.capacity["in_service"][since] == 0)
+        changes_before = np.searchsorted(run.capacity["at_s"], traffic.arrivals_s, side="left")
+        asleep = np.array([0, *run.capacity["in_service"]])[changes_before] == 0
         told: dict[float, int] = {}
         for at_s, requests in zip(traffic.arrivals_s[asleep], announces[asleep], strict=True):
             if requests:
