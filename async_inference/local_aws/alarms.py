@@ -1,8 +1,8 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
-moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at its own
-phase, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
-stays in ALARM, other actions run on a change of state.
+moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at its own phase,
+one with a shorter period as often as that. Auto Scaling actions repeat once a minute while it stays
+in ALARM; other actions run on a change of state.
 """
 
 import json

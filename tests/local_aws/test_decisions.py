@@ -40,8 +40,10 @@ from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents
+from async_inference.scaling.alarms import evaluated_every_s
 from async_inference.scaling.autoscaler import change_in_progress
 from async_inference.scaling.plan import (
+    ANNOUNCED,
     FACTORS,
     PRESETS,
     AdjustmentType,
@@ -71,11 +73,12 @@ TARGET = {
 }
 
 
-PUBLISHED = [
-    each for each in Metric if each not in FACTORS and each != Metric.REQUESTS_WITHOUT_CAPACITY
+QUEUE = [
+    metric
+    for metric in Metric
+    if metric not in FACTORS and metric != Metric.REQUESTS_WITHOUT_CAPACITY
 ]
-"""What SageMaker publishes. Metric math and announcements need CloudWatch's own API, which is not
-here: `test_fidelity` shows both."""
+"""What SageMaker publishes. Products of two need CloudWatch's API to be put: `test_fidelity`."""
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Held:
         # At one moment the order would decide, and AWS leaves that open too.
         self._free = set(range(60)) - set(unsettled.sample_times_s)
         with self._clock.at(ORIGIN_S):
-            self.phases_s = [float(phase_s(name)) for name in self._put(plan)]
+            self.phases_s = [float(at_s) for at_s in self._put(plan)]
 
     def close(self) -> None:
         self._journal.close()
@@ -149,33 +152,31 @@ class Held:
     def _scale(self, arn: str, alarm: str, metric: float, threshold: float) -> str:
         return self._scaling.alarm_fired(arn, alarm, metric, threshold)
 
-    def _put(self, plan: ScalingPlan) -> Iterator[str]:
-        """The names of the plan's alarms, in the simulator's order."""
+    def _put(self, plan: ScalingPlan) -> Iterator[int]:
+        """When the plan's alarms are evaluated, in the simulator's order."""
         bounds = {"MinCapacity": plan.min_capacity, "MaxCapacity": plan.max_capacity}
         self._scaling.register_scalable_target(TARGET | bounds)
         for policy in plan.policies:
             document = documents.policy_document(policy, ENDPOINT)
             made = self._scaling.put_scaling_policy(TARGET | document)
             if isinstance(policy, StepScalingPolicy):
-                for alarm in policy.alarms:
-                    yield self._put_alarm(policy.name, alarm, made["PolicyARN"])
+                for each in policy.alarms:
+                    on = documents.metric_stat(each, ENDPOINT)
+                    every_s = evaluated_every_s(each.period_s)
+                    names = (f"{policy.name} {number}" for number in count())
+                    name = next(name for name in names if self._takes([name], every_s))
+                    self.alarms.put(name, documents.alarm_document(each, on), made["PolicyARN"])
+                    yield phase_s(name, every_s)
                 continue
-            while not self._takes(made["Alarms"]):
+            while not self._takes([alarm["AlarmName"] for alarm in made["Alarms"]]):
                 made = self._scaling.put_scaling_policy(TARGET | document)
-            yield from (alarm["AlarmName"] for alarm in made["Alarms"])
+            yield from (phase_s(alarm["AlarmName"]) for alarm in made["Alarms"])
 
-    def _put_alarm(self, policy: str, alarm: MetricAlarm, arn: str) -> str:
-        names = (f"{policy} {number}" for number in count())
-        name = next(name for name in names if phase_s(name) in self._free)
-        document = documents.alarm_document(alarm, documents.metric_stat(alarm, ENDPOINT))
-        self.alarms.put(name, document, arn)
-        self._free -= {phase_s(name)}
-        return name
-
-    def _takes(self, alarms: list[dict[str, str]]) -> bool:
+    def _takes(self, names: list[str], every_s: int = 60) -> bool:
         """Take the alarms' moments, if nobody has them."""
-        moments = {phase_s(alarm["AlarmName"]) for alarm in alarms}
-        free = len(moments) == len(alarms) and moments <= self._free
+        first = {phase_s(name, every_s) for name in names}
+        moments = {at_s for each in first for at_s in range(each, 60, every_s)}
+        free = len(first) == len(names) and moments <= self._free
         self._free -= moments if free else set()
         return free
 
@@ -186,7 +187,8 @@ class Held:
         looks_s = self._unsettled.sample_times_s
         minutes = range(int(end_s // MINUTE_S) + 1)
         looks = {minute * MINUTE_S + look_s for minute in minutes for look_s in looks_s}
-        moments = sorted({*serving, *looks})
+        announced = self._announced(run, traffic)
+        moments = sorted({*serving, *looks, *announced})
         while last_s < end_s:
             alarm_s = (self.alarms.next_evaluation_s(ORIGIN_S + last_s) or np.inf) - ORIGIN_S
             settled_s = self.variant.scale_in_ends_s - ORIGIN_S
@@ -200,9 +202,31 @@ class Held:
                     self._scaling.capacity_changed(self.variant)
                 if at_s in looks:
                     self._look(run, traffic, at_s)
+                if at_s in announced:
+                    self._announce(announced[at_s])
                 self.alarms.evaluate_due(ORIGIN_S + last_s, ORIGIN_S + at_s)
             last_s = at_s
         return self.variant.asked
+
+    def _announced(self, run: Run, traffic: Traffic) -> dict[float, int]:
+        """How many requests clients announce, when: those that come while nothing serves."""
+        announces = np.broadcast_to(traffic.announces, traffic.requests)
+        changes_before = np.searchsorted(run.capacity["at_s"], traffic.arrivals_s, side="left")
+        asleep = np.array([0, *run.capacity["in_service"]])[changes_before] == 0
+        told: dict[float, int] = {}
+        for at_s, requests in zip(traffic.arrivals_s[asleep], announces[asleep], strict=True):
+            if requests:
+                told[float(at_s)] = told.get(float(at_s), 0) + int(requests)
+        return told
+
+    def _announce(self, requests: int) -> None:
+        datum = {
+            "MetricName": "RequestsWithoutCapacity",
+            "Dimensions": [{"Name": "EndpointName", "Value": ENDPOINT}],
+            "Value": requests,
+            "StorageResolution": 1,
+        }
+        cloudwatch.of_region(ACCOUNT_ID, REGION).put_metric_data("AsyncInference", [datum])
 
     def _look(self, run: Run, traffic: Traffic, at_s: float) -> None:
         there = (traffic.arrivals_s <= at_s) & ~(run.finished_s <= at_s)
@@ -211,11 +235,8 @@ class Held:
             int(there.sum()), 0, self.variant.in_service, oldest_age_s, self._unsettled
         )
         for metric, value in look.items():
-            self._metrics.put(
-                Series.of(QUEUE_METRICS, metric, {"EndpointName": ENDPOINT}),
-                ORIGIN_S + at_s,
-                [value],
-            )
+            series = Series.of(QUEUE_METRICS, metric, {"EndpointName": ENDPOINT})
+            self._metrics.put(series, ORIGIN_S + at_s, [value])
 
 
 def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tuple[list, list]:
@@ -223,7 +244,7 @@ def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tu
     drawn = random.Random(0)
     with (
         tempfile.TemporaryDirectory() as folder,
-        # Target tracking names its alarms by them, and each name has its own phase.
+        # Target tracking names its alarms by them, and a name's alarm has a phase of its own.
         patch("uuid.uuid4", lambda: UUID(int=drawn.getrandbits(128))),
     ):
         held = Held(Path(folder), plan, assumptions.unsettled)
@@ -238,7 +259,7 @@ def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tu
 
 def last_s(run: Run, traffic: Traffic) -> float:
     """Until when both are compared: the run ends once all is answered and nothing runs."""
-    latest_s = max([0.0, *run.finished_s, *(float(row[0]) for row in run.capacity)])
+    latest_s = max([*run.finished_s, *run.capacity["at_s"], 0.0])
     within_s = traffic.span_s + AFTERWARDS_S
     return within_s if np.isnan(run.finished_s).any() else float(min(latest_s, within_s))
 
@@ -281,7 +302,7 @@ def step_policies(draw, name: str) -> StepScalingPolicy:
     return StepScalingPolicy(
         name=name,
         alarm=MetricAlarm(
-            metric=draw(st.sampled_from(PUBLISHED)),
+            metric=draw(st.sampled_from(QUEUE)),
             statistic=draw(st.sampled_from(["Average", "Maximum", "Minimum", "Sum"])),
             comparison=comparison,
             threshold=draw(st.sampled_from([0.5, 1.0, 2.0, 5.0, 120.0])),
@@ -308,7 +329,7 @@ def plans(draw) -> ScalingPlan:
         | st.builds(
             TargetTrackingPolicy,
             name=st.just("tracks"),
-            metric=st.sampled_from(PUBLISHED),
+            metric=st.sampled_from(QUEUE),
             target=st.sampled_from([0.7, 1.0, 3.0, 5.0]),
             scale_out_cooldown_s=st.sampled_from([0, 30, 300]),
             scale_in_cooldown_s=st.sampled_from([0, 30, 300]),
@@ -338,7 +359,7 @@ READINGS = st.builds(
 
 
 @pytest.mark.parametrize("looks", [1, 3])
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "announced"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_decided_alike(preset, looks):
     plan = PRESETS[preset].within(0, 5)
     assumptions = Assumptions(setup_s=312.5, unsettled=Unsettled(samples_per_minute=looks))
@@ -349,7 +370,30 @@ def test_a_preset_is_decided_alike(preset, looks):
     assert expected, "something was decided"
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("period_s", [10, 20, 30])
+def test_what_clients_announce_is_decided_alike(period_s, seed):
+    """Bursts that are announced request by request, or as batches with the first one."""
+    wakes, *others = ANNOUNCED.policies
+    assert isinstance(wakes, StepScalingPolicy)
+    announced = wakes.more_alarms[0].model_copy(update={"period_s": period_s})
+    wakes = wakes.model_copy(update={"more_alarms": (announced,)})
+    plan = ScalingPlan(min_capacity=0, max_capacity=5, policies=(wakes, *others))
+    traffic = bursts(seed)
+    if seed % 2:
+        announces = np.where(np.arange(traffic.requests) % 12, 0, 12)
+        traffic = Traffic(traffic.arrivals_s, traffic.service_s, announces)
+    assumptions = Assumptions(
+        setup_s=312.5, unsettled=Unsettled(announcement_delay_s=(5.0, 30.0)[seed % 3 == 0])
+    )
+
+    found, expected = decided(plan, traffic, assumptions)
+
+    assert found == expected
+    assert any(at_s - traffic.arrivals_s[0] < 70 for at_s, _ in found), "the first was heard"
+
+
+@settings(max_examples=100, deadline=None)
 @given(plan=plans(), seed=st.integers(0, 10_000), unsettled=READINGS)
 def test_any_plan_is_decided_alike_under_any_reading(plan, seed, unsettled):
     assumptions = Assumptions(setup_s=312.5, unsettled=unsettled)

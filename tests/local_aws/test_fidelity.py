@@ -1,7 +1,7 @@
 """The simulator and the whole embedded AWS, with its workers, do the same with the same requests.
 
 `test_decisions` compares what they decide, plan by plan; here queue, instances and metrics are
-real. One embedded AWS runs three endpoints side by side, each with its own plan. What it
+real. One embedded AWS runs two endpoints side by side, each with its own plan. What it
 accepted, when, and how long each request kept its instance, is then given to the simulator, with
 the same alarm phases and setup time: both must ask for the same capacities within one minute of
 each other.
@@ -23,9 +23,7 @@ from async_inference.local_aws.server import LocalAws, Options
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents
-from async_inference.scaling.alarms import evaluated_every_s
 from async_inference.scaling.plan import (
-    ANNOUNCED,
     DOCUMENTED,
     AdjustmentType,
     Comparison,
@@ -96,7 +94,7 @@ STEPS = ScalingRules(
         ),
     )
 )
-PLANS = {"documented": DOCUMENTED, "steps": STEPS, "announced": ANNOUNCED}
+PLANS = {"documented": DOCUMENTED, "steps": STEPS}
 
 
 def bounded(rules: ScalingRules) -> ScalingPlan:
@@ -109,7 +107,6 @@ class Observed:
 
     arrivals_s: list[float]
     service_s: list[float]
-    announces: np.ndarray
     phases_s: list[float]
     first_minute_s: float
     capacities: list[tuple[float, int]]
@@ -131,18 +128,13 @@ def put(account: Account, name: str, plan: ScalingPlan) -> None:
         document = documents.policy_document(policy, name)
         arn = account.autoscaling.put_scaling_policy(**target, **document)["PolicyARN"]
         if isinstance(policy, StepScalingPolicy):
-            for alarm in policy.alarms:
+            for number, alarm in enumerate(policy.alarms):
                 on = documents.metric_stat(alarm, name)
                 account.cloudwatch.put_metric_alarm(
-                    AlarmName=alarm_name(name, policy, alarm),
+                    AlarmName=f"{name}-{policy.name}" + (f"-{number}" if number else ""),
                     AlarmActions=[arn],
                     **documents.alarm_document(alarm, on),
                 )
-
-
-def alarm_name(name: str, policy: StepScalingPolicy, alarm: MetricAlarm) -> str:
-    """What an alarm of a step policy is called."""
-    return f"{name}-{policy.name}-{alarm.metric}"
 
 
 def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
@@ -155,7 +147,7 @@ def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
             ordered += [
                 next(
                     n
-                    for n in every_s
+                    for n in names
                     if n.startswith(f"TargetTracking-endpoint/{name}/") and end in n
                 )
                 for end in ("-AlarmHigh-", "-AlarmLow-")
@@ -197,28 +189,12 @@ def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> 
     began_s = (clock.now_s() // MINUTE_S + 2) * MINUTE_S
     last = None
     arrivals = []
-    announces = np.broadcast_to(wanted.announces, wanted.requests)
-    for arrival_s, service_s, tells in zip(
-        wanted.arrivals_s, wanted.service_s, announces, strict=True
-    ):
+    for arrival_s, service_s in zip(wanted.arrivals_s, wanted.service_s, strict=True):
         clock.wait(asleep, began_s + float(arrival_s) - clock.now_s())
         last = account.runtime.invoke_endpoint_async(
             EndpointName=name, Body=json.dumps(float(service_s) / SPEED)
         )
         arrivals.append(clock.now_s())
-        if plan.hears_announcements and tells and account.instances(name) == 0:
-            account.cloudwatch.put_metric_data(
-                Namespace="AsyncInference",
-                MetricData=[
-                    {
-                        "MetricName": "RequestsWithoutCapacity",
-                        "Dimensions": [{"Name": "EndpointName", "Value": name}],
-                        "Value": int(tells),
-                        "Timestamp": arrivals[-1],
-                        "StorageResolution": 1,
-                    }
-                ],
-            )
     assert last is not None
     account.read(last["OutputLocation"], 240)
     eventually(lambda: account.instances(name) == 0, f"{name} back at zero", 240)
@@ -237,7 +213,6 @@ def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> 
     return Observed(
         arrivals_s=arrivals,
         service_s=list(wanted.service_s + overhead_s(account, name, wanted)),
-        announces=announces,
         phases_s=phases(account, name, plan),
         first_minute_s=min(
             point["Timestamp"] for point in published(account, name, "ApproximateBacklogSize")
@@ -251,7 +226,7 @@ def predicted(plan: ScalingPlan, seen: Observed) -> list[tuple[float, int]]:
     origin_s = seen.first_minute_s
     run = simulate(
         plan,
-        Traffic(np.array(seen.arrivals_s) - origin_s, np.array(seen.service_s), seen.announces),
+        Traffic(np.array(seen.arrivals_s) - origin_s, np.array(seen.service_s)),
         Assumptions(setup_s=SETUP_S),
         seed=0,
         start_s=origin_s,
@@ -275,13 +250,6 @@ def requests() -> Traffic:
     return Traffic(arrivals_s, np.full(len(arrivals_s), MINUTE_S))
 
 
-def batch() -> Traffic:
-    """Six at an idle endpoint, announced with the first; then one at a time, while some serve."""
-    arrivals_s = np.array([*(20 + 2.0 * number for number in range(6)), 960, 1200])
-    announces = np.array([6, *[0] * 5, 1, 1])
-    return Traffic(arrivals_s, np.full(len(arrivals_s), MINUTE_S), announces)
-
-
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory) -> dict[str, Observed]:
     aws = LocalAws(
@@ -296,13 +264,7 @@ def observed(tmp_path_factory) -> dict[str, Observed]:
             account.in_service(name)
         with ThreadPoolExecutor(len(PLANS)) as pool:
             running = {
-                name: pool.submit(
-                    observe,
-                    account,
-                    name,
-                    bounded(rules),
-                    batch() if rules is ANNOUNCED else requests(),
-                )
+                name: pool.submit(observe, account, name, bounded(rules), requests())
                 for name, rules in PLANS.items()
             }
             return {name: seen.result() for name, seen in running.items()}
