@@ -140,7 +140,7 @@ def put(account: Account, name: str, plan: ScalingPlan) -> None:
 def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
     """When the embedded AWS evaluates the plan's alarms, in the simulator's order."""
     found = account.cloudwatch.describe_alarms()["MetricAlarms"]
-    every_s = {alarm["AlarmName"]: evaluated_every_s(alarm.get("Period", 60)) for alarm in found}
+    names = [alarm["AlarmName"] for alarm in found]
     ordered = []
     for policy in plan.policies:
         if isinstance(policy, TargetTrackingPolicy):
@@ -153,8 +153,8 @@ def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
                 for end in ("-AlarmHigh-", "-AlarmLow-")
             ]
         else:
-            ordered += [alarm_name(name, policy, alarm) for alarm in policy.alarms]
-    return [float(phase_s(alarm, every_s.get(alarm, 60))) for alarm in ordered]
+            ordered.append(f"{name}-{policy.name}")
+    return [float(phase_s(alarm)) for alarm in ordered]
 
 
 def published(account: Account, name: str, metric: str, variant: bool = False) -> list[Any]:
