@@ -151,4 +151,6 @@ def _moves(
             yield name, max(known) / min(known) - 1
 
 
-assert set(OTHERS) | {"setup_is_billed"} == {each.name for each in fields(Unsettled)}
+assert set(OTHERS) | {"setup_is_billed", "announcement_delay_s"} == {
+    each.name for each in fields(Unsettled)
+}
