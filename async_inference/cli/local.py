@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from async_inference.terminal import Name
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
         for instance in endpoint["instances"]:
             busy = f"{instance['busy']} of {instance['concurrency']}"
             cells = (instance["name"], instance["state"], busy, instance["configuration"])
-            instances.add_row(*map(Text, cells))
+            instances.add_row(*map(Name, cells))
         shown += ["", instances]
     return shown
 
@@ -228,12 +229,10 @@ def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
     styles = {"ALARM": "bold red", "OK": "green"}
     for alarm in alarms:
         table.add_row(
-            Text.assemble(
-                _shortened(alarm["name"]), "\n", (alarm["condition"], "dim"), overflow="fold"
-            ),
+            Name.assemble(_shortened(alarm["name"]), "\n", (alarm["condition"], "dim")),
             Text(alarm["state"], style=styles.get(alarm["state"], "dim")),
             _time(alarm["since_s"]),
-            Text(alarm["reason"], overflow="fold"),
+            Name(alarm["reason"]),
         )
     return table
 
@@ -244,8 +243,8 @@ def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[st
     for activity in both[:SHOWN_ACTIVITIES]:
         style = "" if "StatusCode" in activity else "dim"
         cause = _shortened(activity["Cause"])
-        description = Text(activity["Description"], style=style)
-        table.add_row(_time(activity["StartTime"]), description, Text(cause, style=style))
+        description = Name(activity["Description"], style=style)
+        table.add_row(_time(activity["StartTime"]), description, Name(cause, style=style))
     return table
 
 
