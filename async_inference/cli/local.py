@@ -27,7 +27,7 @@ SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
 
-app = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_is_help=True)
+app = typer.Typer(help="Run the stack on this machine, on the embedded AWS.", no_args_is_help=True)
 
 
 @app.command("up")
@@ -55,11 +55,11 @@ def down() -> None:
 @app.command("status")
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Run until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once.")] = False,
 ) -> None:
-    """What happens now: instances, backlog, alarms, last scaling activities, and why.
+    """Show instances, backlog, alarms and the last scaling activities, with causes.
 
-    The same as live charts: the page whose address it prints.
+    It prints the address of a page with the same as live charts.
 
     For example: async-inference local status --watch
     """
@@ -100,10 +100,10 @@ def status(
 
 @app.command("logs")
 def logs(
-    endpoint: Annotated[str | None, typer.Argument(help="Its name; all by default.")] = None,
+    endpoint: Annotated[str | None, typer.Argument(help="Endpoint name; default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Run until Ctrl-C.")] = False,
 ) -> None:
-    """What the instances wrote, each line after its log stream as CloudWatch Logs names it.
+    """Print what the instances wrote, each line after its log stream in CloudWatch Logs.
 
     For example: async-inference local logs async-sdxl-local --follow
     """
