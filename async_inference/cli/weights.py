@@ -37,7 +37,7 @@ def publish(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="Pattern of file names to upload, instead of the files that a handler loads; repeatable."
+            help="File-name pattern, instead of the files that a handler loads; repeatable."
         ),
     ] = None,
 ) -> None:
