@@ -37,7 +37,7 @@ STACK = "local"
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
 PATIENCE_S = 300.0
-"""Real seconds for any one stage of the journey; longer means that something is broken."""
+"""Real seconds until a stage counts as failed."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Datapoints by minute, as alarms, the API and status pages read them."""
+"""Datapoints by minute, for alarms, the API and the status page."""
 
 import threading
 from collections import deque
