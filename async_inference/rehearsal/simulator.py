@@ -28,7 +28,7 @@ from async_inference.scaling.unsettled import Unsettled
 
 MINUTE_S = 60.0
 SETUPS = 4096
-"""Setup times that are drawn; after so many starts they repeat."""
+"""The number of setup times that are drawn; later starts reuse them."""
 COOL_DOWN_MINUTES = 24 * 60
 """A run ends when all is answered and the capacity is at its minimum, or a day after the last
 arrival."""
