@@ -1,4 +1,4 @@
-"""`load`: traffic in, waits beside the rehearsed ones out."""
+"""`load`: replays traffic and compares the waits with the rehearsal's."""
 
 import asyncio
 import json

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from async_inference.local_aws.daemon import Daemon
 
 CHARTED_MINUTES = 45
-"""As many as fit beside their numbers into 80 columns."""
+"""As many minutes as fit beside the numbers into 80 columns."""
 SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
