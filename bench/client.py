@@ -1,4 +1,4 @@
-"""What a batch of the client costs beyond the calls that the same work takes with plain boto3."""
+"""The overhead of a client's batch over the same calls with plain boto3."""
 
 import asyncio
 import socket

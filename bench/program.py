@@ -1,4 +1,4 @@
-"""How long Pulumi takes to look at the program, with the engine and without it."""
+"""The duration of a preview, with the engine and without it."""
 
 import os
 import shutil

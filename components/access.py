@@ -1,4 +1,4 @@
-"""What people and machines around an endpoint may do, as IAM policy documents.
+"""IAM policy documents for the clients and deployers of an endpoint.
 
 The program attaches them to no role: the deployer has one already, and clients belong to others.
 """

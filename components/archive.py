@@ -1,4 +1,4 @@
-"""Model archives that are the same bytes for the same files, and named after their content."""
+"""Reproducible model archives: the same files give the same bytes and name."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""The customer's own KMS key for all that an endpoint keeps."""
+"""A customer-managed KMS key for all data of an endpoint."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The handler's code and packages, packed by content, and where the container finds all of it."""
+"""Archives of the handler's code and packages, and where the container finds them."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from components.packages import packed
 
 BUILD_FOLDER = Path(".local/build")
 TINY = "tiny"
-"""Weights that travel with the handler, in its folder of that name."""
+"""Weights that are packaged with the handler, from its folder of that name."""
 WEIGHTS_CHANNEL, PACKAGES_CHANNEL = "weights", "packages"
 _CodeArgsDict = aws.sagemaker.ModelPrimaryContainerModelDataSourceArgsDict
 _SourceArgsDict = aws.sagemaker.ModelPrimaryContainerAdditionalModelDataSourceArgsDict

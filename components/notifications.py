@@ -1,4 +1,4 @@
-"""Topics that tell how each request ended, and who listens to them."""
+"""SNS topics for finished requests, and their subscriptions."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What tells people that the endpoint starves, fails, leaks money or costs too much."""
+"""Alarms, a dashboard and a budget: starvation, failures, idle cost."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from components.notifications import subscribe
 
 MINUTE_S = 60
 TREND_S = 300
-"""Period of what is about a trend: long enough that one request does not make one."""
+"""Period of alarms on a trend, long enough that one request is none."""
 RUNBOOK = "docs/operations.md"
 NEAR_TTL = 0.8
-"""Share of a request's time to live after which its waiting alarms."""
+"""Share of a request's time to live after which an alarm fires."""
 FAILURES_WINDOW_S = 900
 
 

@@ -19,7 +19,7 @@ from async_inference.images import Image
 from components.archive import archived
 
 IMAGES = Path(__file__).with_name("images")
-"""What AWS's images bring, a list for each repository."""
+"""The packages in AWS's images, one list for each repository."""
 TORCH = re.compile(r"torch|triton")
 GLIBC = "manylinux_2_28"
 """What wheels may ask of the image's C library: Ubuntu 20.04 has 2.31, 22.04 has 2.35."""

@@ -10,9 +10,9 @@ import pulumi_aws as aws
 from components.provider_account import ProviderAccount
 
 CODE_PREFIX = "code/"
-"""Under which the program itself puts archives."""
+"""The prefix of the program's archives."""
 UPLOAD_ABANDONED_D = 7
-"""Days after which the parts of an upload that was never completed go."""
+"""Days after which the parts of an incomplete upload are deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)

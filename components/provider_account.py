@@ -1,4 +1,4 @@
-"""Clients for hooks, which look at AWS themselves: where the component's provider acts, or nowhere.
+"""AWS clients for hooks, in the account and region of the component's provider only.
 
 With the shell's credentials a hook could find no endpoint in another account, and let the live
 configuration of this one be deleted.

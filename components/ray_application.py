@@ -35,7 +35,7 @@ TEXT_TYPES = {JSON, "text/csv"}
 LOOK_EVERY_S = 0.2
 LOAD_ATTEMPTS = 3
 END_AFTER_S = 1.0
-"""Between the answer to a request that took too long and the end of its process."""
+"""Seconds from a timed-out request's answer to the end of its process."""
 
 
 def _concurrency() -> int:

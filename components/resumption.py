@@ -1,4 +1,4 @@
-"""Resource hooks: what an interrupted `pulumi up` or `destroy` left, the next one continues from.
+"""Resource hooks that let `pulumi up` or `destroy` resume an interrupted one.
 
 A CLI that is killed, or whose creation fails, leaves an endpoint under its stable name that the
 state does not hold: the provider records an endpoint only once it is in service. The next creation

@@ -1,4 +1,4 @@
-"""Resource hooks: nothing live is deleted, a silent rollback fails the update.
+"""Resource hooks that protect live resources and fail the update after a silent rollback.
 
 Hooks run in the program while the engine works, so they look at AWS itself; that is why
 `pulumi destroy` needs `--run-program` (docs/aws-facts.md#silent-rollback).

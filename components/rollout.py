@@ -1,4 +1,4 @@
-"""How an update of the endpoint shifts traffic to the new fleet, and what rolls it back.
+"""How an update shifts traffic to the new fleet, and which alarm rolls it back.
 
 SageMaker's deployment guardrails (DG deployment-guardrails).
 """

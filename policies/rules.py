@@ -1,4 +1,4 @@
-"""What every stack must keep to, as rules over the resources that Pulumi is about to register.
+"""Rules for every stack, over the resources that Pulumi is about to register.
 
 Needs nothing of this project, so that the pack can guard any program with asynchronous endpoints.
 At preview some values are not known yet. A rule over one resource then says so (pulumi_policy does)

@@ -72,7 +72,7 @@ DIFFERS = {
     ),
     ("application-autoscaling", "PutScheduledAction"): "StartTime and EndTime have no effect.",
 }
-"""What a served operation does otherwise than on AWS."""
+"""How a served operation differs from AWS."""
 SERVICE_DIFFERS = {
     "s3": "Loopback counts as TLS in bucket policies. Lifecycle rules are kept and never applied.",
     "iam": "Policies are kept and not enforced.",
@@ -87,7 +87,7 @@ SERVICE_DIFFERS = {
     "sts": "Any credentials are accepted.",
     "budgets": "Budgets are kept; nothing is counted against them.",
 }
-"""What a service of moto's does otherwise than on AWS."""
+"""How a service of moto differs from AWS."""
 
 
 @cache

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "<!-- async-inference: pull request -->"
-"""By this the comment is found again."""
+"""The marker by which the comment is found."""
 MOST_CHARACTERS = 65_536
 """Of a comment (GitHub REST API)."""
 DIFF_CHARACTERS = 20_000
 """Of each stack's diff; the rest is in the workflow's log."""
 PAGE = 100
 TOLD = {"create", "update", "replace", "delete", "import"}
-"""Operations that are told; a replacement's own create and delete are parts of it."""
+"""Operations that the comment lists; a replacement includes its create and delete."""
 _COLOUR = re.compile(r"<\{%.*?%\}>")
 
 

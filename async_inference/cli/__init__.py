@@ -1,4 +1,4 @@
-"""The command `async-inference`: thin, a module for each room that it opens."""
+"""The command `async-inference`: a thin layer, with one module for each topic."""
 
 import sys
 from pathlib import Path

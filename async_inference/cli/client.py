@@ -31,17 +31,17 @@ SetOption = Annotated[
 ]
 DeadlineOption = Annotated[
     float | None,
-    typer.Option(help="Seconds for everything; what is left then can be resumed.", min=1),
+    typer.Option(help="Seconds in total; requests left then can be resumed.", min=1),
 ]
 RetryFailedOption = Annotated[
-    bool, typer.Option("--retry-failed", help="Ask once more for those that failed.")
+    bool, typer.Option("--retry-failed", help="Send failed requests again.")
 ]
 NotificationsOption = Annotated[
     bool,
     typer.Option(
         "--notifications",
-        help="Be told by the endpoint's topics, through a queue for this run, instead of looking "
-        "at S3.",
+        help="Wait for the endpoint's notifications, through a queue for this run, instead of "
+        "polling S3.",
     ),
 ]
 AnnounceOption = Annotated[
@@ -54,7 +54,9 @@ AnnounceOption = Annotated[
 ]
 InFlightOption = Annotated[
     int,
-    typer.Option(help="Requests in the queue at a time; the endpoint scales by what waits.", min=1),
+    typer.Option(
+        help="Maximum of requests in the queue; the endpoint scales with its backlog.", min=1
+    ),
 ]
 
 
@@ -71,7 +73,7 @@ def generate(
     announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get one image, also from an endpoint that sleeps at zero instances.
+    """Get one image, also from an endpoint at zero instances.
 
     For example: async-inference generate "a seven" --set steps=20 --set seed=7
     """
@@ -96,7 +98,7 @@ def batch(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Prompts: a line each, .csv with a header, or .jsonl with a payload a line; "
+            help="One prompt a line, .csv with a header, or .jsonl with one payload a line; "
             "- reads standard input."
         ),
     ],
@@ -106,7 +108,7 @@ def batch(
     fields: SetOption = None,
     accept: AcceptOption = "image/png",
     kind: Annotated[
-        FileKind | None, typer.Option("--format", help="What the file is; by default by its name.")
+        FileKind | None, typer.Option("--format", help="Format of the file; default: by its name.")
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
@@ -157,10 +159,12 @@ def batch(
 
 
 def resume(
-    output: Annotated[Path, typer.Argument(help="Folder of a batch, with its ledger.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the batch, with its ledger.")],
     stack: Annotated[
         str | None,
-        typer.Option(help="Whose credentials to take, as when it began; else the shell's."),
+        typer.Option(
+            help="Stack whose credentials to use, as for the batch; default: the shell's."
+        ),
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,

@@ -1,4 +1,4 @@
-"""`load`: traffic in, waits beside the rehearsed ones out."""
+"""`load`: replays traffic and compares the waits with the rehearsal's."""
 
 import asyncio
 import json
@@ -25,23 +25,23 @@ def load(
     endpoint: EndpointOption = None,
     stack: Annotated[
         str | None,
-        typer.Option(help="Whose plan was deployed; by default local, while that runs."),
+        typer.Option(help="Stack that was deployed; default: local, while the embedded AWS runs."),
     ] = None,
     payload: Annotated[
         PayloadKind,
-        typer.Option(help="steps: prompts with steps in proportion; sleep: {'sleep_s': seconds}."),
+        typer.Option(help="steps: prompts with proportional steps; sleep: {'sleep_s': seconds}."),
     ] = "steps",
     step_s: Annotated[
-        float, typer.Option(help="Seconds of one step on the endpoint's instances.", min=1e-4)
+        float, typer.Option(help="Seconds per step on the endpoint's instances.", min=1e-4)
     ] = 1.0,
     speed: Annotated[
-        float, typer.Option(help="Arrivals come this many times closer together.", min=0.001)
+        float, typer.Option(help="Divide the time between arrivals by this factor.", min=0.001)
     ] = 1.0,
     limit: Annotated[
-        int | None, typer.Option(help="Only the first requests of the traffic.", min=1)
+        int | None, typer.Option(help="Send only the first requests of the traffic.", min=1)
     ] = None,
     changed: ChangedOption = None,
-    seed: Annotated[int, typer.Option(help="Of a generator's traffic.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of a generator's traffic.", min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Send traffic to an idle endpoint and compare its waits with the rehearsal's.
@@ -50,7 +50,7 @@ def load(
     """
     target = target_of(endpoint, stack)
     if target.settings is None:
-        raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])
+        raise InvalidInputError(["--endpoint: the rehearsal needs a plan; name --stack instead"])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
     with screen.status("rehearsing (the first time compiles, about ten seconds)"):
         from async_inference import load as loads
@@ -66,7 +66,7 @@ def load(
     cost_usd = sorted(run.cost_usd for run in runs)[len(runs) // 2]
     screen.print(
         f"{sent.requests} requests over {sent.span_s / 3600:.2f} h to {target.endpoint}, "
-        f"{sent.work_s / 3600:.2f} h of work; by the rehearsal about ${cost_usd:.2f}"
+        f"{sent.work_s / 3600:.2f} h of work; estimated cost ${cost_usd:.2f}"
         + (f", {assumptions.calibrated}" if assumptions.calibrated else "")
         + (f"; its clock runs {clock:.0f} times as fast as ours" if clock != 1 else ""),
         markup=False,

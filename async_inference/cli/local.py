@@ -15,18 +15,19 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from async_inference.terminal import Name
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
     from async_inference.local_aws.daemon import Daemon
 
 CHARTED_MINUTES = 45
-"""As many as fit beside their numbers into 80 columns."""
+"""As many minutes as fit beside the numbers into 80 columns."""
 SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
 
-app = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_is_help=True)
+app = typer.Typer(help="Run the stack on this machine, on the embedded AWS.", no_args_is_help=True)
 
 
 @app.command("up")
@@ -54,11 +55,11 @@ def down() -> None:
 @app.command("status")
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Run until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, once.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, once.")] = False,
 ) -> None:
-    """What happens now: instances, backlog, alarms, last scaling activities, and why.
+    """Show instances, backlog, alarms and the last scaling activities, with causes.
 
-    The same as live charts: the page whose address it prints.
+    It prints the address of a page with the same as live charts.
 
     For example: async-inference local status --watch
     """
@@ -99,10 +100,10 @@ def status(
 
 @app.command("logs")
 def logs(
-    endpoint: Annotated[str | None, typer.Argument(help="Its name; all by default.")] = None,
+    endpoint: Annotated[str | None, typer.Argument(help="Endpoint name; default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Run until Ctrl-C.")] = False,
 ) -> None:
-    """What the instances wrote, each line after its log stream as CloudWatch Logs names it.
+    """Print what the instances wrote, each line after its log stream in CloudWatch Logs.
 
     For example: async-inference local logs async-sdxl-local --follow
     """
@@ -218,7 +219,7 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
         for instance in endpoint["instances"]:
             busy = f"{instance['busy']} of {instance['concurrency']}"
             cells = (instance["name"], instance["state"], busy, instance["configuration"])
-            instances.add_row(*map(Text, cells))
+            instances.add_row(*map(Name, cells))
         shown += ["", instances]
     return shown
 
@@ -228,12 +229,10 @@ def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
     styles = {"ALARM": "bold red", "OK": "green"}
     for alarm in alarms:
         table.add_row(
-            Text.assemble(
-                _shortened(alarm["name"]), "\n", (alarm["condition"], "dim"), overflow="fold"
-            ),
+            Name.assemble(_shortened(alarm["name"]), "\n", (alarm["condition"], "dim")),
             Text(alarm["state"], style=styles.get(alarm["state"], "dim")),
             _time(alarm["since_s"]),
-            Text(alarm["reason"], overflow="fold"),
+            Name(alarm["reason"]),
         )
     return table
 
@@ -244,8 +243,8 @@ def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[st
     for activity in both[:SHOWN_ACTIVITIES]:
         style = "" if "StatusCode" in activity else "dim"
         cause = _shortened(activity["Cause"])
-        description = Text(activity["Description"], style=style)
-        table.add_row(_time(activity["StartTime"]), description, Text(cause, style=style))
+        description = Name(activity["Description"], style=style)
+        table.add_row(_time(activity["StartTime"]), description, Name(cause, style=style))
     return table
 
 

@@ -1,4 +1,4 @@
-"""What can be done next, from where the user is."""
+"""Suggests the next commands."""
 
 from pathlib import Path
 

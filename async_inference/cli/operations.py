@@ -1,4 +1,4 @@
-"""`verify`: is what runs what was asked for? `preflight`: will it run?"""
+"""`verify`: does the stack run as its config says? `preflight`: can it run?"""
 
 import json
 from collections.abc import Generator, Sequence
@@ -23,19 +23,20 @@ DEFAULT_WITHIN_S = 1800.0
 
 
 def verify(
-    stack: Annotated[str, typer.Option(help="The deployed stack.")] = "dev",
+    stack: Annotated[str, typer.Option(help="Deployed stack.")] = "dev",
     sends: Annotated[
-        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for its answer.")
+        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for the answer.")
     ] = True,
     body: Annotated[
-        Path | None, typer.Option(help="JSON file with the request to send; default: an image's.")
+        Path | None,
+        typer.Option(help="JSON file with the request to send; default: a small image."),
     ] = None,
     within_s: Annotated[
-        float, typer.Option(help="How long the answer may take, a cold start included.", min=1)
+        float, typer.Option(help="Seconds to wait for the answer, including a cold start.", min=1)
     ] = DEFAULT_WITHIN_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what runs with what was asked for, and send a request; exit code 1 if it differs.
+    """Compare a running stack with its config and send a request; exit code 1 if it differs.
 
     For example: async-inference verify --stack prod --within-s 900
     """
@@ -62,14 +63,14 @@ def verify(
 
 
 def preflight(
-    stack: Annotated[str, typer.Option(help="The stack to be deployed.")] = "dev",
+    stack: Annotated[str, typer.Option(help="Stack to be deployed.")] = "dev",
     tries: Annotated[
         bool, typer.Option("--probe", help="Deploy a copy that can start no instance. Asks first.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --probe: do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check whether a stack would run in this account before it is deployed; exit code 1 if not.
+    """Check before a deployment whether a stack can run in this account; exit code 1 if not.
 
     For example: async-inference preflight --stack prod
     """
@@ -90,7 +91,7 @@ def preflight(
 def _probed(
     own: "Settings", file: Path, reached: "Reached", console: Console, *, yes: bool
 ) -> "list[Check]":
-    """What a trial deployment shows, once somebody agreed to it."""
+    """The checks of a trial deployment, after the user has agreed to it."""
     from async_inference.operations import probe
 
     with console.status("reading the quotas"), _aws_says():
@@ -104,11 +105,11 @@ def _probed(
         )
     wanted = probe.trial(file.read_text(encoding="utf-8"), own.stack, instance_type)
     console.print(
-        f"A copy of stack {own.stack}, called {wanted.name}, is deployed to {own.region} with "
-        f"{instance_type}, and destroyed. The account may run none of these, so that SageMaker "
+        f"A copy of stack {own.stack}, called {wanted.name}, will be deployed to {own.region} with "
+        f"{instance_type}, then destroyed. The account's quota for that type is 0, so SageMaker "
         "refuses the endpoint and no instance starts. Bucket, role, topics, alarms, model and "
-        "configuration exist for some minutes, which costs nothing or a few cents; a key of the "
-        "copy's own stays, to be deleted in 30 days, at no cost."
+        "configuration exist for some minutes, for at most a few cents. A KMS key of the copy is "
+        "scheduled for deletion in 30 days, at no cost."
     )
     if not yes and not typer.confirm("Deploy and destroy it?", err=True):
         raise typer.Exit(EXIT_DIFFERS)

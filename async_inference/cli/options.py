@@ -4,17 +4,15 @@ from typing import Annotated
 
 import typer
 
-EndpointOption = Annotated[
-    str | None, typer.Option(help="The endpoint's name, instead of a stack's.")
-]
+EndpointOption = Annotated[str | None, typer.Option(help="Endpoint name, instead of --stack.")]
 StackOption = Annotated[
     str | None,
-    typer.Option(help="Whose endpoint to use; by default local, while the embedded AWS runs."),
+    typer.Option(help="Stack whose endpoint to use; default: local, while the embedded AWS runs."),
 ]
 TrafficOption = Annotated[
-    str, typer.Option(help="CSV (arrival_s,service_s; also .gz) or a generator's name.")
+    str, typer.Option(help="CSV file (arrival_s,service_s; also .gz) or name of a generator.")
 ]
 ChangedOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Another assumption, such as setup_s=300.")
+    list[str] | None, typer.Option("--set", help="Change an assumption, such as setup_s=300.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable, alone.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only.")]

@@ -1,4 +1,4 @@
-"""`rehearse`, `tune` and `history`: what a stack's scaling will do, and what would do better."""
+"""`rehearse`, `tune` and `history`: what a stack's scaling will do, and a better plan."""
 
 import json
 from datetime import timedelta
@@ -15,7 +15,7 @@ from async_inference.validation import InvalidInputError
 
 
 def rehearse(
-    stack: Annotated[str, typer.Option(help="Whose stack file to read.")] = "dev",
+    stack: Annotated[str, typer.Option(help="Stack whose file to read.")] = "dev",
     traffic: TrafficOption = "bursts",
     policy: Annotated[
         str | None, typer.Option(help="A preset or a YAML file instead of the stack's plan.")
@@ -23,26 +23,26 @@ def rehearse(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            help="Presets, files or git revisions to compare with; documented, or tuned if that is "
-            "the stack's plan."
+            help="Presets, files or git revisions to compare with; default: documented, or tuned "
+            "for a documented plan."
         ),
     ] = None,
     changed: ChangedOption = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps an SDXL image: sets the mean service time.", min=1, max=150),
+        typer.Option(help="Steps per SDXL image; sets the mean service time.", min=1, max=150),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="The first, of traffic, alarm phases, setup times.", min=0)
+        int, typer.Option(help="First seed of traffic, alarm phases and setup times.", min=0)
     ] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds to compare over.", min=1)] = 8,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to compare over.", min=1)] = 8,
     readings: Annotated[
         bool,
         typer.Option("--readings", help="Also try every other reading of AWS, one at a time."),
     ] = False,
     as_json: JsonOption = False,
     report: Annotated[
-        Path | None, typer.Option(help="Folder for a page with pictures; made if missing.")
+        Path | None, typer.Option(help="Folder for a page with charts; created if missing.")
     ] = None,
 ) -> None:
     """Predict what a stack's scaling does to waits, GPU-hours and cost, before it is deployed.
@@ -91,22 +91,26 @@ def _usual(stack: str, policy: str | None) -> list[str]:
 
 def tune(
     traffic: TrafficOption,
-    stack: Annotated[str, typer.Option(help="Whose bounds and assumptions to keep.")] = "dev",
+    stack: Annotated[str, typer.Option(help="Stack whose bounds and assumptions to keep.")] = "dev",
     objective: Annotated[
-        str, typer.Option(help="hours: fewest within the p95 limit; wait: shortest for no more.")
+        str,
+        typer.Option(help="hours: fewest within the p95 limit; wait: shortest without more hours."),
     ] = "hours",
     max_p95_wait_s: Annotated[
-        float | None, typer.Option(help="Limit; by default the documented policy's.", min=1)
+        float | None,
+        typer.Option(help="Limit of the p95 wait; default: the documented policy's.", min=1),
     ] = None,
     changed: ChangedOption = None,
-    plans: Annotated[int, typer.Option(help="How many to try.", min=1)] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the search and of what it simulates.", min=0)] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds to try each plan on.", min=1)] = 4,
+    plans: Annotated[int, typer.Option(help="Number of plans to try.", min=1)] = 2000,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the search and of its simulations.", min=0)
+    ] = 0,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to try each plan on.", min=1)] = 4,
     output: Annotated[
-        Path | None, typer.Option(help="Stack file to write; Pulumi.<stack>-tuned.yaml.")
+        Path | None, typer.Option(help="Stack file to write; default: Pulumi.<stack>-tuned.yaml.")
     ] = None,
     as_json: JsonOption = False,
-    report: Annotated[Path | None, typer.Option(help="Folder for the picture.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for the chart.")] = None,
 ) -> None:
     """Search scaling policies that wait no longer for fewer GPU-hours; write them as stack config.
 
@@ -148,12 +152,12 @@ def tune(
 
 def history(
     endpoint: Annotated[
-        str | None, typer.Argument(help="The endpoint's name, instead of a stack's.")
+        str | None, typer.Argument(help="Endpoint name, instead of --stack.")
     ] = None,
     stack: StackOption = None,
-    variant: Annotated[str, typer.Option(help="Its production variant.")] = "AllTraffic",
+    variant: Annotated[str, typer.Option(help="Production variant.")] = "AllTraffic",
     days: Annotated[
-        float, typer.Option(help="How far back; CloudWatch keeps 15.", min=0.01, max=15)
+        float, typer.Option(help="Days to read back; CloudWatch keeps 15.", min=0.01, max=15)
     ] = 14,
     output: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("traffic.csv"),
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which endpoint a command talks to, and how it is reached."""
+"""The endpoint that a command uses, and how to reach it."""
 
 import os
 from collections.abc import Mapping

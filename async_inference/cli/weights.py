@@ -17,7 +17,7 @@ from rich.progress import (
 
 from async_inference.validation import InvalidInputError
 
-app = typer.Typer(help="A model's weights on S3.", no_args_is_help=True)
+app = typer.Typer(help="Publish a model's weights to S3.", no_args_is_help=True)
 
 
 @app.callback()
@@ -28,7 +28,7 @@ def room() -> None:
 @app.command("publish")
 def publish(
     source: Annotated[
-        str, typer.Argument(help="A local folder, or a Hugging Face id, also id@revision.")
+        str, typer.Argument(help="Local folder or Hugging Face id, optionally id@revision.")
     ],
     destination: Annotated[str, typer.Argument(help="s3://bucket/prefix")],
     revision: Annotated[
@@ -36,7 +36,9 @@ def publish(
     ] = None,
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Pattern of file names, instead of what a handler loads; repeatable."),
+        typer.Option(
+            help="File-name pattern, instead of the files that a handler loads; repeatable."
+        ),
     ] = None,
 ) -> None:
     """Upload weights uncompressed; run it again to resume after an interruption.

@@ -1,4 +1,4 @@
-"""Performs what the rules ask for, with boto3; nothing is decided here.
+"""Makes the AWS calls that the rules request, with boto3; it decides nothing.
 
 botocore's own retries are off: they would hold a call beyond the caller's deadline.
 """
@@ -32,7 +32,7 @@ from async_inference.client.rules import (
 
 DEFAULT_PACE = Pace()
 PATIENCE_S = 30.0
-"""For what is better waited for; longer than an SQS receive is silent."""
+"""Seconds until a read times out: longer than a long-polling SQS receive."""
 SUBSCRIBED_WITHIN_S = 60.0
 CHUNK_BYTES = 1 << 20
 _MAGIC = (

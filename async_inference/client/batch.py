@@ -29,11 +29,11 @@ from async_inference.client.rules import Accepted, Ended
 from async_inference.client.watch import Watch
 
 SUBMITTERS = 4
-"""Requests that are handed in at the same time."""
+"""Requests that are submitted concurrently."""
 STATE_EVERY_S = 15.0
-"""How often the endpoint is asked for its instances while nothing comes."""
+"""Seconds between two looks at the endpoint's instances while no result arrives."""
 SPACINGS = 20
-"""The newest ends from which the estimate is made."""
+"""The number of latest results that the estimate of the remaining time uses."""
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,9 @@ _FROM_CONTAINER = re.compile(
     r'(?: with message "(?P<message>.*)")?',
     re.DOTALL,
 )
-"""How SageMaker reports what the container answered."""
+"""SageMaker's message about a container's error response."""
 _EXPIRED = re.compile(r"\bexpired\b", re.IGNORECASE)
-"""UNSETTLED: AWS documents no text for an expired request; the word is all that is asked for."""
+"""UNSETTLED: AWS documents no text for an expired request, so one word decides."""
 
 
 def of_failure(text: str) -> RejectedError | FailedError:

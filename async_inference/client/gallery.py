@@ -17,10 +17,10 @@ from async_inference.client.ledger import Entry
 FILE = "index.html"
 SHOWN_CHARACTERS = 2000
 MAX_IMAGES = 100
-"""More of one result are not shown."""
+"""The most images of one result that the page shows."""
 MAX_IMAGE_BYTES = 64 << 20
 MAX_JSON_BYTES = 256 << 20
-"""A larger document is linked, not read."""
+"""The largest JSON document that is parsed; a larger one is only linked."""
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem; }

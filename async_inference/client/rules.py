@@ -30,12 +30,12 @@ from async_inference.client.errors import (
 MAX_INLINE_BYTES = 128_000
 """InvokeEndpointAsync's Body (BC)."""
 ENDPOINT_CHECKED_EVERY_S = 60.0
-"""How often a wait asks whether the endpoint is still there."""
+"""Seconds between two checks that the endpoint still exists."""
 ANNOUNCEMENTS_NAMESPACE = "AsyncInference"
 ANNOUNCED_METRIC = "RequestsWithoutCapacity"
-"""What an alarm of the endpoint's policies looks at, where they listen (docs/scaling.md)."""
+"""The metric that alarms of listening policies watch (docs/scaling.md)."""
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}")
-"""What fits Filename, which carries the id too (BC); InferenceId itself may have 64."""
+"""Filename contains the id, which limits the id (BC); InferenceId itself may have 64."""
 
 
 # What a rule asks for

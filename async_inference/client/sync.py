@@ -20,7 +20,7 @@ from async_inference.client.watch import Watch
 
 T = TypeVar("T")
 DEFAULT_DEADLINE_S = 1800.0
-"""Beyond a cold start of ten minutes, which an endpoint that sleeps at zero may need."""
+"""Longer than a cold start of ten minutes, which an endpoint at zero may need."""
 
 
 class Client(Connected):

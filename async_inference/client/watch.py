@@ -1,4 +1,4 @@
-"""Waiting for many requests together, by looking at S3 or by SageMaker's notifications."""
+"""Waits for many requests together, by polling S3 or by SageMaker's notifications."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from async_inference.client.rules import (
 )
 
 SWEPT_EVERY_S = 60.0
-"""How often a notified wait looks at S3 anyway: SNS may fail, and says so to nobody."""
+"""Seconds between S3 polls of a wait with notifications, since SNS may fail silently."""
 LONGEST_RECEIVE_S = 20
 """ReceiveMessage's WaitTimeSeconds (BC)."""
 

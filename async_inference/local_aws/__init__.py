@@ -1,1 +1,1 @@
-"""The embedded AWS: one loopback process that really runs and really scales an endpoint."""
+"""The embedded AWS: one loopback process that runs an endpoint's code and scales it."""

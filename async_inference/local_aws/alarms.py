@@ -51,7 +51,7 @@ _MEMBERS = (
     "DatapointsToAlarm",
     "TreatMissingData",
 )
-"""What moto keeps of an alarm under the same name in snake_case."""
+"""Members of an alarm that moto stores under the same name in snake_case."""
 
 
 class Alarms:

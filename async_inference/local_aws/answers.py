@@ -1,4 +1,4 @@
-"""What an asynchronous request ends in: an object on S3 and a message, in AWS's shapes."""
+"""The result of an asynchronous request: an S3 object and a message, in AWS's formats."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from async_inference.local_aws.instance import FleetPlan
 
 LARGEST_NOTIFIED_RESPONSE_BYTES = 128 * 1024
-"""Larger responses are not put into the notification (BC IncludeInferenceResponseIn)."""
+"""The largest response that a notification includes (BC IncludeInferenceResponseIn)."""
 
 
 @dataclass(frozen=True)

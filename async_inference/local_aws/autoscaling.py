@@ -639,7 +639,7 @@ _NOT_SCALED = {
     Verdict.SCALE_OUT_COOLDOWN: "AutoScalingAnticipatedFlapping",
     Verdict.SCALE_IN_COOLDOWN: "AutoScalingAnticipatedFlapping",
 }
-"""Reason codes of AAS NotScaledReason, the nearest for each verdict."""
+"""The nearest reason code of AAS NotScaledReason for each verdict."""
 
 
 def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.MetricStat | None]:

@@ -1,4 +1,4 @@
-"""What an endpoint was asked and has not answered: its queue, and how a request gets its answer."""
+"""An endpoint's queue of unanswered requests, and how each request gets its answer."""
 
 import contextlib
 import http.client
@@ -21,11 +21,11 @@ from async_inference.local_aws.moto_services import (
 )
 
 MAX_ATTEMPTS = 3
-"""Times a request is given to an instance whose process dies under it."""
+"""How often a request is retried after its instance's process died."""
 UPLOAD_ATTEMPTS = 3
-"""Times an output is written to S3 before the request counts as failed."""
+"""Attempts to write an output to S3 before the request fails."""
 FAILURE_UPLOAD_ATTEMPTS = 50
-"""Times a failure is written: nothing else tells the caller where there is no topic."""
+"""Attempts to write a failure object, which is the only sign where there is no topic."""
 UPLOAD_BACKOFF_S = 1.0
 
 

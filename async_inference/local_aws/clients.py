@@ -1,4 +1,4 @@
-"""The local stack's isolation: clients and variables that take nothing of the user's AWS setup.
+"""Isolates the local stack: its clients and variables use nothing of the user's AWS setup.
 
 Profiles, files, endpoint URLs and switches of the user's shell belong to the real AWS, and a proxy
 never serves loopback.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import boto3
 
 ACCOUNT_ID = "123456789012"
-"""Whose resources all of the embedded AWS's are."""
+"""The account that owns all resources of the embedded AWS."""
 REGION = "us-east-1"
 LOOPBACK = ("127.0.0.1", "localhost")
 AWS_VARIABLE = re.compile(r"AWS_\w+|BOTO_CONFIG")

@@ -36,7 +36,7 @@ _JAVA_CLASSES = {
     r"\uD800\uDC00-\uDBFF\uDFFF": "\\U00010000-\\U0010FFFF",
     r"\z": r"\Z",
 }
-"""AWS's patterns are Java's; what Python writes differently, letters and digits by its nearest."""
+"""Java's character classes in AWS's patterns, and the nearest that Python has."""
 
 
 def check_request(shape: Shape, request: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The embedded AWS in the background: started once, found again, ended by its own process only."""
+"""Starts, finds and stops the embedded AWS in the background."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from async_inference.validation import InvalidInputError
 
 LOCAL = Path(".local")
 AWS_FOLDER = LOCAL / "aws"
-"""Where the project's own embedded AWS keeps its state."""
+"""The state of this checkout's embedded AWS."""
 PORT = 4590
 START_WITHIN_S = 90.0
 

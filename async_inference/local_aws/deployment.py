@@ -1,4 +1,4 @@
-"""How an update replaces one fleet by another: deployment guardrails as steps.
+"""Deployment guardrails as steps: how an update replaces one fleet with another.
 
 Pure: which share of the new fleet takes requests when, for how long alarms are watched after each
 step, and what SageMaker refuses (DG deployment-guardrails).
@@ -11,7 +11,7 @@ from typing import Any
 CANARY_PERCENT = (0, 50)
 LINEAR_PERCENT = (10, 50)
 ROLLING_PERCENT = (5, 50)
-"""Allowed sizes of a step, as a part of the variant's instances (BC TrafficRoutingConfig, DG)."""
+"""Allowed step sizes, in percent of the variant's instances (BC TrafficRoutingConfig, DG)."""
 
 
 @dataclass(frozen=True)

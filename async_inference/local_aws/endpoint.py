@@ -32,9 +32,9 @@ from async_inference.scaling.plan import Metric
 from async_inference.scaling.unsettled import Unsettled
 
 START_ATTEMPTS = 3
-"""Times an instance is started whose process is killed in the meantime."""
+"""How often an instance is restarted whose process was killed during its start."""
 LOOK_AGAIN_S = 0.05
-"""Real seconds between two looks at what an update waits for."""
+"""Real seconds between two checks of an update's progress."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
 """Metrics that are published for each configuration too, for rollback alarms (DG guardrails)."""
 

@@ -1,4 +1,4 @@
-"""What every endpoint of one region of an embedded AWS works with."""
+"""The services that the endpoints of one region share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a service of the embedded AWS answers instead of a result."""
+"""The error responses of the embedded AWS."""
 
 
 class AwsError(Exception):

@@ -1,4 +1,4 @@
-"""What an embedded AWS does wrong on purpose."""
+"""Fault injection for an embedded AWS."""
 
 from dataclasses import dataclass
 

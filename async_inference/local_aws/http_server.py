@@ -17,12 +17,12 @@ from cheroot import wsgi
 
 THREADS = 16
 MAX_HEADER_BYTES = 64 * 1024
-"""No request of an AWS client comes near it."""
+"""The largest header; requests of AWS clients are far smaller."""
 HEADERS_WITHIN_S = 10.0
 LOOKED_EVERY_S = 0.05
 """At headers that have begun: a selector would report them as readable all the time."""
 HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""Event of a connection whose client sends no more; macOS has no name of its own for it."""
+"""Event of a connection whose client sends no more; macOS has no such constant."""
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 

@@ -1,4 +1,4 @@
-"""What survives `kill -9`: one SQLite file, in which every change is one transaction.
+"""State that survives `kill -9`: one SQLite file, with one transaction for each change.
 
 - documents: the resources of the services of our own
 - requests: accepted and not yet answered

@@ -22,6 +22,7 @@ import httpx
 from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from async_inference.aws_names import split_s3_uri
 from async_inference.local_aws import clients, daemon, page
@@ -36,7 +37,7 @@ STACK = "local"
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
 PATIENCE_S = 300.0
-"""Real seconds for any one stage of the journey; longer means that something is broken."""
+"""Real seconds until a stage counts as failed."""
 
 
 @dataclass
@@ -135,7 +136,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     watch = Watch(console, aws, name)
     with stages.stage("idle: scale in to zero"):
         watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
-    console.print(f'Submitting "{prompt}" to {name}, which has no instances and costs nothing.')
+    console.print(f'Submitting "{prompt}" to {name}, which has no instances.')
     runtime = client(aws.url, "sagemaker-runtime")
     accepted = runtime.invoke_endpoint_async(
         EndpointName=name,
@@ -279,8 +280,8 @@ def _start(console: Console, port: int, minute_s: float) -> Daemon:
     known = daemon.running(AWS_FOLDER)
     aws = daemon.start(AWS_FOLDER, port=port, minute_s=minute_s, setup_s=0.0)
     console.print(
-        f"The embedded AWS {'runs' if known else 'started'} at {aws.url}: one simulated minute "
-        f"takes {aws.minute_s:g} s.\nWatch it live: {aws.url}{page.PATH}"
+        f"The embedded AWS {'runs' if known else 'started'} at {aws.url}.\n"
+        f"One simulated minute takes {aws.minute_s:g} s. Watch it live: {aws.url}{page.PATH}"
     )
     return aws
 
@@ -387,15 +388,16 @@ def _write_env_file(variables: dict[str, str]) -> None:
 def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:
     console.print(stages.table())
     console.print(
-        'The model is tiny and draws digits only, "zero" to "nine". The rest is the real program:\n'
-        "an alarm scaled the endpoint out from 0 instances, it answered, and it scaled in to 0."
+        'The model is tiny and draws digits only, "zero" to "nine". The deployment is real:\n'
+        "an alarm scaled out from 0 instances, the endpoint answered, and it scaled in to 0."
     )
-    console.print("Next:", style="bold")
-    for command, what in (
-        (f"open {path}", "the image"),
-        (f"open {aws.url}{page.PATH}", "what runs now, as live charts"),
-        ("async-inference local status --watch", "the same as text"),
-        (". .local/env && pulumi preview --stack local", "the stack with your own pulumi commands"),
-        ("make down", "destroy it all"),
+    table = Table("next", "command", box=None, padding=(0, 2, 0, 0))
+    for what, command in (
+        ("see the image", f"open {path}"),
+        ("watch live charts", f"open {aws.url}{page.PATH}"),
+        ("watch as text", "async-inference local status --watch"),
+        ("use pulumi yourself", ". .local/env && pulumi preview --stack local"),
+        ("destroy it all", "make down"),
     ):
-        console.print(f"  {command:<46} {what}", highlight=False)
+        table.add_row(what, Text(command, style="bold"))
+    console.print(table)

@@ -1,4 +1,4 @@
-"""What instances write, in CloudWatch Logs: `/aws/sagemaker/Endpoints/<endpoint>`.
+"""The instances' output in CloudWatch Logs: `/aws/sagemaker/Endpoints/<endpoint>`.
 
 Stream `<variant>/<instance>` is the container's output, `<variant>/<instance>/data-log` has lines
 that name the request (DG async-inference-monitor). Files under `logs/` survive a restart; events

@@ -1,4 +1,4 @@
-"""Datapoints by minute or by 10 seconds, as alarms, the API and status pages read them."""
+"""Datapoints by minute or by 10 seconds, for alarms, the API and the status page."""
 
 import threading
 from bisect import bisect_left

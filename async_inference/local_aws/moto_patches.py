@@ -1,4 +1,4 @@
-"""What moto does otherwise than AWS, corrected in this process; it has no seams for these.
+"""Corrects moto where it differs from AWS and offers no extension point.
 
 Nothing is patched before `install`: moto's classes belong to everybody who imports them.
 """

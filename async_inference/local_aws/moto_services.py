@@ -1,4 +1,4 @@
-"""The services that moto serves well, in this process, with a memory that survives a restart.
+"""The services that moto serves, in this process, with state that survives a restart.
 
 S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is journalled and
 replayed at start; moto's randomness is seeded by the call's number, so that the identifiers that it
@@ -41,9 +41,9 @@ PART_BYTES = 1 << 20
 LONGEST_WAIT_S = 20
 """Of ReceiveMessage (BC sqs)."""
 VISIBLE_AGAIN_S = 0.5
-"""How often a waiting ReceiveMessage looks again, though nothing was sent."""
+"""Real seconds between two tries of a waiting ReceiveMessage without new messages."""
 PUT_OBJECT, PUBLISH = "PutObject", "Publish"
-"""The calls that this process makes itself: straight to moto, without HTTP in between."""
+"""The calls that this process makes itself, directly to moto without HTTP."""
 
 
 def _backend_app(service: Any) -> Any:

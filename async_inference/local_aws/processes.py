@@ -1,4 +1,4 @@
-"""Starts the processes of instances, as forks of one template, and sees them end."""
+"""Starts the instances' processes as forks of one template, and reports their end."""
 
 import json
 import os
@@ -18,9 +18,9 @@ MESSAGE_LENGTH = struct.Struct("!I")
 MESSAGE_FDS = 3
 """What comes with it: what to read until this process ends, where to announce, where to log."""
 LOAD_FAILED = b"load failed\n"
-"""What an instance announces when its handler does not load."""
+"""The message of an instance whose handler does not load."""
 ATTEMPTS = 3
-"""Times a start is tried: the template may be killed under it, as any process may."""
+"""Attempts to start an instance, since the template may be killed during one."""
 
 
 class InstanceProcess:

@@ -1,4 +1,4 @@
-"""The Pulumi provider of stack local: package `aws`, spoken to the embedded AWS.
+"""The Pulumi provider of stack local: package `aws` on the embedded AWS.
 
 The engine finds it on PATH as `pulumi-resource-aws` and treats it like the published provider.
 """
@@ -47,7 +47,7 @@ DEEP_LEARNING_REGIONS = frozenset({
 })
 # fmt: on
 UNKNOWN = PropertyValue(rpc.UNKNOWN)
-"""What only AWS will know, as the SDK reads it and writes it: a text that nothing else is."""
+"""The SDK's marker for a value that is unknown until AWS computes it."""
 
 
 def plain(value: PropertyValue) -> Any:

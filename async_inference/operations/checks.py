@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+
+from async_inference.terminal import Name
 
 Verdict = Literal["ok", "differs", "not checked"]
 _STYLES = {"ok": "green", "differs": "red", "not checked": "yellow"}
@@ -45,10 +47,10 @@ class Check:
 
 def as_table(checks: Sequence[Check]) -> Group:
     """A row for each check, then each difference as a sentence with what to do."""
-    table = Table("what", "asked", "found", "verdict")
+    table = Table("what", "asked", "found", Column("verdict", no_wrap=True))
     for check in checks:
         verdict = Text(check.verdict, style=_STYLES[check.verdict])
-        table.add_row(Text(check.what), Text(check.asked), Text(check.found), verdict)
+        table.add_row(Name(check.what), Name(check.asked), Name(check.found), verdict)
     failed = [check for check in checks if not check.passed]
     sentences = [
         Text(

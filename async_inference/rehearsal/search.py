@@ -1,4 +1,4 @@
-"""The search for a better plan: plans that AWS can run, bred and judged on unseen traffic.
+"""The search for a better plan: plans that AWS can run, evaluated on unseen traffic.
 
 The first half of the traffic chooses, the second half judges. Only step policies, target tracking
 and schedules are tried: nothing that needs a function of one's own.
@@ -50,7 +50,7 @@ from async_inference.scaling.plan import (
 from async_inference.validation import InvalidInputError
 
 SEEDS = 4
-"""Seeds that each plan is tried on."""
+"""Number of seeds to simulate each plan with."""
 HOURS, MEAN_WAIT_S, P95_WAIT_S = (
     FIGURES[name] for name in ("instance_hours", "mean_wait_s", "p95_wait_s")
 )
@@ -68,7 +68,7 @@ PARENTS = 16
 """The best plans so far, which the next ones are bred from."""
 SHOWN = 12
 EMPTY_BELOW = 0.5
-"""A backlog below this is an empty queue."""
+"""The alarm threshold for an empty queue."""
 
 Objective = Literal["hours", "wait"]
 

@@ -31,7 +31,7 @@ MINUTE_S = 60.0
 SETUP_STREAM = 3
 """Which of a seed's random numbers are setup times; others are alarms' phases, a stream a role."""
 SETUPS = 4096
-"""Setup times that are drawn; after so many starts they repeat."""
+"""The number of setup times that are drawn; later starts reuse them."""
 COOL_DOWN_MINUTES = 24 * 60
 """A run ends when all is answered and the capacity is at its minimum, or a day after the last
 arrival."""

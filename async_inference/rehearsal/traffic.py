@@ -1,4 +1,4 @@
-"""What arrives: requests with the service each needs, from a file or a seeded generator."""
+"""Traffic: arrivals and service times, from a file or a seeded generator."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ DAY_S = 86_400.0
 LONGEST_S = 10 * 365.25 * DAY_S
 """Ten years. A first arrival beyond that is a Unix time: seconds since 1970."""
 LAST_UNIX_S = 253_402_300_800.0
-"""The year 10000; what is larger counts milliseconds, or nothing."""
+"""The year 10000; larger numbers are milliseconds or invalid."""
 MEAN_SERVICE_S = 25.0
 """Seconds for one SDXL image: 23 steps on a T4 (image_times.py: 30 steps take it 32 s)."""
 

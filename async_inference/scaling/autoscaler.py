@@ -57,7 +57,7 @@ _SCALED, _NOTHING, _NO_STEP, _AT_MAXIMUM, _AT_MINIMUM, _OUT_COOLDOWN, _IN_COOLDO
     int(verdict) for verdict in Verdict
 )
 CHANGE_REFUSED = "Cannot update in-progress endpoint"
-"""How SageMaker refuses a capacity change while another one is in progress (public live runs)."""
+"""SageMaker's message for a change while another one is in progress (public live runs)."""
 
 NO_STEP_COVERS = -1
 """What `stepped_capacity` answers when no step holds the breach."""

@@ -1,4 +1,4 @@
-"""The scaling of one endpoint variant as one value, and its presets.
+"""The scaling plan of an endpoint variant as one value, and the presets.
 
 A `ScalingPlan` is read from the stack's config. `QueueScaling` renders it into AWS resources, the
 rehearsal simulates it, and the local AWS reads the deployed resources back into one and runs that.
@@ -394,7 +394,7 @@ class ScalingPlan(ScalingRules):
         return self
 
     def warnings(self) -> Iterator[str]:
-        """What AWS would accept and hardly anybody wants, a sentence for each."""
+        """Warnings about what AWS accepts but is probably a mistake, one sentence each."""
         steps = [policy for policy in self.policies if isinstance(policy, StepScalingPolicy)]
         for policy in steps:
             exact = policy.adjustment_type == AdjustmentType.EXACT_CAPACITY

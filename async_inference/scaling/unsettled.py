@@ -1,4 +1,4 @@
-"""What AWS's documentation leaves open about scaling, as parameters with stated defaults."""
+"""Readings: undocumented AWS scaling behaviour, as parameters with stated defaults."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace

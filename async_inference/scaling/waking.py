@@ -1,4 +1,4 @@
-"""Whether a plan leaves zero for a single request, and after how long.
+"""Whether a single request makes a plan scale out from zero, and after how long.
 
 Asked of the rules by which policies act (`alarms`, `autoscaler`), with what the metrics come to
 while one request waits and no instance exists.

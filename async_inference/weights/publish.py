@@ -18,9 +18,9 @@ from typing import Any
 from async_inference.validation import InvalidInputError
 
 INCLUDED = ("*.json", "*.txt", "*.safetensors")
-"""What diffusers and transformers load; a hub's repository holds other formats of the same."""
+"""The files that diffusers and transformers load; hubs also hold other formats."""
 MANIFEST = "published.json"
-"""The object beside the weights that says what they are: source, revision, checksums."""
+"""The object beside the weights with their source, revision and checksums."""
 _HALF = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 PART_BYTES = 64 * 2**20
 """One upload of a larger file; S3 takes 5 MiB to 5 GiB, at most 10,000 of them (S3 user guide)."""

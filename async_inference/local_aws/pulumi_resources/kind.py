@@ -1,4 +1,4 @@
-"""What one resource type is to the provider, and what all of them need for it."""
+"""The interface of a resource type, and functions that several types use."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
