@@ -267,7 +267,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_table(comparison: Comparison) -> Group:
-    """What a person judges the rehearsal by."""
+    """Measured and predicted waits, side by side."""
     table = Table("", "measured", "predicted", "predicted range")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -284,16 +284,16 @@ def as_table(comparison: Comparison) -> Group:
     least, most = _range(comparison.predicted_wait, "mean")
     within = least <= comparison.measured_wait.mean <= most
     how = (
-        "by SageMaker's own clock, from its notifications"
+        "from SageMaker's notifications"
         if replay.exact
-        else f"by looking at S3, up to {replay.late_s:.0f} s late"
+        else f"by polling S3, up to {replay.late_s:.0f} s late"
     )
     return Group(
         table,
         Text(
             f"{len(replay.took_s)} requests, {replay.failed} failed, {replay.unanswered} "
-            f"unanswered; measured {how}. A wait is the whole time less the service that was asked "
-            f"for. Predicted: the middle and the range of {PREDICTIONS} simulated runs that start "
+            f"unanswered; measured {how}. A wait is the total time less the requested service "
+            f"time. Predicted: median and range of {PREDICTIONS} simulated runs that start "
             "idle, each with alarm phases of its own. The measured mean wait lies "
             f"{'within' if within else 'outside'} that range."
         ),

@@ -90,7 +90,7 @@ def on_endpoint_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
 def on_configuration_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
     """What a replaced configuration means; an instance type that changes takes the target along."""
     name = (args.old_outputs or {}).get("name")
-    said = f"The configuration {name} goes once {fleet.endpoint_name} no longer runs it."
+    said = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
     types = instance_types(args.old_inputs or {})
     if types and types != {fleet.instance_type}:
         said += (

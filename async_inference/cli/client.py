@@ -234,7 +234,7 @@ def _work(
     announce: bool | None,
     as_json: bool,
 ) -> None:
-    """Run a batch with a bar, then print the outcome; ends the command with its exit code."""
+    """Run a batch with a progress bar, print the outcome, and exit with its code."""
     from async_inference.client.errors import InferenceError
 
     named = ["--stack", target.settings.stack] if target.settings else []

@@ -113,7 +113,7 @@ def logs(
     known = sorted({path.name for path in folder.glob("*/*")})
     if endpoint is not None and endpoint not in known:
         raise InvalidInputError(
-            [f"endpoint {endpoint} has no logs here; there are those of: {', '.join(known) or '-'}"]
+            [f"endpoint {endpoint} has no logs; endpoints with logs: {', '.join(known) or 'none'}"]
         )
     if not known:
         raise InvalidInputError(["no endpoint has written a log yet; deploy one with make up"])
@@ -164,7 +164,7 @@ def _shown(found: dict[str, Any], url: str) -> Group:
         Text.assemble(
             ("Embedded AWS", "bold"), f"  {_time(found['now_s'], '%Y-%m-%d %H:%M:%S')} UTC, {speed}"
         ),
-        Text(f"As live charts: {url}/_local/", style="dim"),
+        Text(f"Live charts: {url}/_local/", style="dim"),
     ]
     for name, region in found["regions"].items():
         if not region["endpoints"]:
@@ -196,7 +196,7 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
             f"{endpoint['in_service']} of {endpoint['desired']} asked for",
             "in_service",
         ),
-        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} worked on", "backlog"),
+        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", "backlog"),
         (
             "oldest",
             "none" if oldest_s is None else str(timedelta(seconds=int(oldest_s))),

@@ -121,7 +121,7 @@ def tune(
     target = output or Path(f"Pulumi.{stack}-tuned.yaml")
     for option, path in (("--output", target.parent), ("--report", report)):
         if path is not None and not path.is_dir():
-            raise InvalidInputError([f"{option}: there is no folder {path}; make it first"])
+            raise InvalidInputError([f"{option}: there is no folder {path}; create it first"])
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("trying plans (the first compiles, ten seconds)", total=plans)
         from async_inference.rehearsal import search
@@ -146,8 +146,8 @@ def tune(
     console = Console(stderr=as_json, soft_wrap=True)
     if report is not None:
         search.picture(found, report / "front.png")
-        console.print(f"The front as a picture: {report / 'front.png'}")
-    console.print(f"The chosen plan as stack config: {target}")
+        console.print(f"Chart of the Pareto front: {report / 'front.png'}")
+    console.print(f"Stack config with the chosen plan: {target}")
 
 
 def history(
@@ -173,7 +173,7 @@ def history(
     from async_inference.rehearsal import traffic as traffics
 
     if not output.parent.is_dir():
-        raise InvalidInputError([f"--output: there is no folder {output.parent}; make it first"])
+        raise InvalidInputError([f"--output: there is no folder {output.parent}; create it first"])
     target = target_of(endpoint, stack)
     try:
         with Console(stderr=True).status("reading CloudWatch"):

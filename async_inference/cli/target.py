@@ -99,7 +99,7 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
         else boto3.Session(region_name=begun_at)
     )
     if session.region_name is None:
-        raise InvalidInputError(["which region? Set AWS_REGION, or name --stack"])
+        raise InvalidInputError(["AWS_REGION: no region is set; set it, or name --stack"])
     return Target(name, session.region_name, session, None, 60.0, own)
 
 

@@ -73,7 +73,7 @@ def items(
         shown = problems[:SHOWN_PROBLEMS]
         raise BatchFileError([*shown, f"{name}: and {more} more"] if more > 0 else shown)
     if not lines:
-        raise BatchFileError([f"{name}: holds no prompts"])
+        raise BatchFileError([f"{name}: has no prompts"])
     seen: Counter[str] = Counter()
     found = []
     for line in lines:

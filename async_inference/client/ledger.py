@@ -112,7 +112,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self._now_s = now_s
         if endpoint is None and not self.path.is_file():
-            raise LedgerError(f"{self.path}: there is no such ledger")
+            raise LedgerError(f"{self.path}: no such ledger")
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
         try:

@@ -612,7 +612,7 @@ class Rules:
         where = f"no output at {accepted.output_location} by the deadline"
         if trouble is not None:
             kind = ThrottledError if errors.is_throttle(trouble) else DeadlineError
-            return kind(f"{where}; the last trouble was: {trouble}")
+            return kind(f"{where}; the last error was: {trouble}")
         if accepted.failure_location is None:
             return NoFailurePathError(
                 f"{where}, and {self.endpoint} has no S3FailurePath: whether the request failed or "

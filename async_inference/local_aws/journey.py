@@ -4,6 +4,7 @@ Deployment is the real Pulumi CLI's; state, credentials and plugins are those of
 """
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import re
@@ -36,6 +37,7 @@ IMAGES = LOCAL / "images"
 STACK = "local"
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
+PLUGIN = "pulumi-resource-aws"
 PATIENCE_S = 300.0
 """Real seconds until a stage counts as failed."""
 
@@ -78,6 +80,25 @@ def environment(url: str, folder: Path) -> dict[str, str]:
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         **clients.variables(url),
     }
+
+
+def installed_plugin(folder: Path) -> dict[str, str]:
+    """Install the local provider plugin for Pulumi, instead of leaving it to be found on PATH.
+
+    Pulumi warns of each plugin that it finds on PATH, once for each use.
+
+    Args:
+        folder: where Pulumi keeps state and plugins.
+
+    Returns:
+        The variables that make Pulumi use it.
+    """
+    version = importlib.metadata.version("pulumi-aws")
+    link = folder.resolve() / "pulumi-home" / "plugins" / f"resource-aws-v{version}" / PLUGIN
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(PLUGIN_FOLDER / PLUGIN)
+    return {"PULUMI_IGNORE_AMBIENT_PLUGINS": "true"}
 
 
 def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
@@ -127,7 +148,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     stages = Stages()
     with stages.stage("start the embedded AWS"):
         aws = _start(console, port, minute_s)
-    variables = environment(aws.url, LOCAL)
+    variables = environment(aws.url, LOCAL) | installed_plugin(LOCAL)
     _write_env_file(variables)
     with stages.stage("pulumi up"):
         _deploy(console, aws, variables)
@@ -177,7 +198,7 @@ def _down(console: Console) -> None:
     if aws is not None and whole and _checkpoint().get("resources"):
         # The hooks that guard the live endpoint need the program.
         arguments = ["destroy", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
-        _shown(environment(aws.url, LOCAL), *arguments)
+        _shown(environment(aws.url, LOCAL) | installed_plugin(LOCAL), *arguments)
     stopped = daemon.stop(AWS_FOLDER)
     for folder in (AWS_FOLDER, PULUMI_STATE):
         shutil.rmtree(folder, ignore_errors=True)
@@ -388,8 +409,8 @@ def _write_env_file(variables: dict[str, str]) -> None:
 def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:
     console.print(stages.table())
     console.print(
-        'The model is tiny and draws digits only, "zero" to "nine". The deployment is real:\n'
-        "an alarm scaled out from 0 instances, the endpoint answered, and it scaled in to 0."
+        'The model is tiny: it draws digits, "zero" to "nine". The deployment is real: an\n'
+        "alarm scaled the endpoint out from 0 instances; it answered and scaled in to 0."
     )
     table = Table("next", "command", box=None, padding=(0, 2, 0, 0))
     for what, command in (

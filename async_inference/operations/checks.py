@@ -1,4 +1,4 @@
-"""What a comparison found, a row for each thing, as a table and as JSON."""
+"""The results of checks, as a table and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ _STYLES = {"ok": "green", "differs": "red", "not checked": "yellow"}
 
 @dataclass(frozen=True)
 class Check:
-    """One thing compared.
+    """One check: how a resource should be, and how it is.
 
     Args:
         what: the resource.
         asked: how it should be; where it differs, only what differs.
         found: how it is.
         remedy: what to do where it differs; None where it does not.
-        checked: False where nobody could look, and `found` says why.
+        checked: False if the check was impossible; `found` says why.
     """
 
     what: str
@@ -41,12 +41,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether it found no difference."""
         return self.verdict != "differs"
 
 
 def as_table(checks: Sequence[Check]) -> Group:
-    """A row for each check, then each difference as a sentence with what to do."""
+    """One row for each check, then one sentence with a remedy for each difference."""
     table = Table("what", "asked", "found", Column("verdict", no_wrap=True))
     for check in checks:
         verdict = Text(check.verdict, style=_STYLES[check.verdict])

@@ -496,10 +496,10 @@ def as_table(found: Found) -> Group:
         )
     bound, hours = found.bound_instance_hours, found.chosen.unseen.mean(HOURS)
     given, seeds = traffic_as_json(found.unseen), len(found.unseen)
-    text = f"An estimate by simulation: {found.tried} plans were tried on the first half of the "
-    text += f"traffic; all figures are of the second half ({given['requests']:.0f} requests), "
-    text += f"which chose nothing, and means over {seeds} seeds, with the range of the hours'"
-    text += " ratio. The traffic is taken to start at midnight UTC."
+    text = f"An estimate by simulation. {found.tried} plans were tried on the first half of the "
+    text += f"traffic. All figures are for the second half ({given['requests']:.0f} requests), "
+    text += f"which the search did not see: means over {seeds} seeds, and the range of the ratio"
+    text += " of hours. The traffic is assumed to start at midnight UTC."
     if found.assumptions.calibrated:
         text += f" The simulation is {found.assumptions.calibrated}."
     if bound:
@@ -522,7 +522,7 @@ def as_table(found: Found) -> Group:
 
 def _made_of(found: Found) -> Table:
     """What the hours of the unseen half went into."""
-    table = Table("GPU-hours, and what they were")
+    table = Table("GPU-hours spent on")
     shown = (found.documented, found.chosen)
     for judged in shown:
         table.add_column(judged.name, justify="right")

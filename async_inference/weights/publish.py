@@ -177,7 +177,7 @@ def publish(
             s3.put_object(Bucket=bucket, Key=key(MANIFEST), Body=body)
         except (BotoCoreError, ClientError) as error:
             raise InvalidInputError(
-                [f"s3://{bucket}/{prefix}: {error}; what was sent stays, run it again"]
+                [f"s3://{bucket}/{prefix}: {error}; uploaded parts are kept; run the command again"]
             ) from error
         except BaseException:
             parts.shutdown(wait=False, cancel_futures=True)

@@ -32,7 +32,7 @@ def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
                 "error: prompts.csv: cannot be read (No such file or directory)",
             ],
         ),
-        (("resume", "out"), ["error: out/ledger.jsonl: there is no such ledger"]),
+        (("resume", "out"), ["error: out/ledger.jsonl: no such ledger"]),
         (
             ("generate", "a seven"),
             [

@@ -54,5 +54,5 @@ def test_a_changed_instance_type_registers_the_target_again(before, again):
     """A type cannot change while a target is registered (DG endpoint-scaling)."""
     said = on_configuration_deleted(FLEET, configuration(before))
 
-    assert "The configuration config-1 goes" in said
+    assert "The configuration config-1 is deleted" in said
     assert ("registered again" in said) == again

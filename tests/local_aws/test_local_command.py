@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     [
         (["status"], "the embedded AWS does not run; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
-        (["logs", "nothing"], "endpoint nothing has no logs here; there are those of: -"),
+        (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
         (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),
     ],
 )
@@ -227,3 +228,11 @@ def test_make_up_shows_a_scaling_activity_on_one_line(count, cause, line):
     activity = {"Description": f"Setting desired instance count to {count}.", "Cause": cause}
 
     assert journey.event(activity, in_service=1 - count) == line
+
+
+def test_the_plugin_is_installed_where_pulumi_looks_for_the_programs_version(tmp_path):
+    for _ in range(2):
+        journey.installed_plugin(tmp_path)
+
+    folder = tmp_path / "pulumi-home" / "plugins" / f"resource-aws-v{version('pulumi-aws')}"
+    assert os.access(folder / "pulumi-resource-aws", os.X_OK)
