@@ -31,6 +31,7 @@ check: .venv/.base
 	@ruff check .
 	@ty check
 	@lint-imports --no-logo
+	@proselint check --config docs/proselint.json -o compact README.md CHANGELOG.md docs/*.md docs/decisions/*.md
 	@sphinx-build -qnW --keep-going docs .local/site
 	@pytest -q -n 2 --dist loadfile -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 
@@ -39,6 +40,8 @@ bench: install
 
 docs: .venv/.base
 	@python tools/configuration_reference.py
+	@python -m tools.command_reference
+	@python -m tools.parity_table
 	@python -m tools.pictures
 	@sphinx-build -qnW --keep-going docs .local/site
 	@echo "The documentation: .local/site/index.html"

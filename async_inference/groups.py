@@ -40,7 +40,7 @@ LOCAL_STORAGE = frozenset(
         *("trn1n", "trn2"),
     }
 )
-"""Instance families with disks of their own, which their hardware encrypts (EC2 user guide,
+"""Instance families with their own disks, which their hardware encrypts (EC2 user guide,
 instance store volumes). With KmsKeyId CreateEndpointConfig fails for them, say older service
 models; the newest says that the key does nothing there (BC 1.44, CreateEndpointConfig)."""
 
@@ -174,7 +174,7 @@ class Observability(StackValue):
     usd_per_instance_hour: Annotated[Dollars, Field(ge=0.01, le=1000)] | None = None
     """Price of an instance, for the dashboard's estimate; none draws none"""
     monthly_budget_usd: Annotated[Dollars, Field(ge=1, le=1e9)] | None = None
-    """A budget that alarms at 80 % and when its forecast exceeds it; none is no budget"""
+    """A budget that notifies at 80 % and when its forecast exceeds it; no budget if unset"""
 
     @model_validator(mode="after")
     def _budget_has_a_topic(self) -> Self:

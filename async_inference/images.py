@@ -25,9 +25,9 @@ class Image:
 
     Args:
         serving: Ray Serve, or TorchServe with SageMaker's toolkit.
-        python: such as `3.13`; None where the tag tells nothing.
+        python: such as `3.13`; None where the tag names nothing.
         machine: such as `x86_64`.
-        cuda: its version; None for CPUs, and where the tag tells nothing.
+        cuda: its version; None for CPUs, and where the tag names nothing.
         ami: the InferenceAmiVersion that it asks for.
         patched_until: the day of AWS's last patch, where one is announced.
     """

@@ -94,7 +94,7 @@ def _decoded(value: object) -> object:
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"must be an object; as text it is no JSON ({error})") from error
+            raise ValueError(f"must be an object; the text is not valid JSON ({error})") from error
     return value
 
 
@@ -581,7 +581,7 @@ def from_stack_text(text: str, *, stack: str, origin: str) -> Settings:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidInputError(
-            [f"{origin}: is no YAML ({' '.join(str(error).split())})"]
+            [f"{origin}: is not valid YAML ({' '.join(str(error).split())})"]
         ) from error
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):

@@ -1,4 +1,4 @@
-"""Bad input as sentences: which key, which value, which rule, what to do; all of them at once."""
+"""Bad input as sentences: which key, which value, which rule, what to do; all in one message."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,6 +1,6 @@
 """What people and machines around an endpoint may do, as IAM policy documents.
 
-The program attaches them to nobody: whoever deploys has a role already, and clients are others'.
+The program attaches them to no role: the deployer has one already, and clients belong to others.
 """
 
 from collections.abc import Iterable, Sequence

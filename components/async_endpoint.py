@@ -155,7 +155,7 @@ def model_server_environment(
     """The model server's limits, from one timeout and one size.
 
     Those of TorchServe (TS) and Multi Model Server (MMS) are below the asynchronous limits unless
-    set (DG async-inference-create-endpoint); loading has a limit of its own, and too low a one
+    set (DG async-inference-create-endpoint); loading has its own limit, and too low a one
     reloads for ever (docs/aws-facts.md#torchserve). Ray Serve limits no size, and takes as many
     requests at a time as it is told; the timeout is that of the image's adapter (docs/ray, v1.4).
     """

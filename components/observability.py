@@ -225,7 +225,7 @@ def dashboard(args: EndpointWatchArgs) -> dict[str, object]:
         _graph(args, "Age of the oldest request, seconds", [_series(args, AGE)], [ttl]),
         _graph(
             args,
-            # Each on an axis of its own, since SageMaker may publish them in different units; an
+            # Each on its own axis, since SageMaker may publish them in different units; an
             # axis tells its unit.
             "Waiting (left) against processing (right), means",
             [_series(args, WAITING), _series(args, PROCESSING, {"yAxis": "right"})],
@@ -319,7 +319,7 @@ class EndpointWatch(pulumi.ComponentResource):
             opts=child,
         )
         if args.settings.monthly_budget_usd is not None:
-            # Budgets looks whether it may publish before it takes a subscriber.
+            # Budgets checks whether it may publish before it takes a subscriber.
             publishes = pulumi.ResourceOptions.merge(
                 child, pulumi.ResourceOptions(depends_on=[allowed])
             )

@@ -78,7 +78,7 @@ def on_endpoint_updated(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str | No
         return None
     return (
         f"{fleet.endpoint_name} is updated in place: it starts {fleet} for the new configuration, "
-        "beside what runs now until that is healthy; requests wait meanwhile, none is lost."
+        "beside what runs now until that is healthy; requests wait in the meantime, none is lost."
     )
 
 

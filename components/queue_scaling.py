@@ -28,7 +28,7 @@ class QueueScalingArgs:
             registered after it and deregistered before it.
         variant_name: the production variant whose instances are counted.
         registered_for: the configuration that the endpoint runs. A change registers the target
-            anew: SageMaker refuses to update the instance type while a target is registered (DG
+            again: SageMaker refuses to update the instance type while a target is registered (DG
             endpoint-scaling), so the endpoint's update deregisters it, and with it its policies and
             schedules.
         plan: bounds, policies and schedules.

@@ -126,7 +126,7 @@ class Model:
 
     async def __call__(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, str | None]:
         work = self._threads.submit(self._answer, body, headers)
-        # Whoever asked may leave before; the work would go on, and the next request wait for it.
+        # A caller may leave earlier. The work would continue, and the next request wait for it.
         watch = threading.Timer(self._timeout_s + END_AFTER_S, _end_unless, [work])
         watch.daemon = True
         watch.start()
@@ -156,7 +156,7 @@ class Model:
         except Exception as error:
             traceback.print_exc()
             sentence = f"the handler failed: {type(error).__name__}: {error}"
-            # SageMaker's toolkit has errors with a status of their own.
+            # SageMaker's toolkit has errors with their own status.
             status = getattr(error, "status_code", 500)
             return status, json.dumps({"error": sentence}).encode(), JSON
         content, media_type = answer if isinstance(answer, tuple) else (answer, accept)

@@ -1,10 +1,10 @@
-"""Resource hooks: what an interrupted `pulumi up` or `destroy` left, the next one goes on from.
+"""Resource hooks: what an interrupted `pulumi up` or `destroy` left, the next one continues from.
 
 A CLI that is killed, or whose creation fails, leaves an endpoint under its stable name that the
 state does not hold: the provider records an endpoint only once it is in service. The next creation
 would fail with "Cannot create already existing endpoint", and SageMaker neither updates nor deletes
 an endpoint that is in progress ("Cannot update in-progress endpoint"). The log group,
-the key's alias and the scalable target have fixed names too, under which AWS creates nothing anew.
+the key's alias and the scalable target have fixed names too, under which AWS creates no second one.
 
 Everything else is put over what is there, as AWS does with policies of roles and topics,
 subscriptions, the settings and objects of a bucket, scaling policies, scheduled actions, the

@@ -101,7 +101,7 @@ class Scaled:
 
 
 def scaled(autoscaling: Any, cloudwatch: Any, resource_id: str) -> Scaled | None:
-    """What scales a variant now, None if it is no scalable target.
+    """What scales a variant now, None if it is not a scalable target.
 
     Args:
         autoscaling: a boto3 Application Auto Scaling client.
@@ -170,8 +170,8 @@ class RollbackGuard:
     keeps it, fails the update, and is asked again by the next one.
 
     SageMaker does not change the instance type while a target is registered (DG endpoint-scaling).
-    So the target is deregistered before, and after the update Pulumi registers it anew. If the
-    update fails, it never comes to that, so what was deregistered is registered again at once.
+    So the target is deregistered before, and after the update Pulumi registers it again. If the
+    update fails, it never comes to that, so what was deregistered is registered again immediately.
 
     Args:
         name: prefix of the hooks' names, unique in a program.
@@ -289,7 +289,7 @@ class RollbackGuard:
         return False
 
     async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
-        """After the target is registered anew: what a schedule had set holds until the next."""
+        """After the target is registered again: what a schedule had set holds until the next."""
         asked = args.new_inputs or {}
         kept = scheduled_bounds(self._before, asked) if self._before else {}
         if kept:

@@ -71,7 +71,7 @@ def rollback_alarm(
     """The alarm on the new fleet alone.
 
     Its dimension is the new configuration, so it looks at the new fleet only, and it is changed in
-    place before the endpoint is updated; a fleet without requests is no failure (DG
+    place before the endpoint is updated; a fleet without requests is not a failure (DG
     deployment-guardrails-configuration).
     """
     return aws.cloudwatch.MetricAlarm(

@@ -46,7 +46,7 @@ class RefusedError(Exception):
 def answer_without_traceback(transformer: Any) -> None:
     """Let the toolkit answer what fails in itself with a sentence; the log has the traceback.
 
-    It decodes a JSON body before it calls `input_fn`, so bytes that are no UTF-8 fail there.
+    It decodes a JSON body before it calls `input_fn`, so bytes that are not UTF-8 fail there.
 
     Args:
         transformer: `sagemaker_inference.transformer.Transformer`.

@@ -89,7 +89,7 @@ def load(weights: Weights) -> Model:
         raise ValueError("WATERMARK = 1: add invisible-watermark to the handler's requirements.txt")
     if weights.vae:
         parts["vae"] = _loaded(diffusers.AutoencoderKL, weights.vae)
-    # Models of SD 1.x bring a checker of their own; see MODEL_SAFETY_CHECKER.
+    # Models of SD 1.x bring their own checker; see MODEL_SAFETY_CHECKER.
     parts |= {"safety_checker": None, "requires_safety_checker": False}
     base = _pretrained(weights.base, **parts)
     if weights.lora:
@@ -425,7 +425,7 @@ def _kind_for(base: Any, request: ImageRequest) -> Any:
 
 
 def _rebuilt(kind: Any, pipeline: Any, scheduler: Any) -> Any:
-    """A pipeline of another's parts and of its settings, with a scheduler of its own."""
+    """A pipeline of another's parts and of its settings, with its own scheduler."""
     known, parts = _parameters(kind), pipeline.components
     settings = {
         name: value

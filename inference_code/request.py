@@ -99,7 +99,7 @@ def _picture(value: object) -> "Image":
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"is no picture in a format of {', '.join(PICTURE_FORMATS)}") from None
+        raise ValueError(f"is not a picture in a format of {', '.join(PICTURE_FORMATS)}") from None
     except Exception as error:
         if error is too_large:
             raise
@@ -262,7 +262,7 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RefusedError(400, f"the body is no JSON: {error}") from None
+            raise RefusedError(400, f"the body is not valid JSON: {error}") from None
     if not isinstance(fields, dict):
         raise RefusedError(400, 'the body must be a JSON object like {"prompt": "a lighthouse"}')
     # null is as if the field were absent, for every field.

@@ -56,7 +56,7 @@ class Weights:
         )
 
     def read_ahead(self) -> None:
-        """Start reading local weights into the page cache; imports take seconds of CPU meanwhile.
+        """Start reading local weights into the page cache; imports use the CPU for seconds.
 
         safetensors maps the files, so what is in the page cache is not read or copied again.
         """
@@ -73,7 +73,7 @@ def hub_id(place: str) -> tuple[str, str | None]:
 
 def half_precision(folder: Path) -> bool:
     """Whether a folder holds weights of the variant fp16."""
-    # Not below the components: a refiner in a folder of its own has its own variant.
+    # Not below the components: a refiner in its own folder has its own variant.
     return any(folder.glob("*/*.fp16.safetensors"))
 
 

@@ -1,8 +1,8 @@
 """The components as other languages see them: arguments of the types that a schema can say.
 
-Arguments carry the names and rules of the stack config and are checked by them, all at once, before
-anything is registered. So they must be known at preview (the schema calls them plain), except those
-that only AWS checks: image, paths, and the name of an endpoint that is scaled.
+Arguments have the names and rules of the stack config. They are checked before anything is
+registered, with one message for all errors. So they must be known at preview (the schema calls them
+plain), except those that only AWS checks: image, paths, and the name of an endpoint that is scaled.
 """
 
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from async_inference.local_aws.clients import isolated
 
-# Whoever runs the tests has an AWS environment of their own, which no test may reach.
+# The person who runs the tests has an AWS environment, which no test may reach.
 alone = isolated({})
 os.environ.clear()
 os.environ.update(alone)

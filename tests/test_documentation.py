@@ -12,7 +12,7 @@ from async_inference.cli import app
 from async_inference.rehearsal import traffic
 from async_inference.rehearsal.comparison import FIGURES
 from async_inference.rehearsal.rehearse import rehearse, traffic_as_json
-from tools import configuration_reference
+from tools import command_reference, configuration_reference, parity_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,6 +58,24 @@ def test_the_configuration_reference_is_what_the_schema_says():
     written = configuration_reference.PAGE.read_text(encoding="utf-8")
 
     assert written == configuration_reference.page(), "run `make docs` and commit the page"
+
+
+def test_the_command_reference_is_what_the_help_says():
+    written = command_reference.PAGE.read_text(encoding="utf-8")
+
+    assert written == command_reference.page(), "run `make docs` and commit the page"
+
+
+def test_the_parity_table_is_what_the_embedded_aws_registers():
+    written = parity_table.PAGE.read_text(encoding="utf-8")
+
+    assert written == parity_table.page(), "run `make docs` and commit the page"
+
+
+def test_every_difference_belongs_to_an_operation_that_the_embedded_aws_serves():
+    served = {(each, name) for each in parity_table.OWN for name in parity_table.served(each)}
+
+    assert set(parity_table.DIFFERS) <= served
 
 
 FACTS = ROOT / "docs" / "aws-facts.md"

@@ -315,7 +315,7 @@ def test_a_stack_file_that_is_no_yaml_says_so(tmp_path):
     path = tmp_path / "Pulumi.broken.yaml"
     path.write_text("config: [unclosed")
 
-    with pytest.raises(InvalidInputError, match="is no YAML"):
+    with pytest.raises(InvalidInputError, match="is not valid YAML"):
         settings.from_stack_file(path)
 
 

@@ -4,7 +4,7 @@
     python tools/image.py containers && make lock
 
 The argument is a checkout of that repository. The tag is the newest of docs/ray/changelog, the
-list what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages anew; read what
+list what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages again; read what
 changed, and run `make test`.
 """
 

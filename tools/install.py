@@ -5,12 +5,12 @@
 
 With the argument `clients`, what the test tier of that name needs instead:
 
-- clients in Python (locks/clients.txt), into a virtual environment of their own
+- clients in Python (locks/clients.txt), into a separate virtual environment
 - the AWS SDK for JavaScript (tests/local_aws/clients/javascript), where npm is
 - a browser, where this is Debian's root user
 
 With the argument `audit`, the linters and scanners of that tier (locks/audit.txt), into a
-virtual environment of their own.
+separate virtual environment.
 
 Without npm or a browser, the tests that need it are skipped, and say so.
 
@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -110,7 +111,7 @@ def install_serving(log: Path) -> None:
     torch = re.search(r"^torch==([\w.]+)", lock, re.MULTILINE)
     if torch and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
         # PyPI's build for this platform is the CUDA one, 5.2 GB that a machine without a GPU
-        # never uses; the CPU build has an index of its own, which uv knows by name.
+        # never uses; the CPU build has its own index, which uv knows by name.
         try:
             logged(
                 [*uv, "--torch-backend", "cpu", "--no-deps", f"torch=={torch[1]}"],
@@ -134,7 +135,7 @@ def install_pulumi_cli(log: Path) -> None:
 
 
 def install_apart(folder: Path, lock: Path, log: Path) -> None:
-    """Install a lock's packages into a virtual environment of their own."""
+    """Install a lock's packages into a separate virtual environment."""
     uv = [sys.executable, "-m", "uv"]
     logged([*uv, "venv", "--clear", "--python", sys.executable, folder], log)
     pip = [*uv, "pip", "install", "--python", folder / "bin" / "python"]
@@ -197,7 +198,8 @@ def missing_for_audit() -> list[Step]:
 def missing() -> list[Step]:
     """The steps for the local stack that are not done yet."""
     steps = []
-    if not installed(SERVING_STAMP, SERVING_LOCK):
+    # `pulumi install` upgrades setuptools; TorchServe's toolkit imports what is gone from it.
+    if not installed(SERVING_STAMP, SERVING_LOCK) or find_spec("pkg_resources") is None:
         what = "torch, diffusers, transformers: 0.5 GB with torch's CPU build, else 5.2 GB on disk"
         steps.append(Step("packages", what, install_serving))
     check = [sys.executable, str(ROOT / "tools" / "pulumi_cli.py"), "--check"]

@@ -2,7 +2,7 @@
 
 Python packages that pyproject.toml names, the Go modules of the CLI and of actionlint, npm's
 packages of the JavaScript client, the workflows' actions, AWS's Ray Serve image. What
-cannot be reached is told, and the rest is looked up all the same. Nothing is changed: `make lock
+cannot be reached is told, and the rest is still looked up. Nothing is changed: `make lock
 UPGRADE=--upgrade` takes newer Python packages within pyproject.toml's bounds; the rest is edited
 where the last column says.
 """

@@ -247,7 +247,7 @@ class GitHub:
         self._token = token
 
     def publish(self, number: int, text: str) -> None:
-        """Write the comment over the one that has the marker, else anew."""
+        """Update the comment that has the marker, or create one."""
         page = 1
         while True:
             found = self._ask("GET", f"/issues/{number}/comments?per_page={PAGE}&page={page}")

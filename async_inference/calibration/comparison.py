@@ -57,7 +57,7 @@ class Comparison:
         )
         return (
             f"{self.traffic.requests} requests waited {self.measured_wait_s:.0f} s on average, as "
-            f"measured. The rehearsal of the same traffic: {told}."
+            f"measured. The rehearsal of the same traffic, arrivals known to the minute: {told}."
         )
 
 
@@ -106,7 +106,7 @@ def picture(comparison: Comparison, path: Path) -> None:
     for number, each in enumerate(comparison.predictions):
         run, style = each.runs[0], {"color": f"C{number}", "lw": 1.2, "label": each.name}
         queue.step(*_backlog(comparison.traffic, run), where="post", **style)
-        changes_s, _, serving = run.capacity.T
+        changes_s, serving = run.capacity["at_s"], run.capacity["in_service"]
         capacity.step(changes_s / HOUR_S, serving, where="post", **style)
     queue.set_ylabel("backlog, requests")
     capacity.set(ylabel="instances in service", xlabel="hours")

@@ -32,11 +32,13 @@ ODDS_OF_ONE = 49.0
 """What one plain observation of a reading counts: one in fifty may mislead (a deployment, a
 person's change in the same minute)."""
 MOST_ODDS = 1e6
-LEAST_STARTS = 3
+LEAST_SEEN = 3
+"""Observations of a number before it is named."""
 SHORTAGE_RATIO = 3.0
 """A start that took this many times the median waited for capacity, not for its container."""
 NO_SIGMA = 0.005
 PHASE_SPREAD_S = 5.0
+NOTED_LATE_S = 60.0
 IDLE_MINUTES = 20
 """So long a silence ends an episode of work."""
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
@@ -163,12 +165,12 @@ def later_starts(
         )
     starts = [start for start in usable if start.at_s >= records.configuration_created_s]
     first = _creation_start(records)
-    if first is None and len(starts) > LEAST_STARTS and records.created_s >= records.since_s:
+    if first is None and len(starts) > LEAST_SEEN and records.created_s >= records.since_s:
         rest = np.log([start.took_s for start in starts[1:]])
         spread = max(float(rest.std(ddof=1)), 0.05)
         if math.log(starts[0].took_s) - rest.mean() > max(3 * spread, math.log(1.3)):
             first = starts.pop(0).took_s
-    if len(starts) > LEAST_STARTS:
+    if len(starts) > LEAST_SEEN:
         median_s = float(np.median([start.took_s for start in starts]))
         slow = [start for start in starts if start.took_s > SHORTAGE_RATIO * median_s]
         if slow:
@@ -232,10 +234,10 @@ def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> It
 
     Args:
         starts: what is known of it.
-        weights: how much each counts; all the same if None.
+        weights: how much each counts; equally if None.
     """
-    if len(starts) < LEAST_STARTS:
-        because = f"{_count(len(starts), 'start')} of {LEAST_STARTS} that are needed"
+    if len(starts) < LEAST_SEEN:
+        because = f"{_count(len(starts), 'start')} of {LEAST_SEEN} that are needed"
         yield Finding("setup_s", None, len(starts), because)
         yield Finding("setup_sigma", None, len(starts), because)
         return
@@ -298,7 +300,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
                 before.append(began_s - change.started_s)
                 within.append(change.ended_s - began_s)
     for name, seen in (("setup_until_container_s", before), ("setup_in_container_s", within)):
-        if len(seen) < LEAST_STARTS:
+        if len(seen) < LEAST_SEEN:
             because = f"the logs tell of {_count(len(seen), 'container')} that began within a start"
             yield Finding(name, None, len(seen), because)
         else:
@@ -314,8 +316,8 @@ def scale_in(changes: Sequence[CapacityChange]) -> Finding:
         for change in changes
         if change.after < change.before and change.ended_s is not None and change.alone
     ]
-    if len(took_s) < LEAST_STARTS:
-        because = f"{_count(len(took_s), 'scale-in')} of {LEAST_STARTS} that are needed"
+    if len(took_s) < LEAST_SEEN:
+        because = f"{_count(len(took_s), 'scale-in')} of {LEAST_SEEN} that are needed"
         return Finding("scale_in_takes_s", None, len(took_s), because)
     return Finding(
         "scale_in_takes_s",
@@ -328,7 +330,11 @@ def scale_in(changes: Sequence[CapacityChange]) -> Finding:
 
 
 def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """Whether a change in progress refuses others."""
+    """Whether a change in progress refuses others.
+
+    Application Auto Scaling may note the end of a change late. So an overlap counts only if it was
+    longer than `NOTED_LATE_S` and, of a scale-out, if not all its instances were in service yet.
+    """
     refused = [
         activity
         for activity in records.activities
@@ -338,10 +344,12 @@ def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> F
             for change in changes
         )
     ]
-    overlapped = sum(
-        first.ended_s is None or second.started_s < first.ended_s - 1
-        for first, second in pairwise(changes)
-    )
+    overlapped = 0
+    for first, second in pairwise(changes):
+        ended_s = first.ended_s or records.read_s
+        seen = records.minutes.serving(int(second.started_s // MINUTE_S) * MINUTE_S)
+        done = first.after > first.before and seen is not None and seen >= first.after
+        overlapped += ended_s - second.started_s > NOTED_LATE_S and not done
     return _voted(
         "capacity_change_in_progress",
         {"refused": len(refused), "allowed": overlapped},
@@ -365,7 +373,7 @@ def samples_per_minute(records: Records) -> Finding:
         return Finding(name, None, total, f"SampleCount varies: {_listed(counts)}")
     whole = all(float(each).is_integer() for each in records.minutes.backlog.values())
     if value == 1 and not whole:
-        because = "SampleCount is 1, but the points are no whole numbers: they are means already"
+        because = "SampleCount is 1, but the points are not whole numbers: they are means already"
         return Finding(name, None, total, because)
     return Finding(name, value, total, "SampleCount of ApproximateBacklogSize", odds=MOST_ODDS)
 
@@ -375,7 +383,7 @@ def metric_delay(records: Records) -> Finding:
 
     An evaluation that saw minute m as its newest bounds the delay from above by the time since m's
     end, and from below by a minute less where the next minute has a datapoint as well. Alarms are
-    evaluated at phases of their own, so that several alarms narrow it down.
+    evaluated at their own phases, so that several alarms narrow it down.
     """
     name = "metric_delay_s"
     metric_of = {a.name: a.metric for a in records.alarms if a.period_s == MINUTE_S}
@@ -386,7 +394,7 @@ def metric_delay(records: Records) -> Finding:
             continue
         high = change.at_s - change.newest_s - MINUTE_S
         bounds.append((high - MINUTE_S, high))
-    if len(bounds) < LEAST_STARTS:
+    if len(bounds) < LEAST_SEEN:
         because = f"{len(bounds)} changes of alarms' states tell which minutes they saw"
         return Finding(name, None, len(bounds), because)
     low, high, agree = _most_covered(bounds)
@@ -430,7 +438,7 @@ def phases(records: Records) -> dict[str, tuple[float, ...]]:
 
 def _phase_s(evaluated_s: Sequence[float]) -> float | None:
     """Where in a minute these moments lie, on a circle: 59 s and 1 s are two apart."""
-    if len(evaluated_s) < LEAST_STARTS:
+    if len(evaluated_s) < LEAST_SEEN:
         return None
     turns = np.array(evaluated_s) % MINUTE_S * (2 * math.pi / MINUTE_S)
     middle = float(np.angle(np.exp(1j * turns).mean()))
@@ -520,14 +528,28 @@ def scale_in_ratio(records: Records) -> Finding:
 
 
 def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """Whether target tracking leaves zero."""
+    """Whether target tracking leaves zero.
+
+    That it stays tells something only while it could have left: another alarm's policy left zero
+    afterwards, no schedule had closed the endpoint, and no activity says that the capacity was at
+    its maximum or could not be had.
+    """
     high = {a.name for a in records.alarms if a.tracks and not a.is_low}
     left = sum(change.before == 0 and change.alarm in high for change in changes)
-    stayed = sum(
-        any(min(until_s, end_s) - max(since_s, begin_s) > 1.5 * MINUTE_S for since_s, end_s in rung)
-        for begin_s, until_s, _ in zeros(records, changes)
-        for rung in [list(_in_alarm(records, high))]
-    )
+    rang = list(_in_alarm(records, high))
+    stayed = 0
+    for asleep, following in _zeros(changes):
+        begin_s, until_s = asleep.ended_s, following.started_s if following else records.read_s
+        assert begin_s is not None
+        hindered = any(
+            begin_s <= each.started_s < until_s
+            and (each.status == "Failed" or "AlreadyAtMaxCapacity" in each.not_scaled)
+            for each in records.activities
+        )
+        free = asleep.alarm and following and following.alarm and not hindered
+        stayed += bool(free) and any(
+            min(until_s, end_s) - max(since_s, begin_s) > 1.5 * MINUTE_S for since_s, end_s in rang
+        )
     return _voted(
         "target_tracking_from_zero",
         {"async_page": left, "never": stayed},
@@ -539,13 +561,13 @@ def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
     )
 
 
-def zeros(
-    records: Records, changes: Sequence[CapacityChange]
-) -> Iterator[tuple[float, float, CapacityChange | None]]:
-    """(from, until, the change that ended it) of each time at zero instances, changes done."""
+def _zeros(
+    changes: Sequence[CapacityChange],
+) -> Iterator[tuple[CapacityChange, CapacityChange | None]]:
+    """The changes to zero instances that are done, each with the one that followed."""
     for change, following in pairwise([*changes, None]):
         if change is not None and change.after == 0 and change.ended_s is not None:
-            yield change.ended_s, following.started_s if following else records.read_s, following
+            yield change, following
 
 
 def _in_alarm(records: Records, names: Iterable[str]) -> Iterator[tuple[float, float]]:
@@ -561,13 +583,15 @@ def at_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
     """What ApproximateBacklogSizePerInstance is at zero instances."""
     votes = {"backlog": 0, "no_data": 0}
     per_instance = records.minutes.queue.get(Metric.BACKLOG_SIZE_PER_INSTANCE, {})
-    for begin_s, until_s, _ in zeros(records, changes):
+    for asleep, following in _zeros(changes):
+        assert asleep.ended_s is not None
+        until_s = following.started_s if following else records.read_s
         minutes = [
             minute
-            for minute in _whole_minutes(begin_s, until_s)
+            for minute in _whole_minutes(asleep.ended_s, until_s)
             if minute in records.minutes.backlog and records.minutes.serving(minute) == 0
         ]
-        if len(minutes) < LEAST_STARTS:
+        if len(minutes) < LEAST_SEEN:
             continue
         share = sum(minute in per_instance for minute in minutes) / len(minutes)
         if share >= 0.9 or share <= 0.1:
@@ -699,7 +723,7 @@ def service(records: Records) -> Finding:
         if count > 0
     ]
     ended = sum(count for count, _ in rows)
-    if ended < LEAST_STARTS:
+    if ended < LEAST_SEEN:
         return Finding("service_s", None, int(ended), f"{ended:.0f} requests ended")
     weights, means = np.array(rows).T
     mean_s = float(np.average(means, weights=weights))

@@ -7,7 +7,7 @@ capacity change while the first is in progress.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
-from async_inference.scaling.unsettled import Unsettled
+from async_inference.scaling.unsettled import READINGS
 
 VISITS = 6
 BURST = 16
@@ -32,19 +32,9 @@ LONG_REST_S = 1800.0
 """Once, so that alarms of many periods run out of datapoints."""
 MATTERS = 0.02
 """A reading matters that moves the mean wait by more than this."""
-OTHERS: dict[str, tuple[object, ...]] = {
-    "backlog_counts_inflight": (True, False),
-    "backlog_per_instance_at_zero": ("backlog", "no_data"),
-    "scale_in_ratio": (0.9, 0.9667),
-    "target_tracking_from_zero": ("never", "async_page"),
-    "inflight_on_scale_in": ("requeue", "drain"),
-    "capacity_change_in_progress": ("refused", "allowed"),
-    "scale_in_takes_s": (30.0, 60.0, 180.0),
-    "samples_per_minute": (1, 6),
-    "evaluation_range": ("n_plus_third", "n_plus_2"),
-    "metric_delay_s": (60.0, 90.0),
-}
-"""Values of each reading that a rehearsal could take; whether the setup is billed moves no wait."""
+UNMEASURED = ("setup_is_billed", "announcement_delay_s")
+"""Readings that this experiment cannot tell: one moves no wait, the other needs a client that
+announces."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +106,7 @@ def _pessimistic(assumptions: Assumptions) -> tuple[Assumptions, ...]:
 def _idle_again_s(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> float:
     """The latest end of a visit over the seeds: its last change of capacity."""
     ends_s = [
-        float(run.capacity[-1, 0]) if len(run.capacity) else traffic.span_s
+        float(run.capacity["at_s"][-1]) if len(run.capacity) else traffic.span_s
         for run in (simulate(plan, traffic, assumptions, seed) for seed in range(SEEDS))
     ]
     return max(ends_s)
@@ -139,7 +129,9 @@ def _moves(
     plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions
 ) -> Iterator[tuple[str, float]]:
     """By which part the mean wait may move with each reading."""
-    for name, values in OTHERS.items():
+    for name, values in READINGS.items():
+        if name in UNMEASURED:
+            continue
         waits_s = []
         for value in values:
             reading = replace(assumptions.unsettled, **{name: value})
@@ -149,8 +141,3 @@ def _moves(
         known = [each for each in waits_s if math.isfinite(each)]
         if len(known) > 1 and max(known) / min(known) - 1 > MATTERS:
             yield name, max(known) / min(known) - 1
-
-
-assert set(OTHERS) | {"setup_is_billed", "announcement_delay_s"} == {
-    each.name for each in fields(Unsettled)
-}

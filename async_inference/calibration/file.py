@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from async_inference.calibration.estimators import (
-    LEAST_STARTS,
+    LEAST_SEEN,
     LIKELY,
     Estimate,
     Finding,
@@ -309,7 +309,7 @@ def _starts(looks: Sequence[Look]) -> list[Start]:
         ]
 
     live = of([look for look in looks if look.configuration == looks[-1].configuration])
-    return live if len(live) >= LEAST_STARTS else of(looks)
+    return live if len(live) >= LEAST_SEEN else of(looks)
 
 
 def _agreed(name: str, looks: Sequence[Look]) -> tuple[Value | None, str | None]:

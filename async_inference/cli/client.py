@@ -59,7 +59,7 @@ InFlightOption = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")],
+    prompt: Annotated[str, typer.Argument(help="What the image should show.")],
     endpoint: EndpointOption = None,
     stack: StackOption = None,
     output: Annotated[Path, typer.Option(help="Folder for the result; made if missing.")] = Path(
@@ -115,7 +115,7 @@ def batch(
     announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get a result for each line of a file; run it again to go on where it stopped.
+    """Get a result for each line of a file; run it again to resume where it stopped.
 
     For example: async-inference batch prompts.csv --output images --set steps=20
     """
@@ -169,7 +169,7 @@ def resume(
     announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a batch that was interrupted, by its ledger alone.
+    """Resume an interrupted batch from its ledger.
 
     For example: async-inference resume images
     """
@@ -230,7 +230,7 @@ def _work(
     announce: bool | None,
     as_json: bool,
 ) -> None:
-    """Run a batch with a bar, then say what came of it; ends the command with its exit code."""
+    """Run a batch with a bar, then print the outcome; ends the command with its exit code."""
     from async_inference.client.errors import InferenceError
 
     named = ["--stack", target.settings.stack] if target.settings else []
@@ -254,7 +254,7 @@ def _work(
             )
         )
     except KeyboardInterrupt:
-        trouble, code = "interrupted; what is in the queue goes on", EXIT_INTERRUPTED
+        trouble, code = "interrupted; queued requests continue", EXIT_INTERRUPTED
     except InferenceError as error:
         notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
         trouble, code = f"{type(error).__name__}: {error}{notes}", EXIT_FAILED
@@ -271,7 +271,7 @@ def _work(
     if trouble is not None:
         screen.print(f"error: {trouble}", markup=False, style="red")
     if left:
-        screen.print(f"To go on: {again}", markup=False)
+        screen.print(f"To continue: {again}", markup=False)
     code = code or (EXIT_FAILED if left or failed else 0)
     if code:
         raise typer.Exit(code)

@@ -31,7 +31,7 @@ app = typer.Typer(help="The stack on this machine: the embedded AWS.", no_args_i
 
 @app.command("up")
 def up(
-    prompt: Annotated[str, typer.Argument(help="What the image shall show.")] = "a seven",
+    prompt: Annotated[str, typer.Argument(help="What the image should show.")] = "a seven",
     port: Annotated[int, typer.Option(help="Loopback port of the embedded AWS.")] = 4590,
     minute_s: Annotated[
         float, typer.Option(help="Real seconds for each simulated minute.", min=0.05)
@@ -53,7 +53,7 @@ def down() -> None:
 
 @app.command("status")
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Run until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, once.")] = False,
 ) -> None:
     """What happens now: instances, backlog, alarms, last scaling activities, and why.
@@ -100,7 +100,7 @@ def status(
 @app.command("logs")
 def logs(
     endpoint: Annotated[str | None, typer.Argument(help="Its name; all by default.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Run until Ctrl-C.")] = False,
 ) -> None:
     """What the instances wrote, each line after its log stream as CloudWatch Logs names it.
 

@@ -69,7 +69,7 @@ def preflight(
     yes: Annotated[bool, typer.Option("--yes", help="With --probe: do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Look whether a stack would run in this account before it is deployed; exit code 1 if not.
+    """Check whether a stack would run in this account before it is deployed; exit code 1 if not.
 
     For example: async-inference preflight --stack prod
     """

@@ -38,7 +38,7 @@ def rehearse(
     seeds: Annotated[int, typer.Option(help="How many seeds to compare over.", min=1)] = 8,
     readings: Annotated[
         bool,
-        typer.Option("--readings", help="Also try every other reading of what AWS leaves open."),
+        typer.Option("--readings", help="Also try every other reading of AWS, one at a time."),
     ] = False,
     as_json: JsonOption = False,
     report: Annotated[

@@ -39,7 +39,7 @@ def publish(
         typer.Option(help="Pattern of file names, instead of what a handler loads; repeatable."),
     ] = None,
 ) -> None:
-    """Upload weights uncompressed; run it again to go on after an interruption.
+    """Upload weights uncompressed; run it again to resume after an interruption.
 
     For example: async-inference weights publish stabilityai/stable-diffusion-xl-base-1.0
     s3://my-models/sdxl

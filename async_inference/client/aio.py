@@ -58,7 +58,7 @@ class AsyncClient(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         key: str | None = None,
     ) -> Accepted:
-        """Hand a request in and return at once."""
+        """Hand a request in and return immediately."""
         return await self._submit(request, key, time.monotonic() + deadline_s)
 
     async def wait(
@@ -93,7 +93,7 @@ class AsyncClient(Connected):
 
     @asynccontextmanager
     async def subscribed(self) -> AsyncGenerator[str]:
-        """A queue that hears of every request's end; removed on leaving."""
+        """A queue with a message for each request that ends; removed on leaving."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
         subscription = await self.run(self.rules.subscribe(queue_name(), until_s))
         try:

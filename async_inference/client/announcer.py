@@ -28,7 +28,7 @@ class Performer(Protocol):
 
 
 class Announcer:
-    """Performs `Rules.announce` in a thread of its own, for a burst of requests once.
+    """Performs `Rules.announce` in a separate thread, once for a burst of requests.
 
     An announcement waits for a fifth of `every_s` for what else comes: the first one decides how
     many instances start, and a change in progress refuses the next. What comes within `every_s`

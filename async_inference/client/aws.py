@@ -48,8 +48,8 @@ class Aws:
     Args:
         session: where credentials and region come from.
         url: of an AWS that is not the real one; None is the session's.
-        look_s: how long a look may take in all.
-        connections: how many calls may go on at the same time.
+        look_s: how long a look may take in total.
+        connections: how many calls may run at the same time.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """A batch: many requests with bounded concurrency, each result on disk exactly once.
 
-What happens to a request is in the ledger before and after each step, so that a batch goes on
+What happens to a request is in the ledger before and after each step, so that a batch continues
 wherever it was killed:
 
 - never sent: it is sent;
@@ -101,7 +101,7 @@ def span(seconds: float) -> str:
 
 
 def expected(inference_id: str, like: Accepted) -> Accepted | None:
-    """Where a request will end, told from where another one of the batch does.
+    """Where a request will end, told from where another request of the batch does.
 
     Filename names the output (BC), but how it is put together is SageMaker's: so it is learned.
     None where locations do not carry ids.
@@ -254,7 +254,7 @@ class Batch:
             await asyncio.gather(*(self._fetch(each) for each in ended))
             if ended:
                 await asyncio.to_thread(self._ledger.sync)
-        self._changed.set()  # Whoever waits for room looks at the time.
+        self._changed.set()  # Threads that wait for a free slot check the time.
 
     async def _fetch(self, ended: Ended) -> None:
         entry = self._ledger.entries[ended.accepted.inference_id]

@@ -1,4 +1,4 @@
-"""What can go wrong between a request and its result, each as a type of its own.
+"""What can go wrong between a request and its result, each as its own type.
 
 Every error is an `InferenceError` and ends in what to do about it, where there is something to do.
 """
@@ -54,7 +54,7 @@ class ExpiredError(FailedError):
 
 
 class DeadlineError(InferenceError):
-    """There was no answer by the caller's deadline. An accepted request goes on all the same."""
+    """There was no answer by the caller's deadline. An accepted request continues anyway."""
 
 
 class ThrottledError(DeadlineError):

@@ -1,6 +1,6 @@
 """A batch's results as one HTML page beside them, with prompts and metadata; loads nothing else.
 
-A result of several images, as zip or JSON, is unpacked into a folder of its own.
+A result of several images, as zip or JSON, is unpacked into its own folder.
 """
 
 import base64
@@ -131,7 +131,7 @@ def _zipped(path: Path) -> Iterator[bytes]:
                 if len(image) <= MAX_IMAGE_BYTES and _suffix(image):
                     yield image
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
-        return  # Damaged, encrypted, or compressed in a way of its own.
+        return  # Damaged, encrypted, or compressed in its own way.
 
 
 def _in_json(path: Path) -> Iterator[bytes]:
@@ -150,7 +150,7 @@ def _in_json(path: Path) -> Iterator[bytes]:
 
 
 def _suffix(content: bytes) -> str:
-    """The file extension for an image's bytes; empty for what is no image."""
+    """The file extension for an image's bytes; empty for what is not an image."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return ".png"
     if content.startswith(b"\xff\xd8\xff"):

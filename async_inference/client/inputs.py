@@ -1,4 +1,4 @@
-"""Batch files: plain text, CSV or JSON lines, each line a request; all that is wrong at once."""
+"""Batch files: plain text, CSV or JSON lines, each line a request; all errors in one message."""
 
 import csv
 import io
@@ -115,7 +115,7 @@ def _csv(text: str) -> Iterator[_Line]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Line(start, None, f"is no CSV ({error})")
+            yield _Line(start, None, f"is not valid CSV ({error})")
             return
         # A quoted cell may go over several lines; the row is named by its first.
         number, start = start, rows.line_num + 1
@@ -148,7 +148,7 @@ def _jsonl(text: str) -> Iterator[_Line]:
         try:
             value = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            yield _Line(number, None, f"is no JSON ({error})")
+            yield _Line(number, None, f"is not valid JSON ({error})")
             continue
         if isinstance(value, dict):
             yield _Line(number, value)
@@ -166,4 +166,4 @@ def value(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

@@ -85,7 +85,7 @@ class Entry:
 
 
 class Ledger:
-    """An open ledger; nobody else can open it meanwhile.
+    """An open ledger; nobody else can open it in the meantime.
 
     Args:
         folder: where it and the results are; made if missing.
@@ -259,7 +259,7 @@ class Ledger:
                 else:
                     self._apply(document)
             except (ValueError, KeyError, TypeError) as error:
-                raise LedgerError(f"{self.path}:{number}: is no line of a ledger") from error
+                raise LedgerError(f"{self.path}:{number}: is not a line of a ledger") from error
         for entry in self.entries.values():
             if entry.file is not None and not (self.folder / entry.file).is_file():
                 # Removed by somebody, or its name was lost with the power: fetched again.
@@ -286,7 +286,7 @@ class Ledger:
             raise ValueError(line["event"])
 
     def _asked(self, item: Item, before: Entry | None, number: int) -> dict[str, Any]:
-        # A repetition needs a place of its own: the first one's holds its failure.
+        # A repetition needs its own place: the first one's holds its failure.
         seed = f"{item.key} after {before.inference_id}" if before else item.key
         line = {
             "event": "asked",

@@ -170,7 +170,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Subscription:
-    """A queue of this caller alone that hears how the endpoint's requests end."""
+    """A queue of this caller alone, with a message for each request that ends."""
 
     queue_url: str
     subscription_arns: tuple[str, ...]
@@ -329,8 +329,8 @@ class Rules:
 
         Raises:
             RejectedError, FailedError, ExpiredError: how it failed.
-            DeadlineError: no answer yet; the request goes on.
-            EndpointGoneError: the endpoint was deleted meanwhile.
+            DeadlineError: no answer yet; the request continues.
+            EndpointGoneError: the endpoint was deleted in the meantime.
         """
         try:
             return (yield from self._wait(accepted, until_s, into))
@@ -462,7 +462,7 @@ class Rules:
         )
 
     def subscribe(self, queue_name: str, until_s: float) -> Rule[Subscription]:
-        """Make a queue that hears of every request's end; `unsubscribe` removes it.
+        """Make a queue that receives a message when each request ends; `unsubscribe` removes it.
 
         Takes sagemaker:DescribeEndpoint, sqs:CreateQueue, sqs:GetQueueAttributes,
         sqs:SetQueueAttributes and sns:Subscribe.
@@ -618,7 +618,7 @@ class Rules:
                 f"{where}, and {self.endpoint} has no S3FailurePath: whether the request failed or "
                 "still waits cannot be told; set one, or listen to its topics"
             )
-        return DeadlineError(f"{where}; the request goes on, wait for it again")
+        return DeadlineError(f"{where}; the request continues, wait for it again")
 
 
 def split(location: str) -> tuple[str, str]:

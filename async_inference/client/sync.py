@@ -65,7 +65,7 @@ class Client(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         key: str | None = None,
     ) -> Accepted:
-        """Hand a request in and return at once."""
+        """Hand a request in and return immediately."""
         return self._submit(request, key, time.monotonic() + deadline_s)
 
     def wait(
@@ -106,7 +106,7 @@ class Client(Connected):
 
     @contextmanager
     def subscribed(self) -> Generator[str]:
-        """A queue that hears of every request's end, for `wait_each`; removed on leaving."""
+        """A queue for `wait_each`: a message for each request that ends; removed on leaving."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
         subscription = self.run(self.rules.subscribe(queue_name(), until_s))
         try:

@@ -19,7 +19,7 @@ from async_inference.client.rules import (
 )
 
 SWEPT_EVERY_S = 60.0
-"""How often a notified wait looks at S3 all the same: SNS may fail, and says so to nobody."""
+"""How often a notified wait looks at S3 anyway: SNS may fail, and says so to nobody."""
 LONGEST_RECEIVE_S = 20
 """ReceiveMessage's WaitTimeSeconds (BC)."""
 

@@ -1,8 +1,8 @@
 """Evaluates the alarms that moto stores, and runs their actions.
 
-moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at a phase of its
-own, one with a shorter period as often as that; Auto Scaling actions repeat once a minute while it
-stays in ALARM, other actions run on a change of state.
+moto keeps alarms but never evaluates them. Each alarm is evaluated once a minute at its own phase,
+one with a shorter period as often as that. Auto Scaling actions repeat once a minute while it stays
+in ALARM; other actions run on a change of state.
 """
 
 import json
@@ -61,8 +61,8 @@ class Alarms:
         region: the region.
         clock: the clock of the embedded AWS.
         services: where alarms are stored and topics are published to.
-        unsettled: the reading of what AWS leaves open.
-        scale: runs a scaling policy by its ARN, and says what came of it.
+        unsettled: the reading of undocumented AWS behaviour.
+        scale: runs a scaling policy by its ARN, and returns the outcome.
     """
 
     def __init__(
@@ -322,7 +322,7 @@ def _query(query: MetricDataQuery) -> Document:
 
 
 def _condition(alarm: Alarm) -> str:
-    """When it goes off, in short."""
+    """When it fires, in short."""
     if alarm.rule is not None:
         return alarm.rule
     on = None
@@ -342,8 +342,13 @@ def _condition(alarm: Alarm) -> str:
 
 
 def phase_s(name: str, every_s: int = MINUTE_S) -> int:
-    """When in a minute, or a shorter period, an alarm is evaluated: at a phase of its own, here
-    always the same for the same name (docs/aws-facts.md#alarms)."""
+    """When in its interval an alarm is evaluated: at its own phase, here always the same for
+    the same name (docs/aws-facts.md#alarms).
+
+    Args:
+        name: the alarm's.
+        every_s: how often it is evaluated.
+    """
     return zlib.crc32(name.encode()) % every_s
 
 

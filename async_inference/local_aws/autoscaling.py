@@ -57,7 +57,7 @@ class ApplicationAutoScaling:
         region: the region.
         clock: the clock of the embedded AWS.
         journal: where resources are kept.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
         put_alarm, delete_alarms: create and delete the alarms of target tracking.
     """
 
@@ -347,7 +347,7 @@ class ApplicationAutoScaling:
         """Run the policy that an alarm in ALARM names.
 
         Returns:
-            What came of it, as a sentence.
+            The outcome, as a sentence.
         """
         with self._lock:
             found = self._by_policy(policy_arn)
@@ -362,7 +362,7 @@ class ApplicationAutoScaling:
         return said
 
     def run_schedules(self, after_s: float, until_s: float) -> None:
-        """Apply the scheduled actions due in (after_s, until_s]: their bounds stay for good."""
+        """Apply the scheduled actions due in (after_s, until_s]: their bounds stay."""
         changed = []
         with self._lock:
             for resource_id, target in self._targets.items():
@@ -412,7 +412,7 @@ class ApplicationAutoScaling:
     def _set_bounds(
         self, target: ScalableTarget, endpoint: Endpoint, low: int, high: int, cause: str
     ) -> bool:
-        """Set bounds at once, and the capacity too unless a change in progress forbids it."""
+        """Set bounds immediately, and the capacity too unless a change in progress forbids it."""
         self._observe(target, endpoint)
         target.awaited = None
         scaler = target.scaler
@@ -426,7 +426,7 @@ class ApplicationAutoScaling:
     def _run_policy(
         self, target: ScalableTarget, endpoint: Endpoint, request: Request, alarm: str
     ) -> tuple[str, bool]:
-        """Returns what came of it, as a sentence, and whether the capacity changed."""
+        """Returns the outcome, as a sentence, and whether the capacity changed."""
         cause = f"monitor alarm {alarm} in state ALARM triggered policy {request.policy.name}"
         suspended = target.document["SuspendedState"]
         if endpoint.status in (EndpointStatus.FAILED, EndpointStatus.DELETING):

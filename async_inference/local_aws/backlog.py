@@ -46,7 +46,7 @@ class Backlog:
         endpoint: its name.
         region: where its topics and objects are.
         environment: what it works with.
-        lock: the endpoint's; whoever waits for it is told of a new request.
+        lock: the endpoint's; a new request notifies the threads that wait for it.
     """
 
     def __init__(

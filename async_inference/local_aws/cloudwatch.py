@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
 from moto.cloudwatch.models import (
+    Alarm,
     CloudWatchBackend,
     MetricAggregatedDatum,
     MetricDatumBase,
@@ -63,6 +65,17 @@ class CloudWatch(CloudWatchBackend):
             for point in _points(at_s, datum):
                 self.metrics.add(series, point)
 
+    def put_metric_alarm(  # ty: ignore[incompatible-method-override] one of two dozen matters
+        self, *, evaluation_periods: int, **asked: Any
+    ) -> Alarm:
+        """Refuse an alarm that could never be evaluated; moto takes it."""
+        enough = asked.get("datapoints_to_alarm") or evaluation_periods
+        if enough > evaluation_periods:
+            raise InvalidParameterValue(
+                f"DatapointsToAlarm {enough} must not exceed EvaluationPeriods {evaluation_periods}"
+            )
+        return super().put_metric_alarm(evaluation_periods=evaluation_periods, **asked)
+
     def get_metric_statistics(
         self,
         namespace: str,
@@ -89,7 +102,7 @@ class CloudWatch(CloudWatchBackend):
         end_time: datetime,
         scan_by: str = "TimestampAscending",
     ) -> list[dict[str, Any]]:
-        """Several metrics at once; an expression may only name another query, as in moto."""
+        """Several metrics in one call; an expression may only name another query, as in moto."""
         found = []
         for query in (query for query in queries if "MetricStat" in query):
             wanted = query["MetricStat"]

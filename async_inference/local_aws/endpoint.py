@@ -32,7 +32,7 @@ from async_inference.scaling.plan import Metric
 from async_inference.scaling.unsettled import Unsettled
 
 START_ATTEMPTS = 3
-"""Times an instance is started whose process is killed meanwhile."""
+"""Times an instance is started whose process is killed in the meantime."""
 LOOK_AGAIN_S = 0.05
 """Real seconds between two looks at what an update waits for."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
@@ -555,7 +555,7 @@ def queue_look(
         working: requests that one does.
         serving: instances in service.
         oldest_age_s: of the oldest of these requests; None without any.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
     """
     counted = float(waiting + (working if unsettled.backlog_counts_inflight else 0))
     look = {

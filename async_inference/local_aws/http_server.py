@@ -1,6 +1,6 @@
 """An HTTP server whose workers never wait for a request's headers.
 
-cheroot hands each connection to one of its threads at once, and the thread reads. A few hundred
+cheroot hands each connection to one of its threads immediately, and the thread reads. A few hundred
 clients that send half a request would then hold up all others.
 """
 

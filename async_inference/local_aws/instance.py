@@ -118,7 +118,7 @@ class Instance:
         return response.status, answer, response.getheader("Content-Type") or ""
 
     def kill(self) -> None:
-        """End its process at once."""
+        """End its process immediately."""
         if self.process is not None:
             self.process.kill()
 
@@ -220,7 +220,7 @@ def extract(tar: tarfile.TarFile, into: Path) -> None:
     for member in tar.getmembers():
         inside = (into / member.name).resolve().is_relative_to(into.resolve())
         if not inside or not (member.isfile() or member.isdir()):
-            raise tarfile.TarError(f"{member.name} is no file or folder within the archive")
+            raise tarfile.TarError(f"{member.name} is not a file or folder within the archive")
     tar.extractall(into)  # noqa: S202 - looked at above
 
 
@@ -260,7 +260,7 @@ def _ping(port: int) -> bool:
 def _variables(plan: FleetPlan, folder: Path) -> dict[str, str]:
     """A container's variables: those that the model declares, and what Python itself needs."""
     declared = {
-        # Where a container has /opt/ml, this process has a folder of its own.
+        # Where a container has /opt/ml, this process has its own folder.
         key: value.replace(MOUNT, str(folder)) if value.startswith(MOUNT) else value
         for key, value in plan.environment.items()
         # What it adds to the path is for the container's Python; this one has packages of its own.

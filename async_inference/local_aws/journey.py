@@ -6,6 +6,7 @@ Deployment is the real Pulumi CLI's; state, credentials and plugins are those of
 import fcntl
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -55,7 +56,7 @@ class Stages:
         table.columns[1].justify = "right"
         for name, seconds in self.took_s.items():
             table.add_row(name, f"{seconds:.1f}")
-        table.add_row("in all", f"{sum(self.took_s.values()):.1f}", style="bold")
+        table.add_row("in total", f"{sum(self.took_s.values()):.1f}", style="bold")
         return table
 
 
@@ -85,7 +86,7 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
         The image's path.
 
     Raises:
-        InvalidInputError: something that a person can put right.
+        InvalidInputError: something that a person can fix.
     """
     with _alone(console):
         return _up_alone(console, prompt, port, minute_s)
@@ -117,7 +118,7 @@ def _up_alone(console: Console, prompt: str, port: int, minute_s: float) -> Path
         ) from error
     except KeyboardInterrupt:
         if not ran_before and daemon.stop(AWS_FOLDER):
-            console.print("Interrupted: stopped the embedded AWS. make up goes on from here.")
+            console.print("Interrupted: stopped the embedded AWS. make up continues from here.")
         raise
 
 
@@ -206,7 +207,7 @@ class Watch:
         return self._variant()["DesiredInstanceCount"]
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
-        """Wait until `condition` holds, telling what happens meanwhile; returns what it returned.
+        """Wait until `condition` holds and print what happens; returns what it returned.
 
         Raises:
             InvalidInputError: it took longer than PATIENCE_S.
@@ -222,7 +223,7 @@ class Watch:
                 if waited_s > PATIENCE_S:
                     raise InvalidInputError(
                         [
-                            f"after {PATIENCE_S:.0f} s it is not so that {what}; see "
+                            f"waited {PATIENCE_S:.0f} s in vain until {what}; see "
                             f"{AWS_FOLDER / 'logs'}, and start over with make down up"
                         ]
                     )
@@ -246,14 +247,27 @@ class Watch:
             if activity["ActivityId"] in self._told:
                 continue
             self._told.add(activity["ActivityId"])
-            self._console.print(
-                f"  {activity['Description']} Cause: {activity['Cause']}", highlight=False
-            )
+            self._console.print(f"  {event(activity, self._instances)}", highlight=False)
         count = self.instances()
         if count != self._instances:
             if self._instances >= 0:
                 self._console.print(f"  instances in service: {self._instances} -> {count}")
             self._instances = count
+
+
+def event(activity: dict[str, Any], in_service: int) -> str:
+    """A scaling activity on one line; `local status` has its full text.
+
+    Args:
+        activity: as DescribeScalingActivities has it.
+        in_service: instances in service before it.
+    """
+    count = re.search(r"desired instance count to (\d+)", activity["Description"])
+    if count is None:
+        return activity["Description"]
+    direction = "out" if int(count[1]) > in_service else "in"
+    _, _, policy = activity["Cause"].partition("triggered policy ")
+    return f"scale-{direction} to {count[1]}: {policy or activity['Cause']}"
 
 
 def _start(console: Console, port: int, minute_s: float) -> Daemon:
@@ -279,7 +293,7 @@ def _interrupted() -> bool:
 
 
 def _cut_short() -> bool:
-    """Whether the state is no whole file: the CLI does not replace it at once."""
+    """Whether the state file is truncated: the CLI does not replace it atomically."""
     try:
         _checkpoint()
     except ValueError:
@@ -298,7 +312,7 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
     PULUMI_STATE.mkdir(parents=True, exist_ok=True)
     _pulumi(variables, "stack", "select", "--create", STACK)
     if _interrupted():
-        console.print("The last deployment was interrupted: going on from there.")
+        console.print("The last deployment was interrupted: continuing from there.")
         _pulumi(variables, "cancel", "--yes", STACK)
         arguments = ["refresh", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         _pulumi(variables, *arguments, "--clear-pending-creates")
@@ -307,7 +321,7 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
     if _shown(variables, *arguments, *(["--refresh"] if lost else [])):
         raise InvalidInputError(
-            ["pulumi up failed, see above; when you have put it right, run make up again"]
+            ["pulumi up failed, see above; when you have fixed it, run make up again"]
         )
 
 
@@ -373,8 +387,8 @@ def _write_env_file(variables: dict[str, str]) -> None:
 def _finish(console: Console, stages: Stages, path: Path, aws: Daemon) -> None:
     console.print(stages.table())
     console.print(
-        'The model is tiny and knows the digits only, from "zero" to "nine"; its way is the real\n'
-        "one: the endpoint slept at 0 instances, its alarm woke it, it answered, it slept again."
+        'The model is tiny and draws digits only, "zero" to "nine". The rest is the real program:\n'
+        "an alarm scaled the endpoint out from 0 instances, it answered, and it scaled in to 0."
     )
     console.print("Next:", style="bold")
     for command, what in (

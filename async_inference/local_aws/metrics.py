@@ -49,7 +49,7 @@ class MetricStore:
         self._series: dict[Series, list[Datapoint]] = {}
 
     def put(self, series: Series, at_s: float, samples: Iterable[float]) -> None:
-        """Add samples to the minute that holds `at_s`; none is no datapoint."""
+        """Add samples to the minute that holds `at_s`; without samples there is no datapoint."""
         values = list(samples)
         if not values:
             return

@@ -1,4 +1,4 @@
-"""What moto does otherwise than AWS, put right in this process; it has no seams for these.
+"""What moto does otherwise than AWS, corrected in this process; it has no seams for these.
 
 Nothing is patched before `install`: moto's classes belong to everybody who imports them.
 """

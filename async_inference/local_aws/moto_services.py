@@ -287,7 +287,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     url = urlsplit(uri)
     host = _S3_HOST.fullmatch(url.netloc)
     if host is None:
-        raise ObjectMissingError(f"{uri} is no URL of an S3 object")
+        raise ObjectMissingError(f"{uri} is not the URL of an S3 object")
     path = unquote(url.path.removeprefix("/"))
     if host["bucket"]:
         return host["bucket"], path
@@ -316,9 +316,9 @@ def operation_name(environ: dict[str, Any], body: bytes) -> str | None:
 
 
 def _without_waiting(call: Call) -> tuple[Call, float]:
-    """A ReceiveMessage that returns at once, and the seconds that it would wait for a message.
+    """A ReceiveMessage that returns immediately, and the seconds that it would wait for a message.
 
-    moto waits inside the call, and nothing could send a message meanwhile.
+    moto waits inside the call, and nothing could send a message in the meantime.
     """
     try:
         asked = json.loads(call.body)

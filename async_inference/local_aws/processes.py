@@ -27,7 +27,7 @@ class InstanceProcess:
     """One running process of an instance.
 
     Args:
-        pid: its number; it leads a process group of its own.
+        pid: its number; it leads its own process group.
         port: where it answers `/ping` and `/invocations`.
     """
 
@@ -46,7 +46,7 @@ class InstanceProcess:
         return not self._ended.is_set()
 
     def watch(self, ended: Callable[[], None]) -> None:
-        """Call `ended`, from a thread of its own, once the process is gone."""
+        """Call `ended`, from its own thread, once the process is gone."""
 
         def wait() -> None:
             with self._announcement:

@@ -475,7 +475,7 @@ class SageMaker:
         )
 
     def _resume(self, name: str, document: dict[str, Any]) -> None:
-        """After a restart: go on with what the endpoint served, and start an update again."""
+        """After a restart: continue with what the endpoint served, and start an update again."""
         status = document["EndpointStatus"]
         if status == EndpointStatus.DELETING:
             self._environment.journal.forget(name)
@@ -483,7 +483,7 @@ class SageMaker:
             return
         resumed = None if status == EndpointStatus.CREATING else document["DesiredInstances"]
         with self._lock:
-            # Until the update goes on, no news of an instance may end it.
+            # Until the update continues, no event of an instance may end it.
             self._run(name, FleetPlan.restored(document["Serving"]), resumed)
             update = document.get("Update")
             if update is not None:

@@ -59,12 +59,12 @@ class Options:
     """How an embedded AWS behaves.
 
     Args:
-        folder: its state, logs and instances; a second start with the same one goes on from there.
+        folder: its state, logs and instances; a restart with the same folder resumes.
         port: loopback port, 0 for a free one.
         minute_s: real seconds for each simulated minute.
         setup_s: simulated seconds from asking for an instance to starting its process, on top of
             what the process itself takes to load.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
         faults: what goes wrong on purpose.
     """
 
@@ -365,7 +365,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
     try:
         request = json.loads(body or b"{}", parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise AwsError("SerializationException", f"The body is no JSON: {error}") from error
+        raise AwsError("SerializationException", f"The body is not valid JSON: {error}") from error
     if not isinstance(request, dict):
         raise AwsError("SerializationException", "The body must be a JSON object")
     return request

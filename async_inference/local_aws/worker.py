@@ -126,7 +126,7 @@ def _instance(variables: dict[str, str], lifeline: int, announcement: int, log: 
         os.environ.clear()
         os.environ.update(variables)
         importlib.reload(environment)
-        # Python's own generator is seeded anew in a fork, this one is not.
+        # Python's own generator is reseeded in a fork, this one is not.
         numpy.random.seed()
         threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
         _serve(announcement)

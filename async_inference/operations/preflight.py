@@ -227,7 +227,7 @@ def driver(settings: Settings) -> Check:
     if not has_gpu(settings.instance_type):
         return Check(what, "none", "none")
     if cuda is None:
-        return Check(what, "the image's CUDA", f"{named}: its tag tells none", checked=False)
+        return Check(what, "the image's CUDA", f"{named}: its tag names none", checked=False)
     asked = f"CUDA {cuda[0]}.{cuda[1]}"
     if ami is None:
         found = (

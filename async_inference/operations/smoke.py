@@ -31,7 +31,7 @@ def smoke(
         client: of the stack's endpoint.
         asked, live: the stack and what runs.
         body: the request, JSON.
-        within_s: how long to wait in all, a cold start included.
+        within_s: how long to wait in total, a cold start included.
         say: told what is waited for.
     """
     what, expected = "smoke request", f"an answer within {within_s:.0f} s"

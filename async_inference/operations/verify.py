@@ -245,7 +245,7 @@ def _target(asked: Asked, live: Live) -> Check:
             "none: nothing scales the endpoint; deleting or replacing it deregisters silently",
             _put_back(asked),
         )
-    # A scheduled action sets the bounds for good, until another does (AAS).
+    # A scheduled action sets bounds that stay until another action sets them (AAS).
     low = {plan.min_capacity, *(action.min_capacity for action in plan.schedules)}
     high = {plan.max_capacity, *(action.max_capacity for action in plan.schedules)}
     bounds = {
@@ -480,7 +480,7 @@ def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
             try:
                 found = list(documents.plan_policies(document, [alarm]))
             except ValueError:
-                continue  # what breaks AWS's rules is no policy that works
+                continue  # what breaks AWS's rules is not a policy that works
             for policy in found:
                 name = f"{policy.name} by {alarm['AlarmName']}"[:256]
                 yield policy.model_copy(update={"name": name})

@@ -1,4 +1,4 @@
-"""The clairvoyant bound: the fewest instance hours that could serve traffic within an age limit.
+"""The lower bound (clairvoyant): the fewest instance hours that serve traffic within an age limit.
 
 A linear program with perfect knowledge of the arrivals (docs/aws-facts.md#lower-bound). Instances
 are continuous and setups cost only their time, so no policy can need less.
@@ -28,7 +28,7 @@ def clairvoyant_instance_hours(
         age_limit_s: longest time from a request's arrival to the start of its service.
         setup_billed_s: what each start costs, in seconds of an instance.
         concurrency: requests that one instance works on at the same time.
-        max_capacity: most instances at once.
+        max_capacity: most instances at a time.
     """
     deadlines_s = traffic.arrivals_s + age_limit_s + traffic.service_s
     slots = int(deadlines_s.max() // SLOT_S) + 2

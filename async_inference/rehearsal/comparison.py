@@ -160,7 +160,7 @@ def sensitivities(
     assumptions: Assumptions,
     seeds: Sequence[int],
 ) -> tuple[Sensitivity, ...]:
-    """Run the plans again under each other reading of what AWS leaves open, one at a time."""
+    """Run the plans again under each other reading of undocumented AWS behaviour, one at a time."""
     by_reading = {
         changed(reading, assumptions.unsettled): run_plans(
             [(each.name, each.plan) for each in plans],

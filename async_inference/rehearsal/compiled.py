@@ -376,7 +376,7 @@ def _put_in_service(state, fleet, rules, recorded):
 
 @register_jitable
 def _set_bounds(state, reading, scheduled):
-    """A scheduled action sets its bounds at once, and the capacity unless that is refused."""
+    """A scheduled action sets its bounds immediately, and the capacity unless that is refused."""
     action = scheduled[state.next_scheduled]
     state.next_scheduled += 1
     if action.minimum >= 0:

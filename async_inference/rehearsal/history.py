@@ -112,7 +112,7 @@ def reconstructed(minutes: Minutes) -> Traffic:
     are given the mean service of the others.
 
     Raises:
-        InvalidInputError: no request ended, or requests waited longer than they took in all.
+        InvalidInputError: no request ended, or requests waited longer than they took in total.
     """
     ended_requests = round(sum(minutes.ended.values()))
     if not ended_requests:
@@ -138,7 +138,7 @@ def reconstructed(minutes: Minutes) -> Traffic:
                 f"TotalProcessingTime is less than TimeInBacklog in {len(wrong)} of "
                 f"{np.count_nonzero(ended)} minutes, by {-worked_ms[wrong].min():.0f} ms at most: "
                 "their units differ and CloudWatch does not tell them, so that no service time "
-                "follows; rehearse with a CSV of your own (arrival_s, service_s) instead"
+                "follows; rehearse with your own CSV (arrival_s, service_s) instead"
             ]
         )
     mean_s = worked_ms.sum() / ended_requests / 1000

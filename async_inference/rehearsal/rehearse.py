@@ -1,4 +1,4 @@
-"""One rehearsal: plans over the same traffic, beside the clairvoyant bound, as table and JSON."""
+"""One rehearsal: plans over the same traffic, beside the lower bound, as table and JSON."""
 
 import math
 import os
@@ -114,7 +114,7 @@ def rehearse(
         changed: assumptions as `name=value`.
         seed: the first one, of traffic, alarm phases and setup times.
         seeds: how many.
-        readings: whether to run every other reading of what AWS leaves open, too.
+        readings: whether to run every other reading of undocumented AWS behaviour, too.
         steps: denoising steps an image, which give the service times; None keeps the traffic's.
 
     Raises:
@@ -317,7 +317,7 @@ def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
         yield "One seed only: small differences are noise; --seeds 8 tells which."
     yield f"Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}."
     for heading, count in (
-        ("Most instances at once", lambda runs: max(run.peak_instances for run in runs.runs)),
+        ("Most instances at a time", lambda runs: max(run.peak_instances for run in runs.runs)),
         ("Interrupted by a scale-in and started again", _counted("interrupted")),
         ("Expired in the queue", _counted("expired")),
     ):
@@ -466,7 +466,7 @@ def _plan(own: Settings, name: str, stack: str) -> tuple[str, ScalingPlan]:
         except ValidationError as error:
             raise InvalidInputError([f"{name}: {text}" for text in problems_of(error)]) from error
         except yaml.YAMLError as error:
-            raise InvalidInputError([f"{name}: is no YAML ({error})"]) from error
+            raise InvalidInputError([f"{name}: is not valid YAML ({error})"]) from error
         return name, rules.within(own.min_capacity, own.max_capacity)
     shown = subprocess.run(
         ["git", "show", f"{name}:./Pulumi.{stack}.yaml"],
@@ -477,7 +477,7 @@ def _plan(own: Settings, name: str, stack: str) -> tuple[str, ScalingPlan]:
     if shown.returncode:
         known = ", ".join(PRESETS)
         raise InvalidInputError(
-            [f"{name!r}: is no preset ({known}), no file, and no git revision with this stack file"]
+            [f"{name!r}: is not a preset ({known}), a file or a git revision with this stack file"]
         )
     origin = f"{name}:Pulumi.{stack}.yaml"
     return origin, settings.from_stack_text(shown.stdout, stack=stack, origin=origin).plan

@@ -428,7 +428,7 @@ def _excess(value: float, limit: float) -> float:
 
 
 def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
-    """A shape with each number from one of two parents, and up to two of them drawn anew."""
+    """A shape with each number from one of two parents, and up to two of them drawn again."""
     couple = dice.choice(parents), dice.choice(parents)
     mixed = {name: getattr(dice.choice(couple), name) for name in CHOICES}
     changed = dice.sample(sorted(CHOICES), dice.choice((0, 1, 1, 2)))
@@ -553,7 +553,7 @@ def picture(found: Found, path: Path) -> None:
     for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
         axes.plot(*place(judged), marker, ms=12, label=judged.name)
     if found.bound_instance_hours is not None:
-        axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="clairvoyant bound")
+        axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="lower bound")
     axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")
     axes.set(xlabel="p95 wait (s)", ylabel="instance hours", ylim=(0, None))
     axes.legend()

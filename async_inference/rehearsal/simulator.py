@@ -3,7 +3,7 @@
 The rules are those of `async_inference.scaling`, compiled; nothing about scaling is stated here
 twice. One first-in-first-out queue, `concurrency` slots an instance, instances that are asked for,
 start, serve and leave; metrics sampled once a minute, visible after a delay, alarms evaluated every
-minute at phases of their own. The same seed gives the same run.
+minute at their own phases. The same seed gives the same run.
 """
 
 import math
@@ -48,7 +48,7 @@ class Assumptions:
         request_ttl_s: seconds until an unserved request expires.
         usd_per_instance_hour: price of an instance.
         shortages_s: (from, to) while which an instance that is asked for comes only at the end.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
         phases_s: of policies whose alarms exist already, when in a minute each is evaluated.
         calibrated: by which live endpoint these were measured, as a clause; empty if by none.
     """

@@ -181,7 +181,7 @@ def _number(name: str, cell: str, decimal: str) -> float:
     try:
         value = float(cell.replace(decimal, "."))
     except ValueError:
-        raise ValueError(f"{name} = {cell!r} is no number") from None
+        raise ValueError(f"{name} = {cell!r} is not a number") from None
     if not math.isfinite(value):
         raise ValueError(f"{name} = {cell!r} must be finite")
     return value

@@ -240,7 +240,7 @@ def finish_scale_out(cooldowns, now_s):
 def tracking_alarms(
     policy: TargetTracking, unsettled: Unsettled
 ) -> tuple[AlarmRule, AlarmRule | None]:
-    """When target tracking's own alarms go off: high, and low unless it may not scale in.
+    """When target tracking's own alarms fire: high, and low unless it may not scale in.
 
     Both look at the policy's metric, minute by minute (`TRACKING_PERIOD_S`).
     """
@@ -308,7 +308,7 @@ class Autoscaler:
     Args:
         minimum, maximum: the target's bounds.
         desired: instances asked for now; as many are taken to be in service.
-        unsettled: the reading of what AWS leaves open.
+        unsettled: the reading of undocumented AWS behaviour.
     """
 
     def __init__(self, minimum: int, maximum: int, desired: int, unsettled: Unsettled) -> None:
@@ -437,7 +437,7 @@ class Autoscaler:
             self._cooldowns.append(now)
         index = self._names.index(policy.name)
         cooldown = self._cooldowns[index]
-        # A policy that was put anew may last longer or shorter.
+        # A policy that was put again may last longer or shorter.
         cooldown.out_cooldown_s, cooldown.in_cooldown_s = now.out_cooldown_s, now.in_cooldown_s
         return index
 

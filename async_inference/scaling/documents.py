@@ -181,7 +181,7 @@ def alarm_document(rule: AlarmRule, on: MetricStat) -> dict[str, Any]:
 
 
 def alarm(document: Document) -> tuple[AlarmRule, MetricStat | None]:
-    """When an alarm goes off, and what it looks at: None where an expression is no product of two.
+    """When an alarm fires, and what it looks at: None where an expression is not a product of two.
 
     Raises:
         ValueError: it breaks one of AWS's rules, or has no threshold of its own.

@@ -124,7 +124,7 @@ class StepAdjustment(StackValue):
 
 
 class AlarmRule(StackValue):
-    """When an alarm goes off: M of N datapoints against a threshold, whatever their metric."""
+    """When an alarm fires: M of N datapoints against a threshold, whatever their metric."""
 
     comparison: Comparison = Comparison.GREATER_OR_EQUAL
     threshold: float
@@ -194,7 +194,7 @@ class StepScaling(StackValue):
         for step in self.steps:
             if self.adjustment_type == AdjustmentType.EXACT_CAPACITY and step.adjustment < 0:
                 raise ValueError(
-                    f"policy {self.name}: adjustment {step.adjustment} is no capacity; with "
+                    f"policy {self.name}: adjustment {step.adjustment} is not a capacity; with "
                     "ExactCapacity use 0 or more, or use ChangeInCapacity"
                 )
         return self

@@ -67,7 +67,7 @@ def times(schedule: str, timezone: str, after_s: float, until_s: float) -> Itera
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{timezone!r} is no IANA time zone; use one like Europe/Berlin or UTC"
+            f"{timezone!r} is not an IANA time zone; use one like Europe/Berlin or UTC"
         ) from error
     if schedule.startswith("at(") and schedule.endswith(")"):
         try:

@@ -35,7 +35,7 @@ SAMPLED_AT_S = 30
 the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range 151-269 s)."""
 
 ALARM_PHASE_S = 60
-"""An alarm is evaluated every minute, at a phase of its own (CW alarm evaluation)."""
+"""An alarm is evaluated every minute, at its own phase (CW alarm evaluation)."""
 
 
 def wakes_from_zero(plan: ScalingPlan, unsettled: Unsettled) -> bool:

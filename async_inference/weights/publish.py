@@ -1,4 +1,4 @@
-"""Put weights on S3 uncompressed: in parallel, checksummed, and going on where it was interrupted.
+"""Put weights on S3 uncompressed: in parallel, checksummed, and resuming after an interruption.
 
 SageMaker then mounts the prefix beside the code (ModelDataSource, S3Prefix, CompressionType None):
 there is no archive to make, to download in one stream, or to unpack.
@@ -79,7 +79,7 @@ def local_source(folder: Path, include: Sequence[str] | None = None) -> Source:
         InvalidInputError: no folder, or nothing in it matches.
     """
     if not folder.is_dir():
-        raise InvalidInputError([f"{folder}: is no folder; name one, or a Hugging Face id"])
+        raise InvalidInputError([f"{folder}: is not a folder; name one, or a Hugging Face id"])
     there = (file for file in sorted(folder.rglob("*")) if file.is_file())
     files = _chosen((file.relative_to(folder).as_posix() for file in there), include)
     if not files:
@@ -145,7 +145,7 @@ def publish(
         part_bytes: size of the parts of larger files.
 
     Raises:
-        InvalidInputError: S3 refuses; what was sent stays, and the next run goes on.
+        InvalidInputError: S3 refuses; what was sent stays, and the next run continues.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

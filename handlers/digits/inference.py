@@ -39,7 +39,7 @@ def input_fn(body, content_type):
         except Image.DecompressionBombError:
             return f"the picture has too many pixels; at most {MAX_PIXELS} are read"
         except Exception as error:
-            return f"the body is no PNG or JPEG: {error}"
+            return f"the body is not a PNG or JPEG: {error}"
     return numpy.asarray(grid)[1:-1, 1:-1].reshape(1, -1) / 255 * INK
 
 

@@ -1,4 +1,4 @@
-"""Tools in a virtual environment of their own, and stacks as CloudFormation for them to read."""
+"""Tools in a separate virtual environment, and stacks as CloudFormation for them to read."""
 
 import json
 import subprocess

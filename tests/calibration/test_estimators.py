@@ -182,6 +182,17 @@ def test_changes_that_overlapped_and_a_refusal_contradict_each_other():
     assert "contradict each other: 1 x refused, 1 x allowed" in finding.because
 
 
+def test_an_end_that_was_noted_late_is_no_overlap():
+    """The instance was in service when the second change began, as the metrics show."""
+    own = [asked(0, 300, 1), asked(210, 300, 3), asked(1800, 60, 0), *cycles()[2:]]
+    minutes = counted(own)
+    early = {**minutes.instances, T0 + 180: 1.0, T0 + 240: 1.0}
+
+    finding = estimate(read(own, minutes=replace(minutes, instances=early)))
+
+    assert finding["capacity_change_in_progress"].value is None
+
+
 def test_a_persons_own_change_is_told_and_the_next_change_counted_from_what_was_seen():
     """Nobody's activity tells of it: UpdateEndpointWeightsAndCapacities leaves none."""
     own = cycles(4)
@@ -264,6 +275,35 @@ def test_thresholds_of_target_tracking_tell_its_ratio_and_unusual_periods_are_to
     assert "target tracking looks at 10 minutes" in told(
         replace(records, alarms=(high, replace(low, evaluation_periods=10)))
     )
+
+
+TRACKING = Alarm("TargetTracking-x-AlarmHigh-1", "m", 3.0, 60, 3)
+
+
+def rang(at_s: float, until_s: float) -> tuple[StateChange, StateChange]:
+    name = TRACKING.name
+    return (
+        StateChange(name, T0 + at_s, "OK", "ALARM", None),
+        StateChange(name, T0 + until_s, "ALARM", "OK", None),
+    )
+
+
+def test_target_tracking_that_rang_at_zero_and_did_nothing_never_leaves_it():
+    records = read(alarms=(TRACKING,), changes=rang(3000, 3900))
+
+    assert estimate(records)["target_tracking_from_zero"].value == "never"
+
+
+def test_target_tracking_that_could_not_leave_zero_tells_nothing():
+    """A schedule had closed the endpoint, the maximum was reached, or nothing was to be had."""
+    own = cycles()
+    closed = [*own[:1], replace(own[1], cause="maximum capacity was set to 0"), *own[2:]]
+    at_maximum = [*own, asked(3100, 0, 0, not_scaled=("AlreadyAtMaxCapacity",))]
+    failed = [*own, asked(3100, 0, 1, status="Failed", message="Insufficient capacity")]
+
+    for activities in (closed, at_maximum, failed):
+        records = read(activities, alarms=(TRACKING,), changes=rang(3000, 3900))
+        assert estimate(records)["target_tracking_from_zero"].value is None
 
 
 def test_containers_logs_part_a_start():

@@ -1,8 +1,8 @@
-"""A hundred embedded AWSs that live by different readings: calibrate tells by which.
+"""A hundred embedded AWSs with different readings: calibrate finds which one each has.
 
-The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings;
-the others one that shows them: a slow wake-up lets target tracking try to leave zero, and a
-schedule closes the endpoint while an instance works.
+The worlds are those of `world.py`. Half of them run the documented plan, which hides two readings.
+The other half run a plan that shows them: a slow wake-up lets target tracking try to leave zero,
+and a schedule closes the endpoint while an instance works.
 """
 
 import math
@@ -60,6 +60,8 @@ CYCLE_S = 6600.0
 CYCLES = 6
 SHORT_S, LONG_S = 25.0, 800.0
 HIDDEN_BY_DOCUMENTED = {"target_tracking_from_zero", "inflight_on_scale_in"}
+HIDDEN_BY_SLOW_WAKE_UP = {"capacity_change_in_progress"}
+"""Some of these worlds never want a second change while one is in progress."""
 
 
 def bursts(seed: int) -> Traffic:
@@ -137,7 +139,8 @@ def judged() -> list[tuple[World, Estimate]]:
 
 def shows(name: str, each: World) -> bool:
     """Whether a reading has any consequence in a world."""
-    if not each.plan.schedules and name in HIDDEN_BY_DOCUMENTED:
+    hidden = HIDDEN_BY_SLOW_WAKE_UP if each.plan.schedules else HIDDEN_BY_DOCUMENTED
+    if name in hidden:
         return False
     gaps = each.unsettled.backlog_per_instance_at_zero == "no_data"
     if name == "target_tracking_from_zero":

@@ -127,7 +127,7 @@ def test_a_later_burst_is_announced_when_the_time_between_two_is_over():
 
 
 def test_who_announces_does_not_wait_for_cloudwatch_and_what_comes_meanwhile_goes_together():
-    """The call blocks until the test lets it go, and announcing returns all the same."""
+    """The call blocks until the test lets it go, and announcing returns anyway."""
     blocked, goes_on = threading.Event(), threading.Event()
 
     def slow() -> None:

@@ -1,4 +1,4 @@
-"""Batches against the embedded endpoint, and what is expected of them meanwhile."""
+"""Batches against the embedded endpoint, and what is expected of them in the meantime."""
 
 import asyncio
 import itertools

@@ -75,7 +75,7 @@ def test_a_wrong_batch_file_is_told_line_by_line(tmp_path, monkeypatch, capsys):
     lines = refused(monkeypatch, capsys, "batch", "x.jsonl", "--output", "out")
 
     assert lines[0] == 'error: x.jsonl:2: must be an object like {"prompt": "a seven"}'
-    assert lines[1].startswith("error: x.jsonl:3: is no JSON")
+    assert lines[1].startswith("error: x.jsonl:3: is not valid JSON")
     assert not Path("out").exists()
 
 

@@ -72,13 +72,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt():
                 "file:6: has 3 values for the 2 columns of the header",
             ],
         ),
-        ('prompt\n"open\n', "csv", ["file:2: is no CSV (unexpected end of data)"]),
+        ('prompt\n"open\n', "csv", ["file:2: is not valid CSV (unexpected end of data)"]),
         (
             '{"prompt": "fine"}\n[1]\n{"x": NaN}\n"text"\n',
             "jsonl",
             [
                 'file:2: must be an object like {"prompt": "a seven"}',
-                "file:3: is no JSON (NaN is no JSON number)",
+                "file:3: is not valid JSON (NaN is not a JSON number)",
                 'file:4: must be an object like {"prompt": "a seven"}',
             ],
         ),

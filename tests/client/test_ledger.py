@@ -1,4 +1,4 @@
-"""The ledger: whatever a kill leaves of it, the batch goes on and nothing is done twice."""
+"""The ledger: whatever a kill leaves of it, the batch continues and nothing is done twice."""
 
 import itertools
 import json
@@ -181,11 +181,11 @@ def test_a_folder_belongs_to_one_endpoint(tmp_path, endpoint, aws, says):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"not a ledger\n", ":1: is no line"),
+        (b"not a ledger\n", ":1: is not a line"),
         (b'{"ledger": 9}\n', "has format 9"),
         (
             b'{"ledger": 1, "batch": "b", "endpoint": "echo", "aws": "local"}\n{"event": "x"}\n',
-            ":2: is no line",
+            ":2: is not a line",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The rules of submitting and waiting, in a world without I/O and with a time of its own."""
+"""The rules of submitting and waiting, in a world without I/O and with its own time."""
 
 import json
 
@@ -129,7 +129,7 @@ def test_a_deadline_is_kept_to_the_moment_with_a_last_look(deadline_s):
     assert world.run(world.rules().wait(ONE, deadline_s)).body == b"just in time"
 
     world = World()
-    with pytest.raises(DeadlineError, match="the request goes on"):
+    with pytest.raises(DeadlineError, match="the request continues"):
         world.run(world.rules().wait(ONE, deadline_s))
     assert world.now_s == pytest.approx(deadline_s)
 
@@ -237,7 +237,7 @@ def test_what_stands_against_submitting_is_a_typed_error_at_once(raised, kind, s
     ],
 )
 def test_what_stands_against_reading_is_a_typed_error_at_once(raised, kind, says):
-    """S3 answers 403 for a missing object to whoever may not list the bucket."""
+    """S3 answers 403 for a missing object to a caller who may not list the bucket."""
     world = World(troubles=[raised])
 
     with pytest.raises(kind, match=says):

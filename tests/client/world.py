@@ -1,4 +1,4 @@
-"""AWS as far as the rules see it, in memory and in a time of its own: no sleeps, no sockets."""
+"""AWS as far as the rules see it, in memory and in its own time: no sleeps, no sockets."""
 
 import hashlib
 from collections.abc import Callable

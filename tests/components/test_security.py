@@ -239,21 +239,6 @@ def test_clients_may_send_and_fetch_and_no_more(everything):
     assert "sagemaker:InvokeEndpointAsync" in set(actions(document["Statement"]))
 
 
-def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere_else(
-    register, endpoint
-):
-    def announces(preset: str) -> list[dict[str, Any]]:
-        plan = PRESETS[preset].within(0, 5)
-        record = register(lambda: endpoint(plan=plan))
-        document = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])
-        return [each for each in document["Statement"] if "cloudwatch" in str(each["Action"])]
-
-    (allowed,) = announces("announced")
-    assert allowed["Action"] == "cloudwatch:PutMetricData"
-    assert allowed["Condition"] == {"StringEquals": {"cloudwatch:namespace": "AsyncInference"}}
-    assert announces("tuned") == []
-
-
 def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
     """The calls of async_inference/calibration/reading.py and rehearsal/history.py."""
     document = json.loads(everything.outputs[COMPONENT, "demo"]["operator_policy"])
@@ -269,6 +254,21 @@ def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
         "sagemaker:DescribeEndpoint",
         "sagemaker:DescribeEndpointConfig",
     }
+
+
+def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere_else(
+    register, endpoint
+):
+    def announces(preset: str) -> list[dict[str, Any]]:
+        plan = PRESETS[preset].within(0, 5)
+        record = register(lambda: endpoint(plan=plan))
+        document = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])
+        return [each for each in document["Statement"] if "cloudwatch" in str(each["Action"])]
+
+    (allowed,) = announces("announced")
+    assert allowed["Action"] == "cloudwatch:PutMetricData"
+    assert allowed["Condition"] == {"StringEquals": {"cloudwatch:namespace": "AsyncInference"}}
+    assert announces("tuned") == []
 
 
 def test_the_deployer_passes_the_endpoints_role_to_sagemaker_only(everything):

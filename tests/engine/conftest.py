@@ -1,8 +1,9 @@
-"""The real Pulumi CLI deploying this program onto an embedded AWS, in a folder of its own."""
+"""The real Pulumi CLI deploying this program onto an embedded AWS, in its own folder."""
 
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -196,7 +197,7 @@ class Program:
         eventually(stopped_between_two_states, "a whole state", 30)
         process.kill()
         process.wait(timeout=60)
-        # Plugins have groups of their own, and may go on asking for what they waited for.
+        # Plugins have their own groups, and may go on asking for what they waited for.
         for left in started:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
@@ -289,3 +290,48 @@ def program(cli, tmp_path, aws) -> Program:
 def another(program) -> Callable[[str], Program]:
     """Another stack of the same program."""
     return lambda stack: Program(program.folder, program.aws, stack)
+
+
+ONE_PIXEL = """
+import base64
+
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+
+def model_fn(model_dir): return None
+def input_fn(data, content_type): return data
+def predict_fn(data, model): return base64.b64decode(PICTURE)
+def output_fn(prediction, accept): return prediction
+"""
+"""A handler that needs no torch and answers with a picture of one pixel."""
+
+
+def copied(folder: Path) -> Path:
+    """What git has of this tree, in its own repository with branch main."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, tracked.stdout.decode().split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "inference_code" / "inference.py").write_text(ONE_PIXEL)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+    (folder / ".local").mkdir()
+    (folder / ".local" / "bin").symlink_to(ROOT / ".local" / "bin")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "as it is"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def checkout(cli, tmp_path) -> Path:
+    """A copy of this tree in a plain folder."""
+    return copied(tmp_path / "checkout")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

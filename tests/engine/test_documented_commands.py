@@ -5,9 +5,7 @@ AWS is the embedded one; a handler that needs no torch answers with a picture of
 
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -23,18 +21,6 @@ pytestmark = pytest.mark.engine
 PAGES = {path.stem: path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 CLIENTS = ROOT / ".local" / "clients" / "python" / "bin"
 """Where the tier before this one put the AWS CLI."""
-ONE_PIXEL = """
-import base64
-
-PICTURE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
-)
-
-def model_fn(model_dir): return None
-def input_fn(data, content_type): return data
-def predict_fn(data, model): return base64.b64decode(PICTURE)
-def output_fn(prediction, accept): return prediction
-"""
 BUCKET = "state-of-somebody"
 ON_AWS = [
     ("getting-started", 0),
@@ -62,6 +48,7 @@ ELSEWHERE = {
     ("handler", 1): "needs a hub: tests/weights/test_hub.py serves a small one",
     ("handler", 2): "takes minutes; tests/inference_code/test_tiny.py trains for a few steps",
     ("handler", 3): "needs a hub: tests/weights/test_hub.py serves a small one",
+    ("open-on-aws", 0): "needs quotas, which the embedded AWS has not; test_stacks.py does it",
     ("policies", 0): "the language host that is built from Go modules starts no policy packs",
     ("rehearsal", 0): "run by tier rehearsal",
     ("rehearsal", 2): "run by tier rehearsal",
@@ -97,32 +84,6 @@ def walked(folder: Path, variables: dict[str, str], script: str) -> None:
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout
-
-
-@pytest.fixture
-def checkout(cli, tmp_path) -> Path:
-    """What git has of this tree, in a repository of its own with branch main."""
-    folder = tmp_path / "checkout"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
-    for name in filter(None, tracked.stdout.decode().split("\0")):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    (folder / "inference_code" / "inference.py").write_text(ONE_PIXEL)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    (folder / ".local").mkdir()
-    (folder / ".local" / "bin").symlink_to(ROOT / ".local" / "bin")
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "as it is"]):
-        subprocess.run([*git, *arguments], cwd=folder, check=True)
-    return folder
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_every_shell_block_of_the_documentation_is_run_or_says_why_not():

@@ -1,4 +1,4 @@
-"""A change of the instance type that fails: the endpoint goes on scaling, or is made to again.
+"""A change of the instance type that fails: the endpoint continues scaling, or is made to again.
 
 The target is deregistered before such an update (DG endpoint-scaling), and with it its policies and
 schedules.
@@ -128,7 +128,7 @@ def test_a_type_whose_quota_comes_later_scales_on_after_every_up(scaled):
 
 
 def test_an_update_by_night_keeps_the_bounds_of_the_night(scaled):
-    """Every update of the endpoint registers the target anew."""
+    """Every update of the endpoint registers the target again."""
     scaled.client("application-autoscaling").register_scalable_target(
         **OURS,
         ResourceId="endpoint/async-sdxl-local/variant/AllTraffic",

@@ -1,4 +1,4 @@
-"""The CLI ends in the middle, or a creation fails, and the same command goes on from there.
+"""The CLI ends in the middle, or a creation fails, and the same command continues from there.
 
 A command that was killed leaves a lock, which `pulumi cancel` takes away, as the CLI says.
 """
@@ -59,7 +59,7 @@ def gate(tmp_path) -> Iterator[Gate]:
 
 
 def everything(program: Program, leftovers: Collection[str] = ()) -> dict[str, Any]:
-    """What AWS has, whoever made it, but for leftovers by name; without what differs from one
+    """What AWS has, from any deployment, except leftovers by name; without what differs from one
     deployment to the next: names and ids that are drawn at random, times, sizes, and how far the
     endpoint has scaled."""
     sagemaker, scaling = program.client("sagemaker"), program.client("application-autoscaling")

@@ -96,10 +96,10 @@ def test_every_wrong_field_is_in_one_answer(handler):
 @pytest.mark.parametrize(
     ("body", "content_type", "status", "sentence"),
     [
-        (b"{", "application/json", 400, "the body is no JSON"),
+        (b"{", "application/json", 400, "the body is not valid JSON"),
         (b"[]", "application/json", 400, "the body must be a JSON object"),
         (b"\xff\xfe", "application/json", 400, "the body is not UTF-8"),
-        (b"[" * 100_000, "application/json", 400, "the body is no JSON"),
+        (b"[" * 100_000, "application/json", 400, "the body is not valid JSON"),
         (b"x" * 64_000_001, "text/plain", 413, "at most 64000000"),
         (b"<prompt/>", "application/xml", 415, "send application/json or text/plain"),
     ],
@@ -194,8 +194,8 @@ def bomb(width: int = 60_000, height: int = 60_000) -> str:
         ({"image": "no base64!"}, "image = 'no base64!': is no base64"),
         ({"image": "https://host/x.png"}, "is a URL, and none is fetched; send the picture itself"),
         ({"image": 7}, "image = 7: must be a PNG, JPEG, WEBP picture in base64"),
-        ({"image": "aGVsbG8="}, "is no picture in a format of PNG, JPEG, WEBP"),
-        ({"image": picture(form="GIF")}, "is no picture in a format of PNG, JPEG, WEBP"),
+        ({"image": "aGVsbG8="}, "is not a picture in a format of PNG, JPEG, WEBP"),
+        ({"image": picture(form="GIF")}, "is not a picture in a format of PNG, JPEG, WEBP"),
         ({"image": picture()[:64]}, "cannot be decoded: "),
         ({"image": bomb()}, "has too many pixels; at most 16777216 are read"),
         ({"image": bomb(9_000, 9_000)}, "has too many pixels; at most 16777216 are read"),

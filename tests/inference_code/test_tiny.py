@@ -28,7 +28,7 @@ UNSEEN_SEED = 900_000
 
 
 def module(path: Path) -> ModuleType:
-    """A file as a module of its own, whose name no other takes."""
+    """A file as its own module, whose name no other takes."""
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -214,3 +214,23 @@ def test_the_traffic_of_an_endpoint_is_read_back_from_its_metrics(start):
 def test_an_endpoint_without_requests_is_named(account):
     with pytest.raises(InvalidInputError, match="endpoint echo, variant AllTraffic: CloudWatch"):
         fetched(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
+
+
+def test_an_alarm_that_wants_more_datapoints_than_it_looks_at_is_refused(start):
+    """It could never be evaluated, and simulated time would end with the attempt."""
+    account = start(minute_s=0.1)
+    asked = {
+        "AlarmName": "impossible",
+        "Namespace": "AWS/SageMaker",
+        "MetricName": "ApproximateBacklogSize",
+        "Statistic": "Average",
+        "ComparisonOperator": "GreaterThanThreshold",
+        "Threshold": 1,
+        "Period": 60,
+        "EvaluationPeriods": 2,
+    }
+
+    with pytest.raises(account.cloudwatch.exceptions.ClientError, match="DatapointsToAlarm 3"):
+        account.cloudwatch.put_metric_alarm(**asked, DatapointsToAlarm=3)
+    assert account.cloudwatch.describe_alarms()["MetricAlarms"] == []
+    account.cloudwatch.put_metric_alarm(**asked, DatapointsToAlarm=2)

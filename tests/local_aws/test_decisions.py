@@ -244,7 +244,7 @@ def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tu
     drawn = random.Random(0)
     with (
         tempfile.TemporaryDirectory() as folder,
-        # Target tracking names its alarms by them, and a name's alarm has a phase of its own.
+        # Target tracking names its alarms by them, and each name has its own phase.
         patch("uuid.uuid4", lambda: UUID(int=drawn.getrandbits(128))),
     ):
         held = Held(Path(folder), plan, assumptions.unsettled)

@@ -39,7 +39,7 @@ BATCH = 250
 
 
 class Killable:
-    """An embedded AWS in a process of its own, that can be killed and started again."""
+    """An embedded AWS in its own process, that can be killed and started again."""
 
     def __init__(self, folder, port: int) -> None:
         self.folder, self.port = folder, port
@@ -111,7 +111,7 @@ class Caller:
                 )
             except (BotoCoreError, ClientError):
                 # The server is dead just now.
-                assert time.monotonic() < end_s, "the server is dead for good"
+                assert time.monotonic() < end_s, "the server did not come back"
                 time.sleep(0.2)
                 continue
             with self._lock:

@@ -1,7 +1,7 @@
 """The simulator and the whole embedded AWS, with its workers, do the same with the same requests.
 
 `test_decisions` compares what they decide, plan by plan; here queue, instances and metrics are
-real. One embedded AWS runs two endpoints side by side, each with a plan of its own. What it
+real. One embedded AWS runs two endpoints side by side, each with its own plan. What it
 accepted, when, and how long each request kept its instance, is then given to the simulator, with
 the same alarm phases and setup time: both must ask for the same capacities within one minute of
 each other.

@@ -75,7 +75,7 @@ def test_a_url_of_another_place_is_a_failure_that_names_it(account):
     )
 
     failure = account.read(accepted["FailureLocation"])
-    assert b"https://example.com/request is no URL of an S3 object" in failure
+    assert b"https://example.com/request is not the URL of an S3 object" in failure
 
 
 def invoked(url: str, location: str) -> tuple[int, str]:

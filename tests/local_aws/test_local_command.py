@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from async_inference.cli import local
+from async_inference.local_aws import journey
 from async_inference.validation import InvalidInputError
 from tests.local_aws.conftest import Account, eventually
 
@@ -204,3 +205,25 @@ def test_names_from_aws_are_not_taken_for_markup():
     Console(width=200, file=printed).print(local._shown(found, "http://127.0.0.1:1"))
 
     assert printed.getvalue().count(hostile) == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "cause", "line"),
+    [
+        (
+            1,
+            "monitor alarm wake in state ALARM triggered policy WakeUp",
+            "scale-out to 1: WakeUp",
+        ),
+        (
+            0,
+            "monitor alarm TargetTracking-x-AlarmLow-1 in state ALARM triggered policy Tracking",
+            "scale-in to 0: Tracking",
+        ),
+        (0, "maximum capacity was set to 0", "scale-in to 0: maximum capacity was set to 0"),
+    ],
+)
+def test_make_up_shows_a_scaling_activity_on_one_line(count, cause, line):
+    activity = {"Description": f"Setting desired instance count to {count}.", "Cause": cause}
+
+    assert journey.event(activity, in_service=1 - count) == line

@@ -109,7 +109,7 @@ OWN = "123456789012.dkr.ecr.us-east-1.amazonaws.com/own:{}"
             {"imageUri": OWN.format("cu121"), "instanceType": "ml.g6.xlarge"}, "ok", id="535"
         ),
         pytest.param(
-            {"imageTag": PYTORCH, "instanceType": "ml.g7e.2xlarge"},
+            {"imageUri": OWN.format("cu124"), "instanceType": "ml.p6-b200.48xlarge"},
             "not checked",
             id="not published",
         ),

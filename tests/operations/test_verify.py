@@ -197,7 +197,7 @@ def test_an_alarm_that_differs_in_one_thing_is_named_with_that_thing(fact, value
 
 
 def test_an_alarm_on_a_band_of_expected_values_is_compared_too():
-    """Whoever uses the components may have such an alarm in the same stack."""
+    """A program that uses the components may have such an alarm in the same stack."""
     band = {
         "comparisonOperator": "GreaterThanUpperThreshold",
         "evaluationPeriods": 2,

@@ -41,17 +41,20 @@ def wake_alarm(deployed) -> dict[str, Any]:
 
 def put_to_sleep(deployed) -> None:
     sagemaker = deployed.client("sagemaker")
-    sagemaker.update_endpoint_weights_and_capacities(
-        EndpointName=NAME,
-        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}],
-    )
 
-    def reached() -> bool:
+    def asleep() -> bool:
         endpoint = deployed.endpoint()
-        running = endpoint["ProductionVariants"][0]["CurrentInstanceCount"]
-        return endpoint["EndpointStatus"] == "InService" and running == 0
+        if endpoint["EndpointStatus"] != "InService":
+            return False  # its own scaling may be changing it just now
+        if endpoint["ProductionVariants"][0]["CurrentInstanceCount"] == 0:
+            return True
+        sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=NAME,
+            DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": 0}],
+        )
+        return False
 
-    eventually(reached, "no instances")
+    eventually(asleep, "no instances")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The plugin as the engine runs it: a process of its own, spoken to over gRPC."""
+"""The plugin as the engine runs it: its own process, spoken to over gRPC."""
 
 import asyncio
 import subprocess

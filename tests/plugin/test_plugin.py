@@ -19,7 +19,7 @@ GIVEN = {
     "endpointName": "images",
     "region": "eu-west-1",
     "handler": str(ROOT / "inference_code"),
-    # An own image, whose tag tells no Python: no packages are downloaded for it.
+    # A custom image, whose tag names no Python: no packages are downloaded for it.
     "imageUri": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/own:1",
     "instanceType": "ml.g5.2xlarge",
     "maxCapacity": 3,

@@ -1,4 +1,4 @@
-"""The command, in this process: a new one would compile the simulator's callers anew."""
+"""The command, in this process: a new one would compile the simulator's callers again."""
 
 import sys
 from collections.abc import Callable

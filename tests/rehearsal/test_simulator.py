@@ -223,7 +223,9 @@ def test_requests_are_conserved_and_the_capacity_keeps_its_bounds(
     served = ~np.isnan(run.finished_s)
     assert (run.started_s[served] >= arrivals[served]).all(), "no start before arrival"
     assert np.allclose(run.finished_s[served] - run.started_s[served], service_s)
-    assert (run.started_s[served] < arrivals[served] + ttl_s).all() or run.interrupted
+    # Only what lost its instance starts again so late.
+    late = run.started_s[served] >= arrivals[served] + ttl_s
+    assert late.sum() <= run.interrupted
     asked = run.capacity["desired"]
     assert ((minimum <= asked) & (asked <= minimum + width)).all()
     assert (np.diff(run.capacity["at_s"]) >= 0).all(), "time goes forward"
@@ -393,7 +395,7 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
     [
         (("--stack", "nowhere"), "stack files here: Pulumi.dev.yaml"),
         (("--traffic", "hectic"), "is neither a file nor one of"),
-        (("--against", "nothing"), "is no preset (documented, aws, tuned, announced), no file"),
+        (("--against", "nothing"), "is not a preset (documented, aws, tuned, announced), a file"),
         (("--set", "setup=3", "--set", "setup_s=soon"), "must be name=value with a name of"),
         (("--set", "setup_s=-1"), "must be a number, not negative"),
         (("--set", "scale_in_ratio=7"), "must be within (0, 1]"),

@@ -26,10 +26,10 @@ def test_a_csv_is_read_plain_and_gzipped(tmp_path):
         ("5,1", "arrival_s = 5 comes after 10; sort the file"),
         ("-1,1", "arrival_s = -1 must not be negative"),
         ("11,0", "service_s = 0 must be positive"),
-        ("11,", "service_s = '' is no number"),
+        ("11,", "service_s = '' is not a number"),
         ("11", "must have 2 values, it has 1"),
         ("nan,1", "arrival_s = 'nan' must be finite"),
-        ("soon,1", "arrival_s = 'soon' is no number"),
+        ("soon,1", "arrival_s = 'soon' is not a number"),
     ],
 )
 def test_a_wrong_line_is_named_with_its_number(tmp_path, line, sentence):

@@ -114,7 +114,7 @@ def test_steps_that_reach_as_far_as_a_breach_can_are_taken(bounds):
 
 
 def test_an_exact_capacity_below_zero_is_refused():
-    with pytest.raises(ValidationError, match="adjustment -1 is no capacity"):
+    with pytest.raises(ValidationError, match="adjustment -1 is not a capacity"):
         step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=-1)
     step(kind=AdjustmentType.EXACT_CAPACITY, adjustment=0)
 
@@ -222,7 +222,7 @@ def test_the_presets_deserve_no_warning():
     [
         ({"schedule": "every day"}, "must be at"),
         ({"schedule": "cron(0 8 * * *)"}, "must have 6 fields"),
-        ({"timezone": "Mars/Olympus"}, "no IANA time zone"),
+        ({"timezone": "Mars/Olympus"}, "not an IANA time zone"),
         ({"min_capacity": 3, "max_capacity": 1}, "exceeds maxCapacity"),
         ({"min_capacity": None}, "set minCapacity, maxCapacity or both"),
     ],

@@ -5,6 +5,26 @@ import venv
 from collections.abc import Iterable
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
+
+def needed(*names: str) -> set[str]:
+    """Packages with all that they need, of those that are installed here."""
+    found: set[str] = set()
+    left = list(names)
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        try:
+            asked = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # torch's CPU build comes without CUDA's.
+        found.add(name)
+        requirements = [Requirement(line) for line in asked]
+        left += [each.name for each in requirements if not each.marker or each.marker.evaluate()]
+    return found
+
 
 def python_with(folder: Path, names: Iterable[str]) -> Path:
     """Make it in a folder, with links to the packages; names that are not here are left out."""

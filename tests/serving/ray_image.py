@@ -1,6 +1,6 @@
 """AWS's Ray Serve image without its container: the steps of its entrypoint, and its adapter.
 
-The adapter is written anew from its documentation (docs/ray/deployment/sagemaker.md of
+The adapter is written again from its documentation (docs/ray/deployment/sagemaker.md of
 github.com/aws/deep-learning-containers): port 8080 answers /invocations with what Ray Serve says on
 its own port, passing content type, Accept and X-Amzn-SageMaker-* headers on, within
 RAYSERVE_BACKEND_TIMEOUT, and /ping with 200 while Ray Serve's /-/healthz does.

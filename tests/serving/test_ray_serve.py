@@ -18,7 +18,7 @@ from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.inference_code.test_requests import malformed
 from tests.local_aws.conftest import eventually
-from tests.serving.image_python import python_with
+from tests.serving.image_python import needed, python_with
 from tests.serving.ray_image import ray_image
 
 pytestmark = [
@@ -103,9 +103,9 @@ def test_ray_serve_and_the_transformer_make_the_same_bytes_and_refuse_alike(monk
 def image_python(tmp_path) -> Path:
     """A Python with what the image's list names, as far as it is here, and nothing else."""
     listed = (packages.IMAGES / "ray.txt").read_text().splitlines()
-    python = python_with(
-        tmp_path / "image-python", (line.split("==")[0] for line in listed if line[:1] != "#")
-    )
+    names = (line.split("==")[0] for line in listed if line[:1] != "#")
+    # Versions here may be others than the image's, and need what those do not.
+    python = python_with(tmp_path / "image-python", needed(*names))
     for command in ("ray", "serve"):
         module = "ray.scripts.scripts" if command == "ray" else "ray.serve.scripts"
         name = "main" if command == "ray" else "cli"
@@ -163,7 +163,7 @@ def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):
 
 
 def test_one_request_at_a_time_one_timeout_and_a_new_process_for_one_that_dies(tmp_path):
-    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "1", "RAYSERVE_BACKEND_TIMEOUT": "5"}
+    limits: dict[str, Any] = {"HANDLER_CONCURRENCY": "1", "RAYSERVE_BACKEND_TIMEOUT": "15"}
 
     with ray_image(tmp_path / "image", probe(tmp_path), **limits) as container:
         eventually(lambda: container.healthy, f"the model, see {container.log}", 300)

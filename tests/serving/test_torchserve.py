@@ -4,7 +4,6 @@ What it can not prove: that AWS's image does the same with its own versions of b
 """
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from packaging.requirements import Requirement
 
 from async_inference.images import Image
 from async_inference.local_aws.instance import extract
@@ -28,7 +26,7 @@ from components.packages import packed
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.inference_code.test_requests import malformed
 from tests.local_aws.conftest import eventually
-from tests.serving.image_python import python_with
+from tests.serving.image_python import needed, python_with
 from tests.serving.ports import free_ports
 
 pytestmark = [
@@ -81,24 +79,6 @@ def predict_fn(asked, model):
     return b"x" * asked.get("answer_bytes", 2)
 def output_fn(answer, accept): return answer, "application/octet-stream"
 """
-
-
-def needed(*names: str) -> set[str]:
-    """Packages with all that they need, of those that are installed here."""
-    found: set[str] = set()
-    left = list(names)
-    while left:
-        name = left.pop()
-        if name in found:
-            continue
-        try:
-            asked = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # torch's CPU build comes without CUDA's.
-        found.add(name)
-        requirements = [Requirement(line) for line in asked]
-        left += [each.name for each in requirements if not each.marker or each.marker.evaluate()]
-    return found
 
 
 @pytest.fixture
@@ -196,7 +176,7 @@ def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
 
     served = ask(tiny, asked)
     refusals = [
-        (b"{", 400, "the body is no JSON"),
+        (b"{", 400, "the body is not valid JSON"),
         (b'{"prompt": "\xff"}', 400, "the body is not UTF-8"),
         (b'{"prompt": "x", "width": 65}', 400, "width = 65: input should be a multiple of 8"),
         (b'{"prompt": "x", "num_images": 2}', 406, "2 images come as application/zip"),

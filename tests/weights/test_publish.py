@@ -108,7 +108,7 @@ def test_a_refusal_of_s3_is_a_sentence(folder, s3):
 def test_a_folder_without_weights_says_so(tmp_path):
     with pytest.raises(InvalidInputError, match=r"holds no file that matches \*.json"):
         local_source(tmp_path)
-    with pytest.raises(InvalidInputError, match="is no folder"):
+    with pytest.raises(InvalidInputError, match="is not a folder"):
         local_source(tmp_path / "absent")
 
 

@@ -35,7 +35,7 @@ def test_zizmor_finds_nothing_at_its_strictest():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_no_job_has_more_than_it_needs(path):
-    """Nothing by default: whoever talks to AWS gets a token for it, the comment may write."""
+    """Nothing by default: jobs that talk to AWS get a token for it, the comment may write."""
     workflow = yaml.safe_load(path.read_text())
 
     assert workflow["permissions"] == {}

@@ -27,7 +27,7 @@ class Kind(ABC):
         service: as boto3 names it.
         replaces: properties (or `property.member`) whose change makes a new resource; None for all
             but tags.
-        computed: outputs that are no inputs, unknown until it exists.
+        computed: outputs that are not inputs, unknown until it exists.
         autoname: how it is named.
         deletion: the call that removes it, and the parameter that takes its id.
     """

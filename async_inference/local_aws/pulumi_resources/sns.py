@@ -70,7 +70,7 @@ class TopicPolicy(Kind):
         }
 
     def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        """It goes with its topic; the provider puts SNS's default back meanwhile."""
+        """It goes with its topic; the provider puts SNS's default back in the meantime."""
 
 
 class TopicSubscription(Kind):
