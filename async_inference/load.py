@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference.client import AsyncClient, InferenceError, Request
-from async_inference.client.rules import Accepted
+from async_inference.client.protocol import Accepted
 from async_inference.client.watch import Watch
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
@@ -124,7 +124,7 @@ async def _replay(
     ended: Callable[[], None],
     queue_url: str | None,
 ) -> Replay:
-    watch = Watch(client.rules, queue_url)
+    watch = Watch(client.protocol, queue_url)
     sent_s = np.full(traffic.requests, math.nan)
     took_s = np.full(traffic.requests, math.nan)
     numbers: dict[str, int] = {}
@@ -141,7 +141,7 @@ async def _replay(
         numbers[inference_id] = number
         request = payload.request(number, float(traffic.service_s[number]), speed)
         try:
-            accepted = await client.run(client.rules.submit(request, inference_id, until_s))
+            accepted = await client.run(client.protocol.submit(request, inference_id, until_s))
         except InferenceError as error:
             watch.drop(inference_id)
             return error
@@ -184,7 +184,7 @@ async def _replay(
         failed=failed + len(refused),
         unanswered=len(watch.pending),
         exact=queue_url is not None,
-        late_s=client.rules.pace.longest_s * speed,
+        late_s=client.protocol.pace.longest_s * speed,
     )
 
 

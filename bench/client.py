@@ -17,7 +17,7 @@ import httpx
 from async_inference.client import AsyncClient, Request
 from async_inference.client.batch import SUBMITTERS, Batch
 from async_inference.client.ledger import Item, Ledger
-from async_inference.client.rules import split
+from async_inference.client.protocol import split
 from async_inference.local_aws import daemon
 from async_inference.local_aws.clients import client
 from bench import runtime

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 from pulumi.runtime import mocks
 
-from async_inference.local_aws.journey import STATE, environment
+from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.plan import DOCUMENTED, ScalingPlan
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs

@@ -40,7 +40,7 @@ class NameTakenError(Exception):
 
 
 @dataclass(frozen=True)
-class Namesake:
+class ExistingEndpoint:
     """An endpoint that has the name of the one to be created.
 
     Args:
@@ -54,7 +54,9 @@ class Namesake:
     tags: Mapping[str, str]
 
 
-def refuse_unless_stranded(found: Namesake, endpoint_name: str, own_role: str, urn: str) -> None:
+def refuse_unless_stranded(
+    found: ExistingEndpoint, endpoint_name: str, own_role: str, urn: str
+) -> None:
     """Refuse to remove an endpoint unless an interrupted creation of this stack left it.
 
     The role tells whose it is: Pulumi names it at random, and each stack has its own. Tags do not,
@@ -237,7 +239,7 @@ class Resumption:
             await self._settled(sagemaker)
             return
         own_role = _role(sagemaker, (args.new_inputs or {})["endpointConfigName"])
-        found = await self._namesake(sagemaker, endpoint)
+        found = await self._existing(sagemaker, endpoint)
         refuse_unless_stranded(found, self._endpoint_name, own_role, args.urn)
         await self._remove(sagemaker)
 
@@ -260,7 +262,7 @@ class Resumption:
             sagemaker.delete_endpoint(EndpointName=self._endpoint_name)
             await self._settled(sagemaker)
 
-    async def _namesake(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> Namesake:
+    async def _existing(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> ExistingEndpoint:
         try:
             role = _role(sagemaker, endpoint["EndpointConfigName"])
         except sagemaker.exceptions.ClientError:
@@ -273,7 +275,7 @@ class Resumption:
             ScalableDimension=SCALABLE_DIMENSION,
         )["ScalableTargets"]
         tags = sagemaker.list_tags(ResourceArn=endpoint["EndpointArn"])["Tags"]
-        return Namesake(
+        return ExistingEndpoint(
             role=role,
             scaled=bool(targets),
             tags={tag["Key"]: tag["Value"] for tag in tags},

@@ -53,7 +53,9 @@ def test_a_phrase_that_the_vocabulary_forbids_is_found_across_lines():
     ]
 
 
-@pytest.mark.parametrize("page", tracked("README.md", "docs/**.md", "CHANGELOG.md"), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", tracked("README.md", "docs/**.md", "CHANGELOG.md"), ids=lambda page: page.name
+)
 def test_pages_keep_to_the_house_vocabulary(page):
     if str(page.relative_to(ROOT)) not in QUOTED:
         assert objections(prose_of_page(page.read_text(encoding="utf-8"))) == []

@@ -39,17 +39,17 @@ def up(
     ] = 0.5,
 ) -> None:
     """Deploy onto the embedded AWS, wake it from zero and get an image."""
-    from async_inference.local_aws import journey
+    from async_inference.local_aws import make_up
 
-    journey.up(Console(), prompt=prompt, port=port, minute_s=minute_s)
+    make_up.up(Console(), prompt=prompt, port=port, minute_s=minute_s)
 
 
 @app.command("down")
 def down() -> None:
     """Destroy the local stack and stop the embedded AWS."""
-    from async_inference.local_aws import journey
+    from async_inference.local_aws import make_up
 
-    journey.down(Console())
+    make_up.down(Console())
 
 
 @app.command("status")

@@ -134,9 +134,9 @@ def reached_by(stack: str, region: str) -> Reached:
     if stack == LOCAL_STACK:
         aws = daemon.running(daemon.AWS_FOLDER)
         if aws is not None:
-            from async_inference.local_aws import journey
+            from async_inference.local_aws import make_up
 
-            variables = journey.environment(aws.url, daemon.LOCAL)
+            variables = make_up.environment(aws.url, daemon.LOCAL)
             os.environ["PATH"] = variables["PATH"]  # where subprocess looks the CLI up
             return Reached(clients.session(region), aws.url, clients.isolated(variables))
         if "AWS_ENDPOINT_URL" not in os.environ:

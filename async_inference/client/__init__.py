@@ -22,7 +22,7 @@ from async_inference.client.errors import (
     StorageError,
     ThrottledError,
 )
-from async_inference.client.rules import Accepted, EndpointState, Pace, Request, Result
+from async_inference.client.protocol import Accepted, EndpointState, Pace, Request, Result
 from async_inference.client.sync import Client
 
 __all__ = [

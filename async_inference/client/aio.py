@@ -1,4 +1,4 @@
-"""The client for asyncio: the same rules, performed by a few threads."""
+"""The client for asyncio: the same protocol, performed by a few threads."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
-from async_inference.client.rules import (
+from async_inference.client.protocol import (
     Accepted,
     EndpointState,
     Request,
@@ -49,7 +49,7 @@ class AsyncClient(Connected):
         """Submit and wait."""
         until_s = time.monotonic() + deadline_s
         accepted = await self._submit(request, key, until_s)
-        return await self.run(self.rules.wait(accepted, until_s))
+        return await self.run(self.protocol.wait(accepted, until_s))
 
     async def submit(
         self,
@@ -69,7 +69,7 @@ class AsyncClient(Connected):
         into: Path | None = None,
     ) -> Result:
         """Wait for a request's result."""
-        return await self.run(self.rules.wait(accepted, time.monotonic() + deadline_s, into))
+        return await self.run(self.protocol.wait(accepted, time.monotonic() + deadline_s, into))
 
     async def wait_each(
         self,
@@ -80,7 +80,7 @@ class AsyncClient(Connected):
     ) -> AsyncIterator[tuple[Accepted, Result | InferenceError]]:
         """Wait for many together, each with its result or error as it ends."""
         until_s = time.monotonic() + deadline_s
-        watch = Watch(self.rules, queue_url)
+        watch = Watch(self.protocol, queue_url)
         for each in accepted:
             watch.add(each)
         while watch.pending:
@@ -89,21 +89,21 @@ class AsyncClient(Connected):
 
     async def state(self) -> EndpointState:
         """The endpoint now."""
-        return await self.run(self.rules.state(time.monotonic()))
+        return await self.run(self.protocol.state(time.monotonic()))
 
     @asynccontextmanager
     async def subscribed(self) -> AsyncGenerator[str]:
         """A queue with a message for each request that ends; removed on leaving."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
-        subscription = await self.run(self.rules.subscribe(queue_name(), until_s))
+        subscription = await self.run(self.protocol.subscribe(queue_name(), until_s))
         try:
             yield subscription.queue_url
         finally:
             until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
-            await self.run(self.rules.unsubscribe(subscription, until_s))
+            await self.run(self.protocol.unsubscribe(subscription, until_s))
 
     async def _submit(self, request: Request, key: str | None, until_s: float) -> Accepted:
-        accepted = await self.run(self.rules.submit(request, self._id(key, request), until_s))
+        accepted = await self.run(self.protocol.submit(request, self._id(key, request), until_s))
         self.announce(1)
         return accepted
 

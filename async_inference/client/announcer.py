@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from async_inference.client.rules import Call, Rule
+from async_inference.client.protocol import Call, Rule
 
 GATHERED = 5
 """Part of the time between two announcements for which the first one waits for what else comes."""
@@ -28,7 +28,7 @@ class Performer(Protocol):
 
 
 class Announcer:
-    """Performs `Rules.announce` in a separate thread, once for a burst of requests.
+    """Performs `Protocol.announce` in a separate thread, once for a burst of requests.
 
     An announcement waits for a fifth of `every_s` for what else comes: the first one decides how
     many instances start, and a change in progress refuses the next. What comes within `every_s`

@@ -1,4 +1,4 @@
-"""Makes the AWS calls that the rules request, with boto3; it decides nothing.
+"""Makes the AWS calls that the protocol requests, with boto3; it decides nothing.
 
 botocore's own retries are off: they would hold a call beyond the caller's deadline.
 """
@@ -19,13 +19,13 @@ from botocore.config import Config
 
 from async_inference.client.announcer import Announcer
 from async_inference.client.errors import OutputTooLargeError
-from async_inference.client.rules import (
+from async_inference.client.protocol import (
     Call,
     Fetch,
     Pace,
+    Protocol,
     Request,
     Result,
-    Rules,
     derived_id,
     split,
 )
@@ -143,7 +143,7 @@ class Connected:
         connections: int = 16,
         announce_every_s: float | None = None,
     ) -> None:
-        self.rules = Rules(
+        self.protocol = Protocol(
             endpoint, time.monotonic, random.random, pace, input_path, max_output_bytes
         )
         self._aws = Aws(session, url, pace.longest_s, connections)
@@ -154,7 +154,7 @@ class Connected:
             apart = Aws(session, url, pace.longest_s, 1)
             with contextlib.suppress(Exception):  # What is wrong is told when it is used.
                 apart.prepare("sagemaker", "cloudwatch")
-            self._announcer = Announcer(self.rules.announce, apart, announce_every_s)
+            self._announcer = Announcer(self.protocol.announce, apart, announce_every_s)
 
     def announce(self, requests: int) -> None:
         """Tell the endpoint's policies how many requests come; returns at once, and never fails.

@@ -25,7 +25,7 @@ from async_inference.client.errors import (
     RejectedError,
 )
 from async_inference.client.ledger import Entry, Ledger
-from async_inference.client.rules import Accepted, Ended
+from async_inference.client.protocol import Accepted, Ended
 from async_inference.client.watch import Watch
 
 SUBMITTERS = 4
@@ -145,7 +145,7 @@ class Batch:
         self._ledger = ledger
         self._in_flight = in_flight
         self._until_s = until_s
-        self._watch = Watch(client.rules, queue_url)
+        self._watch = Watch(client.protocol, queue_url)
         self._changed = asyncio.Event()
         self._in_queue = 0
         self._instances: int | None = None
@@ -221,7 +221,9 @@ class Batch:
             self._watch.expect(entry.inference_id)
             try:
                 accepted = await self._client.run(
-                    self._client.rules.submit(entry.item.request, entry.inference_id, self._until_s)
+                    self._client.protocol.submit(
+                        entry.item.request, entry.inference_id, self._until_s
+                    )
                 )
             except RejectedError as error:
                 self._failed(entry, error)
@@ -239,7 +241,7 @@ class Batch:
         place = next((expected(entry.inference_id, accepted) for accepted in known), None)
         if place is None:
             return None
-        ended = await self._client.run(self._client.rules.found(place))
+        ended = await self._client.run(self._client.protocol.found(place))
         if ended is not None:
             self._ledger.accepted(place)
         return ended
@@ -260,7 +262,9 @@ class Batch:
         entry = self._ledger.entries[ended.accepted.inference_id]
         into = self._ledger.folder / entry.stem
         try:
-            result = await self._client.run(self._client.rules.collect(ended, into, self._until_s))
+            result = await self._client.run(
+                self._client.protocol.collect(ended, into, self._until_s)
+            )
         except (RejectedError, FailedError) as error:
             self._failed(entry, error)
         except DeadlineError:
@@ -290,7 +294,7 @@ class Batch:
         """Keep the number of instances, for who looks at the progress."""
         while True:
             try:
-                state = await self._client.run(self._client.rules.state(time.monotonic()))
+                state = await self._client.run(self._client.protocol.state(time.monotonic()))
                 self._instances = state.instances
             except InferenceError:
                 self._instances = None  # Not allowed to ask, or not now.

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from async_inference.client.ledger import Item
-from async_inference.client.rules import Request
+from async_inference.client.protocol import Request
 
 SHOWN_PROBLEMS = 20
 LABEL_CHARACTERS = 200

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from async_inference.client.rules import Accepted, Request, Result, derived_id
+from async_inference.client.protocol import Accepted, Request, Result, derived_id
 
 FILE = "ledger.jsonl"
 VERSION = 1

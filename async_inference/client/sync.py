@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
-from async_inference.client.rules import (
+from async_inference.client.protocol import (
     Accepted,
     EndpointState,
     Request,
@@ -56,7 +56,7 @@ class Client(Connected):
         """
         until_s = time.monotonic() + deadline_s
         accepted = self._submit(request, key, until_s)
-        return self.run(self.rules.wait(accepted, until_s))
+        return self.run(self.protocol.wait(accepted, until_s))
 
     def submit(
         self,
@@ -76,7 +76,7 @@ class Client(Connected):
         into: Path | None = None,
     ) -> Result:
         """Wait for a request's result; `into` is the file to write, less its extension."""
-        return self.run(self.rules.wait(accepted, time.monotonic() + deadline_s, into))
+        return self.run(self.protocol.wait(accepted, time.monotonic() + deadline_s, into))
 
     def wait_each(
         self,
@@ -94,7 +94,7 @@ class Client(Connected):
                 `subscribed`), instead of looking at S3.
         """
         until_s = time.monotonic() + deadline_s
-        watch = Watch(self.rules, queue_url)
+        watch = Watch(self.protocol, queue_url)
         for each in accepted:
             watch.add(each)
         while watch.pending:
@@ -102,21 +102,21 @@ class Client(Connected):
 
     def state(self) -> EndpointState:
         """The endpoint now: whether it serves, and with how many instances."""
-        return self.run(self.rules.state(time.monotonic()))
+        return self.run(self.protocol.state(time.monotonic()))
 
     @contextmanager
     def subscribed(self) -> Generator[str]:
         """A queue for `wait_each`: a message for each request that ends; removed on leaving."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
-        subscription = self.run(self.rules.subscribe(queue_name(), until_s))
+        subscription = self.run(self.protocol.subscribe(queue_name(), until_s))
         try:
             yield subscription.queue_url
         finally:
             until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
-            self.run(self.rules.unsubscribe(subscription, until_s))
+            self.run(self.protocol.unsubscribe(subscription, until_s))
 
     def _submit(self, request: Request, key: str | None, until_s: float) -> Accepted:
-        accepted = self.run(self.rules.submit(request, self._id(key, request), until_s))
+        accepted = self.run(self.protocol.submit(request, self._id(key, request), until_s))
         self.announce(1)
         return accepted
 

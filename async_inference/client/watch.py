@@ -7,14 +7,14 @@ from datetime import datetime
 
 from async_inference.client import errors
 from async_inference.client.errors import InferenceError
-from async_inference.client.rules import (
+from async_inference.client.protocol import (
     ENDPOINT_CHECKED_EVERY_S,
     Accepted,
     Call,
     Ended,
+    Protocol,
     Result,
     Rule,
-    Rules,
     Sleep,
 )
 
@@ -39,12 +39,12 @@ class Watch:
     """Waits for many requests together: one look a round, or one notification queue.
 
     Args:
-        rules: of the endpoint.
+        protocol: of the endpoint.
         queue_url: an SQS queue of this caller alone, subscribed to the endpoint's topics; None
             lists S3.
     """
 
-    rules: Rules
+    protocol: Protocol
     queue_url: str | None = None
     _pending: dict[str, Accepted] = field(default_factory=dict)
     _told: dict[str, Notice] = field(default_factory=dict)
@@ -80,30 +80,30 @@ class Watch:
         Raises:
             EndpointGoneError: the endpoint no longer serves, and nothing more has ended.
         """
-        now_s = self.rules.now_s()
+        now_s = self.protocol.now_s()
         if self._checked_s == math.inf:
             self._checked_s = now_s
-        pause_s = max(self._pause_s, self.rules.pace.first_s)
+        pause_s = max(self._pause_s, self.protocol.pace.first_s)
         left_s = max(0.0, until_s - now_s)
         if self.queue_url is None:
             yield Sleep(min(pause_s, left_s))
-            ended = yield from self.rules.look(self.pending)
+            ended = yield from self.protocol.look(self.pending)
         else:
             yield from self._receive(self.queue_url, left_s)
             ended = self._notified()
-            if not ended and self.rules.now_s() - self._swept_s >= SWEPT_EVERY_S:
-                self._swept_s = self.rules.now_s()
-                ended = yield from self.rules.look(self.pending)
-        if not ended and self.rules.now_s() - self._checked_s >= ENDPOINT_CHECKED_EVERY_S:
-            self._checked_s = self.rules.now_s()
-            gone = yield from self.rules.gone()
+            if not ended and self.protocol.now_s() - self._swept_s >= SWEPT_EVERY_S:
+                self._swept_s = self.protocol.now_s()
+                ended = yield from self.protocol.look(self.pending)
+        if not ended and self.protocol.now_s() - self._checked_s >= ENDPOINT_CHECKED_EVERY_S:
+            self._checked_s = self.protocol.now_s()
+            gone = yield from self.protocol.gone()
             if gone is not None:
-                ended = yield from self.rules.look(self.pending)
+                ended = yield from self.protocol.look(self.pending)
                 if not ended:
                     raise gone
         for each in ended:
             self.drop(each.accepted.inference_id)
-        self._pause_s = self.rules.pace.first_s if ended else self.rules.pace.after(pause_s)
+        self._pause_s = self.protocol.pace.first_s if ended else self.protocol.pace.after(pause_s)
         return ended
 
     def results(self, until_s: float) -> Rule[list[tuple[Accepted, Result | InferenceError]]]:
@@ -112,13 +112,13 @@ class Watch:
         for ended in (yield from self.round(until_s)):
             try:
                 found.append(
-                    (ended.accepted, (yield from self.rules.collect(ended, None, until_s)))
+                    (ended.accepted, (yield from self.protocol.collect(ended, None, until_s)))
                 )
             except InferenceError as error:
                 found.append((ended.accepted, error))
-        if self.rules.now_s() >= until_s:
+        if self.protocol.now_s() >= until_s:
             for accepted in self.pending:
-                found.append((accepted, self.rules.too_late(accepted, None)))
+                found.append((accepted, self.protocol.too_late(accepted, None)))
                 self.drop(accepted.inference_id)
         return found
 
@@ -145,13 +145,13 @@ class Watch:
                     "sqs", "delete_message_batch", {"QueueUrl": queue_url, "Entries": entries}
                 )
             elif wait_s == 0:
-                yield Sleep(min(left_s, self.rules.pace.first_s))
+                yield Sleep(min(left_s, self.protocol.pace.first_s))
         except errors.TROUBLE as error:
             if not errors.is_transient(error):
                 raise errors.typed(
                     error, f"receiving from {queue_url}", "sqs:ReceiveMessage and sqs:DeleteMessage"
                 ) from error
-            yield Sleep(min(left_s, self.rules.pace.longest_s))
+            yield Sleep(min(left_s, self.protocol.pace.longest_s))
 
     def _notified(self) -> list[Ended]:
         known = [self._told.pop(each) for each in list(self._told) if each in self._pending]

@@ -245,7 +245,7 @@ def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPlan:
     """A plan with its runs over both halves of the traffic, a run for each seed."""
 
     name: str
@@ -255,7 +255,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search came to.
 
     `front` are the plans that no other tried plan beat on the training half in both p95 wait and
@@ -263,9 +263,9 @@ class Found:
     limit of `max_p95_wait_s`.
     """
 
-    chosen: Judged
-    documented: Judged
-    front: tuple[Judged, ...]
+    chosen: JudgedPlan
+    documented: JudgedPlan
+    front: tuple[JudgedPlan, ...]
     unseen: tuple[Traffic, ...]
     tried: int
     max_p95_wait_s: float
@@ -316,7 +316,7 @@ def tune(
     seed: int,
     seeds: int = SEEDS,
     advance: Callable[[int], None],
-) -> Found:
+) -> SearchResult:
     """Search a plan within a stack's bounds.
 
     Args:
@@ -354,7 +354,7 @@ def tune(
 
         return over(training), over(surges)
 
-    def judged(name: str, plan: ScalingPlan, runs: PlanRuns) -> Judged:
+    def judged(name: str, plan: ScalingPlan, runs: PlanRuns) -> JudgedPlan:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             over_unseen = pool.map(
                 lambda number: simulate(
@@ -362,7 +362,7 @@ def tune(
                 ),
                 range(seeds),
             )
-        return Judged(
+        return JudgedPlan(
             name, plan, replace(runs, name=name), PlanRuns(name, plan, tuple(over_unseen))
         )
 
@@ -410,7 +410,7 @@ def tune(
     best = parents[0]
     front = _front({shape: run for shape, (run, _) in tried.items()})
     names = {shape: f"plan {number}" for number, shape in enumerate(front, start=1)}
-    return Found(
+    return SearchResult(
         chosen=judged("chosen", within(rules(best)), tried[best][0]),
         documented=documented,
         front=tuple(judged(names[s], within(rules(s)), tried[s][0]) for s in front),
@@ -451,7 +451,7 @@ def _front(tried: dict[Shape, PlanRuns]) -> list[Shape]:
     return front[::every]
 
 
-def as_json(found: Found) -> dict[str, Any]:
+def as_json(found: SearchResult) -> dict[str, Any]:
     """What `--json` prints: runs over the half that chose nothing, and the chosen plan."""
     return {
         "traffic": traffic_as_json(found.unseen),
@@ -469,7 +469,7 @@ def as_json(found: Found) -> dict[str, Any]:
     }
 
 
-def as_table(found: Found) -> Group:
+def as_table(found: SearchResult) -> Group:
     """The front, the choice and the documented policy on the traffic that no search saw."""
     table = Table("policy", "p95 wait", "mean wait", "GPU-hours", "of documented", "starts")
     for column in table.columns[1:]:
@@ -520,7 +520,7 @@ def as_table(found: Found) -> Group:
     return Group(table, *lines)
 
 
-def _made_of(found: Found) -> Table:
+def _made_of(found: SearchResult) -> Table:
     """What the hours of the unseen half went into."""
     table = Table("GPU-hours spent on")
     shown = (found.documented, found.chosen)
@@ -541,12 +541,12 @@ def _made_of(found: Found) -> Table:
     return table
 
 
-def picture(found: Found, path: Path) -> None:
+def picture(found: SearchResult, path: Path) -> None:
     """Wait against instance hours on the unseen half, as a PNG."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
 
-    def place(judged: Judged) -> tuple[float, float]:
+    def place(judged: JudgedPlan) -> tuple[float, float]:
         return judged.unseen.mean(P95_WAIT_S), judged.unseen.mean(HOURS)
 
     axes.plot(*zip(*sorted(map(place, found.front)), strict=True), "o-", label="tried plans")
@@ -560,7 +560,7 @@ def picture(found: Found, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def as_stack_file(stack: str, found: Found) -> str:
+def as_stack_file(stack: str, found: SearchResult) -> str:
     """The stack's file with the chosen plan in place of its own; comments are not kept."""
     document: dict[str, Any] = yaml.safe_load(
         Path(f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")

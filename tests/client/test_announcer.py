@@ -9,10 +9,10 @@ import pytest
 
 from async_inference import settings
 from async_inference.cli.target import Target
-from async_inference.client import rules
+from async_inference.client import protocol
 from async_inference.client.announcer import Announcer
 from async_inference.client.errors import AccessError, ThrottledError
-from async_inference.client.rules import Call
+from async_inference.client.protocol import Call
 from async_inference.scaling import plan
 from tests.client.conftest import session
 from tests.client.world import World, refused
@@ -43,20 +43,20 @@ class Aws:
 
 
 def announcer(aws: Aws, every_s: float = LONG_S) -> Announcer:
-    return Announcer(aws.world.rules().announce, aws, every_s)
+    return Announcer(aws.world.protocol().announce, aws, every_s)
 
 
 def test_names_are_those_that_the_alarm_looks_at():
     metric = plan.Metric.REQUESTS_WITHOUT_CAPACITY
 
-    assert metric == rules.ANNOUNCED_METRIC
-    assert metric.namespace == rules.ANNOUNCEMENTS_NAMESPACE
+    assert metric == protocol.ANNOUNCED_METRIC
+    assert metric.namespace == protocol.ANNOUNCEMENTS_NAMESPACE
 
 
 def test_an_announcement_is_a_metric_with_a_resolution_of_a_second():
     world = World(answers={"put_metric_data": lambda asked: {}})
 
-    assert world.run(world.rules().announce(200))
+    assert world.run(world.protocol().announce(200))
 
     (asked,) = world.calls("put_metric_data")
     assert asked == {
@@ -78,7 +78,7 @@ def test_nothing_is_announced_while_an_instance_serves():
     serving = world._describe_endpoint({}) | {"ProductionVariants": [{"CurrentInstanceCount": 1}]}
     world.answers["describe_endpoint"] = lambda asked: serving
 
-    assert not world.run(world.rules().announce(1))
+    assert not world.run(world.protocol().announce(1))
     assert world.calls("put_metric_data") == []
 
 
@@ -96,7 +96,7 @@ def test_what_fails_is_not_tried_again(trouble, error):
     world = World(answers={"put_metric_data": fail})
 
     with pytest.raises(error):
-        world.run(world.rules().announce(1))
+        world.run(world.protocol().announce(1))
     assert world.slept_s == []
 
 

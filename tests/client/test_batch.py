@@ -11,7 +11,7 @@ from async_inference.client import AccessError, AsyncClient, EndpointGoneError, 
 from async_inference.client import batch as batches
 from async_inference.client.batch import Batch, Progress, estimate, expected
 from async_inference.client.ledger import FILE, Item, Ledger
-from async_inference.client.rules import Accepted
+from async_inference.client.protocol import Accepted
 from tests.client.conftest import QUICK, session
 
 batch_ids = itertools.count()
@@ -143,7 +143,7 @@ def test_what_stands_against_every_request_stops_the_batch_and_fails_none(accoun
 class Forbidden:
     """A client whose every call is refused; it keeps what it was to announce."""
 
-    rules = AsyncClient("echo").rules
+    protocol = AsyncClient("echo").protocol
 
     def __init__(self) -> None:
         self.announced: list[int] = []

@@ -1,4 +1,4 @@
-"""Both clients against the embedded endpoint: the rules' requests are what AWS takes."""
+"""Both clients against the embedded endpoint: the protocol's requests are what AWS takes."""
 
 import asyncio
 from pathlib import Path

@@ -98,4 +98,4 @@ def test_the_wheel_says_that_it_is_typed():
     files = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
 
     assert "async_inference/py.typed" in files
-    assert "async_inference/client/rules.py" in files
+    assert "async_inference/client/protocol.py" in files

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from async_inference.client import gallery
 from async_inference.client.ledger import Entry, Item
-from async_inference.client.rules import Request, Result
+from async_inference.client.protocol import Request, Result
 
 
 def png(*texts: tuple[bytes, bytes]) -> bytes:

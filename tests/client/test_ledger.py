@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from async_inference.client.errors import FailedError
 from async_inference.client.ledger import FILE, Item, Ledger, LedgerError
-from async_inference.client.rules import Accepted, Request, Result
+from async_inference.client.protocol import Accepted, Request, Result
 
 
 def opened(folder, endpoint="echo", aws="local") -> Ledger:

@@ -1,4 +1,4 @@
-"""AWS as far as the rules see it, in memory and in its own time: no sleeps, no sockets."""
+"""AWS as far as the protocol sees it, in memory and in its own time: no sleeps, no sockets."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,7 +7,16 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from async_inference.client.rules import Call, Effect, Fetch, Result, Rule, Rules, Sleep, split
+from async_inference.client.protocol import (
+    Call,
+    Effect,
+    Fetch,
+    Protocol,
+    Result,
+    Rule,
+    Sleep,
+    split,
+)
 
 T = TypeVar("T")
 
@@ -38,8 +47,8 @@ class World:
     performed: list[Effect] = field(default_factory=list)
     slept_s: list[float] = field(default_factory=list)
 
-    def rules(self, **more: Any) -> Rules:
-        return Rules("echo", lambda: self.now_s, lambda: 1.0, **more)
+    def protocol(self, **more: Any) -> Protocol:
+        return Protocol("echo", lambda: self.now_s, lambda: 1.0, **more)
 
     def run(self, rule: Rule[T]) -> T:
         """Perform a rule to its end."""

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from components import resumption
 from components.provider_account import ProviderAccount
 from components.resumption import (
-    Namesake,
+    ExistingEndpoint,
     NameTakenError,
     Resumption,
     clears_alias,
@@ -31,23 +31,23 @@ OWN, THEIRS = "arn:aws:iam::123456789012:role/own", "arn:aws:iam::123456789012:r
 
 
 def test_what_an_interrupted_creation_left_may_be_removed():
-    refuse_unless_stranded(Namesake(role=OWN, scaled=False, tags={}), NAME, OWN, URN)
+    refuse_unless_stranded(ExistingEndpoint(role=OWN, scaled=False, tags={}), NAME, OWN, URN)
 
 
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
         (
-            Namesake(role=THEIRS, scaled=False, tags={"endpoint": NAME}),
+            ExistingEndpoint(role=THEIRS, scaled=False, tags={"endpoint": NAME}),
             "exists that this stack did not make: it runs as "
             "arn:aws:iam::123456789012:role/theirs, tags: endpoint=async-demo. It is kept.",
         ),
         (
-            Namesake(role=None, scaled=False, tags={}),
+            ExistingEndpoint(role=None, scaled=False, tags={}),
             "it runs as a role that cannot be looked up, tags: none. It is kept.",
         ),
         (
-            Namesake(role=OWN, scaled=True, tags={"b": "2", "a": "1"}),
+            ExistingEndpoint(role=OWN, scaled=True, tags={"b": "2", "a": "1"}),
             "tags: a=1, b=2; Pulumi's state does not hold it, but it scales and may have requests.",
         ),
     ],

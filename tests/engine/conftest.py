@@ -18,7 +18,7 @@ import yaml
 
 from async_inference.local_aws.clients import client, isolated
 from async_inference.local_aws.errors import AwsError
-from async_inference.local_aws.journey import STATE, environment
+from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
 from tests.local_aws.conftest import eventually

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from async_inference.local_aws.clients import client
-from async_inference.local_aws.journey import environment
+from async_inference.local_aws.make_up import environment
 from tests.engine.conftest import ROOT
 
 pytestmark = pytest.mark.engine

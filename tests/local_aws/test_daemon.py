@@ -10,7 +10,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from async_inference.local_aws import daemon, journey
+from async_inference.local_aws import daemon, make_up
 from async_inference.validation import InvalidInputError
 
 
@@ -68,12 +68,12 @@ def test_a_half_written_note_is_as_good_as_none(tmp_path):
 def test_make_down_takes_a_state_away_that_was_cut_short(tmp_path, monkeypatch):
     """Pulumi does not replace its file at once, so that a kill may leave half of it."""
     monkeypatch.chdir(tmp_path)
-    state = journey.PULUMI_STATE / ".pulumi" / "stacks" / "async-inference" / "local.json"
+    state = make_up.PULUMI_STATE / ".pulumi" / "stacks" / "async-inference" / "local.json"
     state.parent.mkdir(parents=True)
     state.touch()
     monkeypatch.setattr(daemon, "running", lambda folder: daemon.Daemon(1, 0.0, "http://gone", 1.0))
     monkeypatch.setattr(daemon, "stop", lambda folder: True)
 
-    journey.down(Console())
+    make_up.down(Console())
 
-    assert not journey.PULUMI_STATE.exists()
+    assert not make_up.PULUMI_STATE.exists()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from async_inference.cli.target import reached_by
-from async_inference.local_aws import clients, daemon, journey
+from async_inference.local_aws import clients, daemon, make_up
 from async_inference.validation import InvalidInputError
 
 HOSTILE = {
@@ -100,7 +100,7 @@ def test_the_file_to_source_takes_the_users_aws_away_and_bears_any_path(
     folder = tmp_path / "it's a földer"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    journey._write_env_file(journey.environment("http://127.0.0.1:4590", journey.LOCAL))
+    make_up._write_env_file(make_up.environment("http://127.0.0.1:4590", make_up.LOCAL))
 
     done = subprocess.run(
         [shell, "-c", ". .local/env && env"], capture_output=True, text=True, check=True
@@ -133,12 +133,12 @@ def test_the_server_and_what_it_starts_get_no_variable_of_the_users_aws(
 def test_two_make_up_at_a_time_take_turns(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     order = []
-    monkeypatch.setattr(journey, "_up_alone", lambda *_: order.append("up"))
+    monkeypatch.setattr(make_up, "_up_alone", lambda *_: order.append("up"))
     (tmp_path / ".local").mkdir()
     with (tmp_path / ".local" / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         second = threading.Thread(
-            target=lambda: journey.up(Console(quiet=True), prompt="a", port=0, minute_s=1)
+            target=lambda: make_up.up(Console(quiet=True), prompt="a", port=0, minute_s=1)
         )
         second.start()
         second.join(0.2)
@@ -158,7 +158,7 @@ def test_verify_and_preflight_of_stack_local_say_how_to_start_it(monkeypatch, tm
 
 def test_verify_and_preflight_find_the_local_stack_by_themselves(hostile, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    runs = journey.Daemon(1, 0.0, "http://127.0.0.1:4590", 1.0)
+    runs = make_up.Daemon(1, 0.0, "http://127.0.0.1:4590", 1.0)
     monkeypatch.setattr("async_inference.local_aws.daemon.running", lambda _: runs)
 
     reached = reached_by("local", "us-east-1")

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from async_inference.cli import local
-from async_inference.local_aws import journey
+from async_inference.local_aws import make_up
 from async_inference.validation import InvalidInputError
 from tests.local_aws.conftest import Account, eventually
 
@@ -227,12 +227,12 @@ def test_names_from_aws_are_not_taken_for_markup():
 def test_make_up_shows_a_scaling_activity_on_one_line(count, cause, line):
     activity = {"Description": f"Setting desired instance count to {count}.", "Cause": cause}
 
-    assert journey.event(activity, in_service=1 - count) == line
+    assert make_up.event(activity, in_service=1 - count) == line
 
 
 def test_the_plugin_is_installed_where_pulumi_looks_for_the_programs_version(tmp_path):
     for _ in range(2):
-        journey.installed_plugin(tmp_path)
+        make_up.installed_plugin(tmp_path)
 
     folder = tmp_path / "pulumi-home" / "plugins" / f"resource-aws-v{version('pulumi-aws')}"
     assert os.access(folder / "pulumi-resource-aws", os.X_OK)

@@ -16,7 +16,7 @@ from async_inference.validation import InvalidInputError
 pytestmark = pytest.mark.rehearsal
 
 
-def found(traffic: str = "bursts", plans: int = 64, **more) -> search.Found:
+def found(traffic: str = "bursts", plans: int = 64, **more) -> search.SearchResult:
     asked: dict[str, Any] = {
         "objective": "hours",
         "max_p95_wait_s": None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from async_inference.local_aws import journey
+from async_inference.local_aws import make_up
 from tests.local_aws.conftest import Account
 
 INSTALLED = Path(__file__).resolve().parents[3] / ".local" / "clients"
@@ -31,7 +31,7 @@ def run(tmp_path) -> Callable[..., str]:
         if shutil.which(command[0]) is None:
             pytest.fail(f"{command[0]} is missing; run: python tools/install.py clients")
         # What .local/env exports, and nothing of the user's own: no profile, no proxy.
-        environment = {**journey.environment(account.aws.url, tmp_path), "HOME": str(tmp_path)}
+        environment = {**make_up.environment(account.aws.url, tmp_path), "HOME": str(tmp_path)}
         done = subprocess.run(
             command,
             env=environment | more,

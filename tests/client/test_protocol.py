@@ -1,4 +1,4 @@
-"""The rules of submitting and waiting, in a world without I/O and with its own time."""
+"""The protocol of submitting and waiting, in a world without I/O and with its own time."""
 
 import json
 
@@ -23,7 +23,7 @@ from async_inference.client.errors import (
     StorageError,
     ThrottledError,
 )
-from async_inference.client.rules import Accepted, Ended, Pace, Request, derived_id
+from async_inference.client.protocol import Accepted, Ended, Pace, Request, derived_id
 from async_inference.client.watch import Notice, Watch, notification
 from tests.client.world import World, refused
 
@@ -36,7 +36,7 @@ def test_a_payload_that_fits_travels_inline():
     """Body takes at most 128,000 bytes (BC InvokeEndpointAsync)."""
     world = World()
 
-    accepted = world.run(world.rules().submit(Request(body=b"x" * 128_000), "one", 10))
+    accepted = world.run(world.protocol().submit(Request(body=b"x" * 128_000), "one", 10))
 
     assert accepted == ONE
     (asked,) = world.calls("invoke_endpoint_async")
@@ -47,7 +47,7 @@ def test_a_payload_that_fits_travels_inline():
 def test_a_larger_payload_travels_through_s3_beside_the_outputs():
     world = World()
 
-    world.run(world.rules().submit(Request(body=b"x" * 128_001), "one", 10))
+    world.run(world.protocol().submit(Request(body=b"x" * 128_001), "one", 10))
 
     (asked,) = world.calls("invoke_endpoint_async")
     assert asked["InputLocation"] == "s3://bucket/some/input/one"
@@ -57,9 +57,9 @@ def test_a_larger_payload_travels_through_s3_beside_the_outputs():
 
 def test_a_larger_payload_goes_where_the_caller_says():
     world = World()
-    rules = world.rules(input_path="s3://mine/payloads/")
+    protocol = world.protocol(input_path="s3://mine/payloads/")
 
-    world.run(rules.submit(Request(body=b"x" * 128_001), "one", 10))
+    world.run(protocol.submit(Request(body=b"x" * 128_001), "one", 10))
 
     assert list(world.objects) == ["s3://mine/payloads/one"]
     assert world.calls("describe_endpoint") == []
@@ -69,7 +69,7 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_id_and_file_name():
     """InvokeEndpointAsync is not idempotent; the same Filename makes both answers one object."""
     world = World(troubles=[LOST, refused("InternalFailure", status=500)])
 
-    accepted = world.run(world.rules().submit(REQUEST, "one", 60))
+    accepted = world.run(world.protocol().submit(REQUEST, "one", 60))
 
     assert accepted.output_location == "s3://bucket/out/one.out"
     assert len(world.slept_s) == 2
@@ -96,7 +96,7 @@ def test_the_same_key_and_request_get_the_same_id_and_others_do_not():
 def test_the_output_is_the_result():
     world = World(appearing=[(7.0, ONE.output_location, b"image")])
 
-    result = world.run(world.rules().wait(ONE, 60))
+    result = world.run(world.protocol().wait(ONE, 60))
 
     assert result.body == b"image"
     assert 7.0 <= world.now_s <= 7.0 + Pace().longest_s
@@ -106,10 +106,10 @@ def test_the_output_is_the_result():
 def test_a_fault_of_the_program_ends_a_rule_as_what_it_is(ended):
     """It must not be waited out like AWS's trouble, until the deadline hides it."""
     world = World(troubles=[TypeError("ours")] * 99)
-    rules = world.rules()
+    protocol = world.protocol()
 
     with pytest.raises(TypeError, match="ours"):
-        world.run(rules.collect(ended, None, 60) if ended else rules.wait(ONE, 60))
+        world.run(protocol.collect(ended, None, 60) if ended else protocol.wait(ONE, 60))
     assert world.slept_s == []
 
 
@@ -117,7 +117,7 @@ def test_pauses_grow_to_the_longest_and_no_further():
     world = World()
 
     with pytest.raises(DeadlineError):
-        world.run(world.rules().wait(ONE, 50))
+        world.run(world.protocol().wait(ONE, 50))
 
     assert world.slept_s[:3] == [0.2, pytest.approx(0.3), pytest.approx(0.45)]
     assert max(world.slept_s) == Pace().longest_s
@@ -126,20 +126,20 @@ def test_pauses_grow_to_the_longest_and_no_further():
 @pytest.mark.parametrize("deadline_s", [0.0, 0.1, 1.0, 17.3, 100.0])
 def test_a_deadline_is_kept_to_the_moment_with_a_last_look(deadline_s):
     world = World(appearing=[(deadline_s, ONE.output_location, b"just in time")])
-    assert world.run(world.rules().wait(ONE, deadline_s)).body == b"just in time"
+    assert world.run(world.protocol().wait(ONE, deadline_s)).body == b"just in time"
 
     world = World()
     with pytest.raises(DeadlineError, match="the request continues"):
-        world.run(world.rules().wait(ONE, deadline_s))
+        world.run(world.protocol().wait(ONE, deadline_s))
     assert world.now_s == pytest.approx(deadline_s)
 
 
 def test_submitting_and_waiting_share_one_deadline():
     world = World(troubles=[LOST] * 5)
 
-    accepted = world.run(world.rules().submit(REQUEST, "one", 30))
+    accepted = world.run(world.protocol().submit(REQUEST, "one", 30))
     with pytest.raises(DeadlineError):
-        world.run(world.rules().wait(accepted, 30))
+        world.run(world.protocol().wait(accepted, 30))
 
     assert world.now_s == pytest.approx(30)
 
@@ -197,7 +197,7 @@ def test_a_failure_tells_the_models_own_message(text, kind, message, status):
     world = World(objects={str(ONE.failure_location): text.encode()})
 
     with pytest.raises(InferenceError) as caught:
-        world.run(world.rules().wait(ONE, 60))
+        world.run(world.protocol().wait(ONE, 60))
 
     assert type(caught.value) is kind
     assert str(caught.value) == message
@@ -223,7 +223,7 @@ def test_what_stands_against_submitting_is_a_typed_error_at_once(raised, kind, s
     world = World(troubles=[raised])
 
     with pytest.raises(kind, match=says):
-        world.run(world.rules().submit(REQUEST, "one", 60))
+        world.run(world.protocol().submit(REQUEST, "one", 60))
     assert world.now_s == 0
 
 
@@ -241,15 +241,15 @@ def test_what_stands_against_reading_is_a_typed_error_at_once(raised, kind, says
     world = World(troubles=[raised])
 
     with pytest.raises(kind, match=says):
-        world.run(world.rules().wait(ONE, 60))
+        world.run(world.protocol().wait(ONE, 60))
     assert world.now_s == 0
 
 
 @pytest.mark.parametrize("waiting", [True, False])
 def test_throttling_is_waited_out_and_named_where_it_lasts(waiting):
     def rule(world, until_s):
-        rules = world.rules()
-        return rules.wait(ONE, until_s) if waiting else rules.submit(REQUEST, "one", until_s)
+        protocol = world.protocol()
+        return protocol.wait(ONE, until_s) if waiting else protocol.submit(REQUEST, "one", until_s)
 
     slow = refused("SlowDown", "reduce your rate", 503)
     world = World(objects={ONE.output_location: b"image"}, troubles=[slow] * 6)
@@ -265,7 +265,7 @@ def test_an_unreachable_aws_is_waited_for_until_the_deadline():
     away = EndpointConnectionError(endpoint_url="https://s3")
     world = World(troubles=[away] * 8, objects={ONE.output_location: b"image"})
 
-    assert world.run(world.rules().wait(ONE, 60)).body == b"image"
+    assert world.run(world.protocol().wait(ONE, 60)).body == b"image"
 
 
 def test_without_a_failure_path_the_deadline_says_that_nothing_can_be_told():
@@ -273,7 +273,7 @@ def test_without_a_failure_path_the_deadline_says_that_nothing_can_be_told():
     world = World(failure_path=False)
 
     with pytest.raises(NoFailurePathError, match="no S3FailurePath"):
-        world.run(world.rules().wait(world.run(world.rules().submit(REQUEST, "one", 20)), 20))
+        world.run(world.protocol().wait(world.run(world.protocol().submit(REQUEST, "one", 20)), 20))
 
 
 def test_an_endpoint_that_is_deleted_meanwhile_ends_the_wait():
@@ -284,7 +284,7 @@ def test_an_endpoint_that_is_deleted_meanwhile_ends_the_wait():
 
     world.answers["describe_endpoint"] = gone
     with pytest.raises(EndpointGoneError, match="Could not find"):
-        world.run(world.rules().wait(ONE, 3600))
+        world.run(world.protocol().wait(ONE, 3600))
     assert world.now_s <= 60 + Pace().longest_s
 
 
@@ -296,7 +296,7 @@ def test_what_a_deleted_endpoint_answered_before_is_still_the_result():
         return {"EndpointStatus": "Deleting"}
 
     world.answers["describe_endpoint"] = gone
-    assert world.run(world.rules().wait(ONE, 3600)).body == b"its last"
+    assert world.run(world.protocol().wait(ONE, 3600)).body == b"its last"
 
 
 def test_a_caller_who_may_not_describe_the_endpoint_waits_all_the_same():
@@ -306,7 +306,7 @@ def test_a_caller_who_may_not_describe_the_endpoint_waits_all_the_same():
         raise refused("AccessDeniedException", status=400)
 
     world.answers["describe_endpoint"] = forbidden
-    assert world.run(world.rules().wait(ONE, 3600)).body == b"image"
+    assert world.run(world.protocol().wait(ONE, 3600)).body == b"image"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_one_look_finds_all_that_have_ended_among_the_outputs_of_others():
     world.objects |= {each.output_location: b"image" for each in many[:5]}
     world.objects[str(many[5].failure_location)] = b"failed"
 
-    ended = world.run(world.rules().look(many))
+    ended = world.run(world.protocol().look(many))
 
     assert sorted((each.accepted.inference_id, each.failed) for each in ended) == [
         *((f"batch-{number}", False) for number in range(5)),
@@ -367,7 +367,7 @@ def test_many_are_waited_for_together_and_the_deadline_ends_what_is_left():
             (9.0, str(many[1].failure_location), b"ModelError: broken"),
         ]
     )
-    watch = Watch(world.rules())
+    watch = Watch(world.protocol())
     for each in many:
         watch.add(each)
 
@@ -438,7 +438,7 @@ def test_one_listener_serves_many_requests_without_looking_at_s3_for_each():
     failed = _message("batch-2", invocationStatus="Failed", failureReason="ModelError: broken")
     messages = [_message("batch-1"), _message("of another"), _message("batch-0"), failed]
     deleted = _queue(world, *zip((10.0, 11.0, 11.0, 12.0), messages, strict=True))
-    watch = Watch(world.rules(), "https://queue")
+    watch = Watch(world.protocol(), "https://queue")
     for each in many:
         watch.add(each)
 
@@ -455,7 +455,7 @@ def test_one_listener_serves_many_requests_without_looking_at_s3_for_each():
 def test_a_notification_that_comes_before_the_answer_to_the_submission_is_kept():
     world = World(objects={ONE.output_location: b"image"})
     _queue(world, (0.0, _message("one")))
-    watch = Watch(world.rules(), "https://queue")
+    watch = Watch(world.protocol(), "https://queue")
     watch.expect("one")
 
     assert world.run(watch.round(60.0)) == []
@@ -467,7 +467,7 @@ def test_a_notification_that_comes_before_the_answer_to_the_submission_is_kept()
 def test_a_notification_that_never_comes_is_made_up_for_by_a_look():
     world = World(objects={ONE.output_location: b"image"})
     _queue(world)
-    watch = Watch(world.rules(), "https://queue")
+    watch = Watch(world.protocol(), "https://queue")
     watch.add(ONE)
 
     assert world.run(watch.round(600.0)) == [Ended(ONE, failed=False)]
@@ -475,18 +475,18 @@ def test_a_notification_that_never_comes_is_made_up_for_by_a_look():
 
 def test_a_failure_without_a_failure_path_is_told_by_its_notification():
     world = World(failure_path=False)
-    accepted = world.run(world.rules().submit(REQUEST, "one", 10))
+    accepted = world.run(world.protocol().submit(REQUEST, "one", 10))
     ended = Ended(accepted, failed=True, reason="ModelError: broken")
 
     with pytest.raises(FailedError, match="ModelError: broken"):
-        world.run(world.rules().collect(ended, None, 60))
+        world.run(world.protocol().collect(ended, None, 60))
 
 
 def test_an_output_that_is_removed_before_it_is_fetched_is_a_failure_and_no_endless_wait():
     world = World()
 
     with pytest.raises(FailedError, match="removed before it was fetched"):
-        world.run(world.rules().collect(Ended(ONE, failed=False), None, 60))
+        world.run(world.protocol().collect(Ended(ONE, failed=False), None, 60))
     assert world.now_s == 0
 
 
@@ -495,7 +495,7 @@ def test_listening_to_an_endpoint_without_topics_is_refused():
     world.answers["describe_endpoint"] = lambda asked: {"EndpointStatus": "InService"}
 
     with pytest.raises(RejectedError, match="has no topics"):
-        world.run(world.rules().subscribe("queue", 60))
+        world.run(world.protocol().subscribe("queue", 60))
 
 
 def test_errors_are_told_apart_by_awss_codes():

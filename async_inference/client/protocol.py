@@ -1,4 +1,4 @@
-"""The rules of asynchronous inference without I/O: what to ask AWS, and what its answer means.
+"""The protocol of asynchronous inference without I/O: what to ask AWS, and what its answer means.
 
 Each rule is a generator that yields what to do (`Call`, `Fetch`, `Sleep`), is sent the answer or
 thrown the exception, and returns its result. `sync` and `aio` only perform; neither decides.
@@ -225,11 +225,11 @@ def derived_id(key: str, request: Request, prefix: str = "") -> str:
     return prefix + digest.hexdigest()[:24]
 
 
-# The rules
+# The protocol
 
 
 @dataclass(frozen=True)
-class Rules:
+class Protocol:
     """What is asked of one endpoint.
 
     Args:
