@@ -167,7 +167,7 @@ class Program:
             )
         eventually(
             lambda: not hold.missing or process.poll() is not None,
-            f"{hold.missing}, or an end",
+            f"{sorted(hold.missing)}, or an end",
             120,
         )
         assert process.poll() is None, (hold.missing, log.read_text())

@@ -51,7 +51,10 @@ ELSEWHERE = {
     ("open-on-aws", 0): "needs quotas, which the embedded AWS has not; test_stacks.py does it",
     ("policies", 0): "the language host that is built from Go modules starts no policy packs",
     ("rehearsal", 0): "run by tier rehearsal",
-    ("rehearsal", 2): "run by tier rehearsal",
+    ("rehearsal", 2): "needs an endpoint that has scaled: tests/calibration/test_command.py",
+    ("rehearsal", 3): "takes an afternoon: tests/calibration/test_command.py, with a fast clock",
+    ("rehearsal", 4): "run by tier rehearsal",
+    ("scaling", 0): "run by tier rehearsal",
     ("reuse", 0): "names a repository that a reader has to have",
 }
 """Blocks that are not walked here, and why."""
@@ -106,7 +109,7 @@ def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
     # What some pages say of prod is said of the one stack here: prod's own is deployed elsewhere.
     script = "\n".join(found[place] for place in ON_AWS).replace("prod", "dev")
     # It is installed already, see the fixture.
-    script = re.sub(r"^pulumi install\b.*|^.*pip install -e.*$", "", script, flags=re.MULTILINE)
+    script = re.sub(r"^pulumi install\b.*| && pip install -e.*$", "", script, flags=re.MULTILINE)
     # Pulumi's own client for S3 does not look at AWS_ENDPOINT_URL.
     address = f"endpoint={aws.url.removeprefix('http://')}&disableSSL=true&s3ForcePathStyle=true"
     script = script.replace(

@@ -194,16 +194,18 @@ EVERYTHING = {
 }
 """A stack with every type of resource that the program knows."""
 IN_TURN = (
-    "kms:CreateKey iam:CreateRole s3:PUT:bucket cloudwatch:PutDashboard",
-    "kms:CreateAlias logs:CreateLogGroup sns:CreateTopic s3:PUT:object s3:PUT:encryption "
-    "s3:PUT:versioning s3:PUT:publicAccessBlock s3:PUT:ownershipControls",
-    "iam:PutRolePolicy s3:PUT:policy s3:PUT:lifecycle sns:Subscribe sns:SetTopicAttributes "
-    "cloudwatch:PutMetricAlarm budgets:CreateBudget",
+    "kms:CreateKey iam:CreateRole cloudwatch:PutDashboard",
+    "kms:CreateAlias logs:CreateLogGroup sns:CreateTopic",
+    "s3:PUT:bucket sns:SetTopicAttributes cloudwatch:PutMetricAlarm",
+    "s3:PUT:object s3:PUT:encryption s3:PUT:versioning s3:PUT:publicAccessBlock "
+    "s3:PUT:ownershipControls budgets:CreateBudget",
+    "iam:PutRolePolicy s3:PUT:policy s3:PUT:lifecycle",
     "sagemaker:CreateModel",
     "sagemaker:CreateEndpointConfig",
     "sagemaker:CreateEndpoint",
-    "application-autoscaling:RegisterScalableTarget",
-    "application-autoscaling:PutScalingPolicy application-autoscaling:PutScheduledAction",
+    "application-autoscaling:RegisterScalableTarget sns:Subscribe",
+    "application-autoscaling:PutScalingPolicy",
+    "application-autoscaling:PutScheduledAction",
 )
 """The calls that create them: those of one entry wait for none of each other."""
 
