@@ -237,6 +237,15 @@ class Program:
         name = f"async-sdxl-{self.stack}"
         return self.client("sagemaker").describe_endpoint(EndpointName=name)
 
+    def model_image(self) -> str:
+        """The image of the model that the endpoint runs."""
+        sagemaker = self.client("sagemaker")
+        configuration = sagemaker.describe_endpoint_config(
+            EndpointConfigName=self.endpoint()["EndpointConfigName"]
+        )
+        model = configuration["ProductionVariants"][0]["ModelName"]
+        return sagemaker.describe_model(ModelName=model)["PrimaryContainer"]["Image"]
+
 
 def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
     unchanged = {"same", "refresh"}
@@ -247,14 +256,20 @@ def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
-def ask(program, text: str) -> str:
-    runtime, s3 = program.client("sagemaker-runtime"), program.client("s3")
-    accepted = runtime.invoke_endpoint_async(
+def submit(program, text: str) -> str:
+    """Where the answer to a request will be."""
+    accepted = program.client("sagemaker-runtime").invoke_endpoint_async(
         EndpointName=program.endpoint()["EndpointName"],
         Body=text.encode(),
         ContentType="application/json",
     )
-    bucket, _, key = accepted["OutputLocation"].removeprefix("s3://").partition("/")
+    return accepted["OutputLocation"]
+
+
+def answered(program, location: str) -> str:
+    """The answer at a place, once it is there."""
+    s3 = program.client("s3")
+    bucket, _, key = location.removeprefix("s3://").partition("/")
 
     def answer() -> str | None:
         try:
@@ -263,6 +278,10 @@ def ask(program, text: str) -> str:
             return None
 
     return eventually(answer, "an answer", 60)
+
+
+def ask(program, text: str) -> str:
+    return answered(program, submit(program, text))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 import pytest
 
+from async_inference.images import DEFAULT_TAG
 from async_inference.provider import of_stack
-from tests.engine.conftest import ask, changes
+from tests.engine.conftest import HANDLER, answered, ask, changes, submit
 
 pytestmark = pytest.mark.engine
 
@@ -145,6 +146,23 @@ def test_a_changed_line_of_code_reaches_the_endpoint_in_the_providers_account_on
 
     assert ask(program, "hello") == "2: hello"
     assert len(program.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]) == 1
+
+
+def test_an_upgrade_from_torchserve_to_ray_serve_loses_no_request(program):
+    """The queue outlives the fleets: what the old one did not answer, the new one does."""
+    torchserve = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
+    program.configure(minCapacity=1, imageUri="", imageTag=torchserve)
+    program.write_handler(HANDLER.replace("return f", "__import__('time').sleep(0.3); return f"))
+    program.up()
+    before = program.model_image()
+    asked = [submit(program, f"request {number}") for number in range(40)]
+
+    program.configure(imageTag=DEFAULT_TAG)
+    program.up()
+
+    assert [answered(program, each) for each in asked] == [f"1: request {n}" for n in range(40)]
+    assert "/pytorch-inference:" in before
+    assert program.model_image().endswith(f"/ray:{DEFAULT_TAG}")
 
 
 def test_a_silent_rollback_fails_the_update_and_keeps_what_is_live(program):
