@@ -198,16 +198,16 @@ IN_TURN = (
     "kms:CreateAlias logs:CreateLogGroup sns:CreateTopic",
     "s3:PUT:bucket sns:SetTopicAttributes cloudwatch:PutMetricAlarm",
     "s3:PUT:object s3:PUT:encryption s3:PUT:versioning s3:PUT:publicAccessBlock "
-    "s3:PUT:ownershipControls budgets:CreateBudget",
-    "iam:PutRolePolicy s3:PUT:policy s3:PUT:lifecycle",
-    "sagemaker:CreateModel",
+    "s3:PUT:ownershipControls budgets:CreateBudget iam:PutRolePolicy",
+    "s3:PUT:policy s3:PUT:lifecycle sagemaker:CreateModel",
     "sagemaker:CreateEndpointConfig",
     "sagemaker:CreateEndpoint",
     "application-autoscaling:RegisterScalableTarget sns:Subscribe",
     "application-autoscaling:PutScalingPolicy",
     "application-autoscaling:PutScheduledAction",
 )
-"""The calls that create them: those of one entry wait for none of each other."""
+"""The calls that create them. Those of one entry wait for none of each other, and each is in the
+first entry in which it can come: else it may have come before, and comes no more."""
 
 
 def names(resources: list[dict[str, Any]]) -> set[str]:
