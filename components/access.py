@@ -209,7 +209,7 @@ def deployer_policy(
                 "*",
             ),
             # Also by the policy that they run, not by their names.
-            allow("SeeAlarms", "cloudwatch:DescribeAlarms", arn("cloudwatch", "alarm:*")),
+            allow("SeeAlarms", "cloudwatch:DescribeAlarms", here("cloudwatch", "alarm:*")),
             allow(
                 "Alarms",
                 actions(

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,9 +30,11 @@ def archived(
     archive = folder / f"{content.hexdigest()}.tar.gz"
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = archive.with_suffix(".part")
-        _pack({**files, **(derived or {})}, unfinished)
-        unfinished.replace(archive)
+        # A folder of its own: another stack's program may pack the same files at the same time.
+        with tempfile.TemporaryDirectory(dir=folder, prefix="archive-") as unfinished:
+            packed = Path(unfinished) / archive.name
+            _pack({**files, **(derived or {})}, packed)
+            packed.replace(archive)
     return archive
 
 

@@ -282,6 +282,18 @@ def test_the_deployer_passes_the_endpoints_role_to_sagemaker_only(everything):
     assert not [action for action in actions(document["Statement"]) if "*" in action]
 
 
+def test_the_deployer_reaches_this_region_and_account_alone(everything):
+    document = json.loads(everything.outputs[COMPONENT, "demo"]["deployer_policy"])
+
+    regional = {"sagemaker", "application-autoscaling", "cloudwatch", "logs", "sns", "kms"}
+    for statement in document["Statement"]:
+        resources = statement["Resource"]
+        for resource in [resources] if isinstance(resources, str) else resources:
+            _, _, service, region, account, *name = (resource + ":::::").split(":")
+            if service in regional and not name[0].startswith("dashboard/"):
+                assert (region, account) == ("us-east-1", "123456789012"), resource
+
+
 def test_the_deployers_document_fits_an_inline_policy_of_a_role_with_the_longest_names():
     """IAM takes 10,240 characters of inline policies in a role, white space not counted."""
     document = deployer_policy(
