@@ -19,20 +19,21 @@ from tests.local_aws.conftest import Account
 
 aws = LocalAws(Options(folder=Path(sys.argv[1])))
 aws.start()
-account = Account(aws)
-account.deploy()
-account.in_service()
-endpoint = aws.running("us-east-1")["echo"]
-endpoint.set_desired(0)
-region = aws._region("us-east-1").sagemaker
-before = psutil.Process().memory_info().rss
-for number in range(int(sys.argv[2])):
-    region.invoke_endpoint_async({"EndpointName": "echo"}, b"a lighthouse at dusk")
-endpoint.sample()
-print(json.dumps({
-    "before": before, "after": psutil.Process().memory_info().rss, "backlog": endpoint.backlog
-}))
-aws.stop()
+try:
+    account = Account(aws)
+    account.deploy()
+    account.in_service()
+    endpoint = aws.running("us-east-1")["echo"]
+    endpoint.set_desired(0)
+    region = aws._region("us-east-1").sagemaker
+    before = psutil.Process().memory_info().rss
+    for number in range(int(sys.argv[2])):
+        region.invoke_endpoint_async({"EndpointName": "echo"}, b"a lighthouse at dusk")
+    endpoint.sample(first=True)
+    after = psutil.Process().memory_info().rss
+    print(json.dumps({"before": before, "after": after, "backlog": endpoint.backlog}))
+finally:
+    aws.stop()
 """
 
 
