@@ -86,24 +86,22 @@ def operator_policy(
         region: where it is deployed.
     """
 
-    def arn(service: str, resource: str) -> str:
-        return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
-
+    here = partial(arn, partition=partition, region=region, account_id=account_id)
     return document(
         [
             allow(
                 "Endpoint",
                 actions("sagemaker", "DescribeEndpoint DescribeEndpointConfig"),
                 [
-                    arn("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
-                    arn("sagemaker", f"endpoint/{endpoint_name.lower()}"),
+                    here("sagemaker", f"endpoint-config/{name.lower()}-config-*"),
+                    here("sagemaker", f"endpoint/{endpoint_name.lower()}"),
                 ],
             ),
             # Alarms are found by their metric, so all are listed.
             allow(
                 "Alarms",
                 actions("cloudwatch", "DescribeAlarmHistory DescribeAlarms"),
-                arn("cloudwatch", "alarm:*"),
+                here("cloudwatch", "alarm:*"),
             ),
             # These know no narrower resource, as their services' authorization references say.
             allow(
@@ -117,7 +115,7 @@ def operator_policy(
             allow(
                 "Logs",
                 "logs:DescribeLogStreams",
-                arn("logs", f"log-group:/aws/sagemaker/Endpoints/{endpoint_name}:*"),
+                here("logs", f"log-group:{log_group(endpoint_name)}:*"),
             ),
         ]
     )

@@ -365,28 +365,20 @@ class AsyncEndpoint(pulumi.ComponentResource):
         self.bucket_name = bucket.bucket_name
         self.role_arn = role.arn
         self.scaling = summary(args.plan)
+        where = pulumi.Output.all(
+            name=name,
+            endpoint_name=args.endpoint_name,
+            account_id=account.id,
+            partition=account.partition,
+            region=args.region,
+        )
         self.deployer_policy = pulumi.Output.json_dumps(
-            pulumi.Output.all(account.id, account.partition).apply(
-                lambda known: deployer_policy(
-                    name=name,
-                    endpoint_name=args.endpoint_name,
-                    account_id=known[0],
-                    partition=known[1],
-                    region=args.region,
-                    given_key_arn=args.security.given_key_arn,
-                )
+            where.apply(
+                lambda known: deployer_policy(**known, given_key_arn=args.security.given_key_arn)
             )
         )
         self.operator_policy = pulumi.Output.json_dumps(
-            pulumi.Output.all(account.id, account.partition).apply(
-                lambda known: operator_policy(
-                    name=name,
-                    endpoint_name=args.endpoint_name,
-                    account_id=known[0],
-                    partition=known[1],
-                    region=args.region,
-                )
-            )
+            where.apply(lambda known: operator_policy(**known))
         )
         self.invoker_policy = pulumi.Output.json_dumps(
             pulumi.Output.all(

@@ -1,5 +1,7 @@
 """The handler as the container has it: its folder on the path, its modules by their bare names."""
 
+import base64
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,6 +11,22 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "inference_code"
 MODULES = ("inference", "request", "answer", "errors", "device", "weights", "prompts", "pipeline")
+
+ASKED = {"prompt": "a seven", "steps": 2, "seed": 7}
+
+
+def encoded(image) -> str:
+    """A picture as a field of a request."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def opened(body: bytes):
+    """The picture that an answer is."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(body))
 
 
 def forget_handler() -> None:

@@ -1,6 +1,5 @@
 """What the handler makes of requests, with the tiny SDXL, through SageMaker's own Transformer."""
 
-import base64
 import io
 import json
 import os
@@ -10,24 +9,12 @@ import zipfile
 
 import pytest
 
+from tests.inference_code.conftest import ASKED, encoded, opened
+
 pytestmark = [
     pytest.mark.serving,
     pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
 ]
-
-ASKED = {"prompt": "a seven", "steps": 2, "seed": 7}
-
-
-def encoded(image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def opened(body: bytes):
-    from PIL import Image
-
-    return Image.open(io.BytesIO(body))
 
 
 def test_an_image_says_how_it_was_made_and_its_seed_makes_it_again(in_process):
