@@ -25,7 +25,7 @@ def drawn() -> dict[str, Figure]:
         traffic="bursts",
         policy=None,
         against=["tuned"],
-        changed=["setup_s=300"],
+        changed=[],
         seed=0,
     )
     return {"zero-to-n.png": _zero_to_n(found), "tuned-on-bursts.png": report.timeline(found)}
