@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
+from async_inference.aws_names import arn
 from async_inference.groups import LOCAL_STORAGE
 from components.provider_account import ProviderAccount
 from components.resumption import clears_alias
@@ -56,7 +57,9 @@ def key_policy(
                 # Without it nobody could change the key any more (KMS default key policy).
                 "Sid": "LetIamPoliciesDecide",
                 "Effect": "Allow",
-                "Principal": {"AWS": f"arn:{partition}:iam::{account_id}:root"},
+                "Principal": {
+                    "AWS": arn("iam", "root", account_id=account_id, partition=partition)
+                },
                 "Action": "kms:*",
                 "Resource": "*",
             },
@@ -87,7 +90,13 @@ def key_policy(
                 "Condition": {
                     "ArnEquals": {
                         "kms:EncryptionContext:aws:logs:arn": (
-                            f"arn:{partition}:logs:{region}:{account_id}:log-group:{log_group}"
+                            arn(
+                                "logs",
+                                f"log-group:{log_group}",
+                                region=region,
+                                account_id=account_id,
+                                partition=partition,
+                            )
                         )
                     }
                 },

@@ -13,18 +13,22 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from async_inference.aws_names import (
+    INSTANCE_METRICS,
+    QUEUE_METRICS,
+    SCALABLE_DIMENSION,
+    SERVICE_NAMESPACE,
+    log_group,
+    scalable_id,
+)
 from async_inference.calibration import records
 from async_inference.calibration.records import MINUTE_S, Minutes, Records
 from async_inference.scaling.plan import Metric
 from async_inference.validation import InvalidInputError
 
-LONGEST_DAYS = 15
-SERVICE_NAMESPACE = "sagemaker"
-NAMESPACE, INSTANCE_NAMESPACE = "AWS/SageMaker", "/aws/sagemaker/Endpoints"
 SPAN = timedelta(days=1)
 """Of one GetMetricData: 11 metrics of 1,440 minutes are far below its 100,800 datapoints (BC)."""
 MOST_STREAMS = 500
-LOG_GROUP = "/aws/sagemaker/Endpoints/{endpoint}"
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 THROTTLED = ("Throttling", "ThrottlingException", "TooManyRequestsException", "LimitExceeded")
 
@@ -147,8 +151,8 @@ def _activities(
 ) -> Iterator[records.Activity]:
     pages = client.get_paginator("describe_scaling_activities").paginate(
         ServiceNamespace=SERVICE_NAMESPACE,
-        ResourceId=f"endpoint/{endpoint}/variant/{variant}",
-        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        ResourceId=scalable_id(endpoint, variant),
+        ScalableDimension=SCALABLE_DIMENSION,
         IncludeNotScaledActivities=True,
     )
     for page in pages:
@@ -190,7 +194,7 @@ def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: dat
             "Id": f"q{number}",
             "MetricStat": {
                 "Metric": {
-                    "Namespace": INSTANCE_NAMESPACE if name == "CPUUtilization" else NAMESPACE,
+                    "Namespace": INSTANCE_METRICS if name == "CPUUtilization" else QUEUE_METRICS,
                     "MetricName": name,
                     "Dimensions": [
                         {"Name": "EndpointName", "Value": endpoint},
@@ -225,7 +229,7 @@ def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: dat
 def _containers(client: Any, endpoint: str, variant: str, since: datetime) -> Iterator[float]:
     """When each container wrote its first line."""
     pages = client.get_paginator("describe_log_streams").paginate(
-        logGroupName=LOG_GROUP.format(endpoint=endpoint),
+        logGroupName=log_group(endpoint),
         logStreamNamePrefix=f"{variant}/",
         PaginationConfig={"MaxItems": MOST_STREAMS},
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from async_inference.aws_names import QUEUE_METRICS
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.validation import InvalidInputError
 
@@ -57,7 +58,7 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
     mine = {"EndpointName": endpoint}
     of_variant = mine | {"VariantName": variant}
     listed = cloudwatch.list_metrics(
-        Namespace="AWS/SageMaker",
+        Namespace=QUEUE_METRICS,
         MetricName="TotalProcessingTime",
         Dimensions=[{"Name": name, "Value": value} for name, value in of_variant.items()],
     )
@@ -80,7 +81,7 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
         while at < end:
             until = min(at + LARGEST_ANSWER, end)
             answer = cloudwatch.get_metric_statistics(
-                Namespace="AWS/SageMaker",
+                Namespace=QUEUE_METRICS,
                 MetricName=metric,
                 Dimensions=[{"Name": name, "Value": value} for name, value in dimensions.items()],
                 StartTime=at,
