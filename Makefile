@@ -72,10 +72,10 @@ lock: .venv/.base
 	grep -E '^(torch|ray|transformers|tokenizers|huggingface-hub|safetensors|starlette)==' \
 		components/images/ray.txt > .local/image.txt
 	printf "%s\n" torch "ray[serve]" jinja2 torchserve==0.12.0 sagemaker-pytorch-inference==2.0.25 "setuptools<81" | \
-		$(PIN) --universal inference_code/requirements.txt handlers/digits/requirements.txt - \
+		$(PIN) --universal inference_code/requirements.txt examples/digits/requirements.txt - \
 		-c locks/everything.txt -c .local/image.txt -o locks/serving.txt
 	# Twice: all together must fit the image, and only what it lacks is packed.
-	for handler in inference_code handlers/digits; do \
+	for handler in inference_code examples/digits; do \
 		for image in ray:3.13:--python-platform=x86_64-manylinux_2_28 pytorch-inference:3.12:--universal; do \
 			name=$${image%%:*}; rest=$${image#*:}; list=components/images/$$name.txt; \
 			fitting="$$handler/requirements.txt --python-version $${rest%%:*} $${rest#*:}"; \

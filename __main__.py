@@ -6,7 +6,7 @@ gc.disable()  # a program ends in seconds, and collecting while it imports takes
 
 import pulumi
 
-from async_inference import settings
+from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 from components.async_endpoint import AsyncEndpoint
 from components.stack import endpoint_args

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from async_inference.local_aws.clients import client
-from async_inference.local_aws.endpoint import Endpoint
+from async_inference.local_aws.fleet.endpoint import Endpoint
 from async_inference.local_aws.server import LocalAws, Options
 
 HANDLER = b"""

@@ -12,7 +12,8 @@ import pulumi_aws as aws
 from pydantic.alias_generators import to_camel, to_snake
 
 from async_inference.aws_names import log_group
-from async_inference.groups import (
+from async_inference.scaling.plan import ScalingPlan, ScalingRules
+from async_inference.stack.groups import (
     Observability,
     Retention,
     Security,
@@ -20,9 +21,8 @@ from async_inference.groups import (
     Subscription,
     Updates,
 )
-from async_inference.images import TORCHSERVE_REPOSITORY, Image, has_gpu, image_of
-from async_inference.scaling.plan import ScalingPlan, ScalingRules
-from async_inference.settings import ENDPOINT_TAG, checked
+from async_inference.stack.images import TORCHSERVE_REPOSITORY, Image, has_gpu, image_of
+from async_inference.stack.settings import ENDPOINT_TAG, checked
 from components.access import deployer_policy, invoker_policy, operator_policy
 from components.encryption import EncryptionKey, EncryptionKeyArgs, volume_key
 from components.execution_role import ExecutionRole, ExecutionRoleArgs, Network

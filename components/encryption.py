@@ -6,7 +6,7 @@ import pulumi
 import pulumi_aws as aws
 
 from async_inference.aws_names import arn
-from async_inference.groups import LOCAL_STORAGE
+from async_inference.stack.groups import LOCAL_STORAGE
 from components.provider_account import ProviderAccount
 from components.resumption import clears_alias
 

@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-from async_inference.images import Image
+from async_inference.stack.images import Image
 from components.archive import archived
 from components.packages import packed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_aws as aws
 
-from async_inference.groups import Subscription
+from async_inference.stack.groups import Subscription
 
 AWS_MANAGED_KEY = "alias/aws/sns"
 

@@ -8,9 +8,9 @@ import pulumi
 import pulumi_aws as aws
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS
-from async_inference.groups import Observability, Subscription
 from async_inference.scaling.plan import Comparison, ScalingPlan
-from async_inference.settings import ENDPOINT_TAG
+from async_inference.stack.groups import Observability, Subscription
+from async_inference.stack.settings import ENDPOINT_TAG
 from components.notifications import subscribe
 
 MINUTE_S = 60

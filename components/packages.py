@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pulumi
 
-from async_inference.images import Image
+from async_inference.stack.images import Image
 from components.archive import archived
 
 IMAGES = Path(__file__).with_name("images")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 import pulumi_aws as aws
 
-from async_inference.settings import provider_values, pulumi_values
+from async_inference.stack.settings import provider_values, pulumi_values
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class ProviderAccount:
             # Only a deployment needs boto3, and a preview should not wait for it.
             from botocore.exceptions import BotoCoreError, ClientError
 
-            from async_inference import provider
+            from async_inference.stack import provider
 
             try:
                 region = self._region or acts_in[1] or ""

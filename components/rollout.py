@@ -7,7 +7,7 @@ import pulumi
 import pulumi_aws as aws
 
 from async_inference.aws_names import QUEUE_METRICS
-from async_inference.groups import Updates
+from async_inference.stack.groups import Updates
 
 EXECUTION_TIMEOUT_S = 3600
 """SageMaker gives an update up when the provider does, which waits 60 minutes

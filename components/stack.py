@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from async_inference.settings import Settings
+from async_inference.stack.settings import Settings
 from components.async_endpoint import AsyncEndpointArgs
 
 

@@ -1,7 +1,7 @@
 """The four functions that SageMaker's serving toolkit calls, for Stable Diffusion XL.
 
 To bring another model, write another folder with these four functions and name it in the stack's
-`handler`; nothing else changes. `handlers/digits` is one.
+`handler`; nothing else changes. `examples/digits` is one.
 """
 
 import os

@@ -12,8 +12,8 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 from pydantic.alias_generators import to_camel
 
-from async_inference import settings
-from async_inference.settings import PROJECT, Settings
+from async_inference.stack import settings
+from async_inference.stack.settings import PROJECT, Settings
 from components import async_endpoint, queue_scaling
 from components.stack import endpoint_args
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_inference.images import DEFAULT_TAG
+from async_inference.stack.images import DEFAULT_TAG
 from tools import newer
 from tools.newer import Newer
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from async_inference.settings import PROJECT, Settings
+from async_inference.stack.settings import PROJECT, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
 HEAD = f"""# Configuration
 
-<!-- Made by `make docs` from Pulumi.yaml and async_inference/settings.py; do not edit. -->
+<!-- Made by `make docs` from Pulumi.yaml and async_inference/stack/settings.py; do not edit. -->
 
 Every key of a stack, set with `pulumi config set KEY VALUE --stack STACK` or in `Pulumi.STACK.yaml`
 under `config:` as `{PROJECT}:KEY`. Wrong values are refused before anything is registered, all of

@@ -22,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 from rich.console import Console
 from rich.table import Table
 
-from async_inference.images import DEFAULT_TAG
+from async_inference.stack.images import DEFAULT_TAG
 from tools.image import TAG
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ from botocore.loaders import Loader
 from moto.core.responses import BaseResponse
 from moto.core.utils import camelcase_to_underscores
 
-from async_inference.local_aws import moto_patches
-from async_inference.local_aws.autoscaling import ApplicationAutoScaling
-from async_inference.local_aws.pulumi_resources import KINDS
-from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.local_aws.provider.resources import KINDS
+from async_inference.local_aws.services import moto_patches
+from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.sagemaker import SageMaker
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "parity.md"
 HEAD = """# Embedded AWS: parity by operation

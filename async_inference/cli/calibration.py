@@ -160,7 +160,7 @@ def _run(target: Target, payload: str, service_s: float, step_s: float, screen: 
     """Ask, send the designed requests, and wait until the endpoint is idle again."""
     with screen.status("designing it (the first time compiles, about ten seconds)"):
         from async_inference.calibration import experiment
-        from async_inference.load import Payload
+        from async_inference.operations.load import Payload
         from async_inference.rehearsal.rehearse import assumed
 
         assert target.settings is not None

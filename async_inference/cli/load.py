@@ -16,7 +16,7 @@ from async_inference.validation import InvalidInputError
 PayloadKind = Literal["steps", "sleep"]
 
 if TYPE_CHECKING:
-    from async_inference.load import Payload, Replay
+    from async_inference.operations.load import Payload, Replay
     from async_inference.rehearsal.traffic import Traffic
 
 
@@ -53,8 +53,8 @@ def load(
         raise InvalidInputError(["--endpoint: the rehearsal needs a plan; name --stack instead"])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
     with screen.status("rehearsing (the first time compiles, about ten seconds)"):
-        from async_inference import load as loads
         from async_inference.client import InferenceError
+        from async_inference.operations import load as loads
         from async_inference.rehearsal import traffic as traffics
         from async_inference.rehearsal.rehearse import assumed
 
@@ -91,7 +91,7 @@ async def replayed(
 ) -> "Replay":
     """Send traffic with a bar, and warn where the endpoint is not idle."""
     from async_inference.client.aio import AsyncClient
-    from async_inference.load import replay
+    from async_inference.operations.load import replay
 
     async with AsyncClient(
         target.endpoint,

@@ -16,7 +16,7 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     from async_inference.cli.target import Reached
     from async_inference.operations.checks import Check
-    from async_inference.settings import Settings
+    from async_inference.stack.settings import Settings
 
 EXIT_DIFFERS = 1
 DEFAULT_WITHIN_S = 1800.0
@@ -40,9 +40,9 @@ def verify(
 
     For example: async-inference verify --stack prod --within-s 900
     """
-    from async_inference import settings
     from async_inference.client import Client
     from async_inference.operations import account, smoke, verify
+    from async_inference.stack import settings
 
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     request = smoke.BODY if body is None else _read(body)
@@ -74,8 +74,8 @@ def preflight(
 
     For example: async-inference preflight --stack prod
     """
-    from async_inference import settings
     from async_inference.operations import preflight
+    from async_inference.stack import settings
 
     file = Path(f"Pulumi.{stack}.yaml")
     own = settings.from_stack_file(file)

@@ -79,8 +79,8 @@ def rehearse(
 
 def _usual(stack: str, policy: str | None) -> list[str]:
     """What a plan is compared with unless something is named: another plan than itself."""
-    from async_inference import settings
     from async_inference.scaling.plan import PRESETS
+    from async_inference.stack import settings
 
     if policy is None:
         plan = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml")).plan

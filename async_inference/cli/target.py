@@ -11,7 +11,7 @@ from async_inference.validation import InvalidInputError
 if TYPE_CHECKING:
     import boto3
 
-    from async_inference.settings import Settings
+    from async_inference.stack.settings import Settings
 
 LOCAL_STACK = "local"
 ANNOUNCED_EVERY_S = 10.0
@@ -54,7 +54,7 @@ class Target:
     @property
     def cold_start_s(self) -> float:
         """Real seconds from a request to an idle endpoint to its first instance, typically."""
-        from async_inference.groups import Setup
+        from async_inference.stack.groups import Setup
 
         setup_s = self.settings.usual_setup_s if self.settings else Setup().usual_s
         return (TYPICAL_DETECTION_S + setup_s) * self.minute_s / 60
@@ -70,8 +70,8 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
     """
     import boto3
 
-    from async_inference import provider, settings
     from async_inference.local_aws import clients, daemon
+    from async_inference.stack import provider, settings
 
     aws = daemon.running(daemon.AWS_FOLDER)
     if begun_at is not None:
@@ -128,8 +128,8 @@ def reached_by(stack: str, region: str) -> Reached:
     Raises:
         InvalidInputError: stack local, and neither `make up` nor the environment gives an AWS.
     """
-    from async_inference import provider
     from async_inference.local_aws import clients, daemon
+    from async_inference.stack import provider
 
     if stack == LOCAL_STACK:
         aws = daemon.running(daemon.AWS_FOLDER)

@@ -49,7 +49,7 @@ def publish(
     import boto3
     from botocore.config import Config
 
-    from async_inference.weights import publish as publishing
+    from async_inference.operations import weights as publishing
 
     where = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", destination)
     if where is None:

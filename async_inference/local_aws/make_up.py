@@ -36,7 +36,7 @@ PULUMI_STATE = LOCAL / STATE
 IMAGES = LOCAL / "images"
 STACK = "local"
 ROOT = Path(__file__).resolve().parents[2]
-PLUGIN_FOLDER = Path(__file__).resolve().parent / "bin"
+PLUGIN_FOLDER = Path(__file__).resolve().parent / "provider" / "bin"
 PLUGIN = "pulumi-resource-aws"
 PATIENCE_S = 300.0
 """Real seconds until a stage counts as failed."""

@@ -24,22 +24,23 @@ from botocore.loaders import Loader
 from botocore.model import OperationModel, ServiceModel
 from pydantic import ValidationError
 
-from async_inference.local_aws import cloudwatch, page
-from async_inference.local_aws.alarms import Alarms
-from async_inference.local_aws.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws import page
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.endpoint import Endpoint
-from async_inference.local_aws.environment import Environment
-from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.fleet.endpoint import Endpoint
+from async_inference.local_aws.fleet.environment import Environment
+from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.http_server import HttpServer
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.logs import EndpointLogs
-from async_inference.local_aws.metrics import MINUTE_S
-from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
-from async_inference.local_aws.processes import ProcessTemplate
-from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.local_aws.services import cloudwatch
+from async_inference.local_aws.services.alarms import Alarms
+from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.constraints import check_request
+from async_inference.local_aws.services.errors import AwsError
+from async_inference.local_aws.services.logs import EndpointLogs
+from async_inference.local_aws.services.metrics import MINUTE_S
+from async_inference.local_aws.services.moto_services import ACCOUNT_ID, MotoServices
+from async_inference.local_aws.services.sagemaker import SageMaker
 from async_inference.local_aws.status import RegionStatus
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import problems_of

@@ -10,12 +10,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from async_inference.aws_names import QUEUE_METRICS, EndpointStatus, Series
-from async_inference.local_aws.alarms import Alarms
-from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import Endpoint
-from async_inference.local_aws.metrics import KEPT_MINUTES, MINUTE_S, Datapoint, MetricStore
-from async_inference.local_aws.sagemaker import SageMaker
+from async_inference.local_aws.fleet.endpoint import Endpoint
+from async_inference.local_aws.services.alarms import Alarms
+from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.metrics import (
+    KEPT_MINUTES,
+    MINUTE_S,
+    Datapoint,
+    MetricStore,
+)
+from async_inference.local_aws.services.sagemaker import SageMaker
 from async_inference.scaling.alarms import AlarmState
 
 HISTORY_POINTS = 360

@@ -8,10 +8,10 @@ from urllib.parse import unquote
 
 from async_inference.aws_names import SERVICE_NAMESPACE, scalable_id
 from async_inference.operations.verify import Asked, Live, bucket_names, topic_arns
-from async_inference.provider import pulumi_says
-from async_inference.settings import Settings
+from async_inference.operations.weights import MANIFEST
+from async_inference.stack.provider import pulumi_says
+from async_inference.stack.settings import Settings
 from async_inference.validation import InvalidInputError
-from async_inference.weights.publish import MANIFEST
 
 WEIGHTS_CHANNEL = "weights"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"

@@ -16,10 +16,10 @@ from botocore.exceptions import ClientError
 
 from async_inference.aws_names import split_s3_uri
 from async_inference.calibration import file as calibration
-from async_inference.images import DEFAULT_TAG, has_gpu
 from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
-from async_inference.settings import Settings
+from async_inference.stack.images import DEFAULT_TAG, has_gpu
+from async_inference.stack.settings import Settings
 
 _NO_PROFILE = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
 """What botocore itself knows, whether or not AWS_PROFILE names a profile that exists."""

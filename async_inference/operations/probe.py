@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from async_inference.groups import LOCAL_STORAGE
 from async_inference.operations.account import Clients, exported, pages
 from async_inference.operations.checks import Check
-from async_inference.settings import MAX_STACK_NAME, PROJECT, Settings
+from async_inference.stack.groups import LOCAL_STORAGE
+from async_inference.stack.settings import MAX_STACK_NAME, PROJECT, Settings
 from async_inference.validation import InvalidInputError
 
 SUFFIX = "-probe"

@@ -32,7 +32,7 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
 )
 from async_inference.scaling.unsettled import Unsettled
-from async_inference.settings import Settings
+from async_inference.stack.settings import Settings
 from async_inference.validation import problems_of
 
 Facts = Mapping[str, object]

@@ -18,9 +18,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from async_inference import settings
 from async_inference.calibration import file as calibration
-from async_inference.groups import Setup
 from async_inference.rehearsal import comparison
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
@@ -38,7 +36,9 @@ from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScalingRules
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.scaling.waking import wakes_from_zero
-from async_inference.settings import Settings
+from async_inference.stack import settings
+from async_inference.stack.groups import Setup
+from async_inference.stack.settings import Settings
 from async_inference.validation import InvalidInputError, problems_of
 
 USD_PER_INSTANCE_HOUR = {

@@ -20,7 +20,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from async_inference import settings
 from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.comparison import FIGURES, Estimate, PlanRuns
 from async_inference.rehearsal.rehearse import (
@@ -47,6 +46,7 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
+from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 
 SEEDS = 4

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pulumi
 
-from async_inference.groups import Security
 from async_inference.scaling.plan import PRESETS, ScalingPlan, ScheduledAction
+from async_inference.stack.groups import Security
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 
 REGION = "us-east-1"

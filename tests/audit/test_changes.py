@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from async_inference.settings import PROJECT
+from async_inference.stack.settings import PROJECT
 from tests.components.test_program import ROOT, run
 
 pytestmark = pytest.mark.audit

@@ -12,7 +12,7 @@ from async_inference.calibration import file, reading
 from async_inference.cli import app
 from async_inference.cli.target import Target
 from async_inference.local_aws import clients
-from async_inference.settings import from_stack_text
+from async_inference.stack.settings import from_stack_text
 from async_inference.validation import InvalidInputError
 from tests.local_aws.conftest import Account
 from tests.local_aws.test_fidelity import put

@@ -22,14 +22,14 @@ import numpy as np
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, EndpointStatus, Series
 from async_inference.calibration import records
 from async_inference.calibration.records import Minutes, Records
-from async_inference.local_aws import cloudwatch
-from async_inference.local_aws.alarms import Alarms
-from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import Capacity
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.fleet.endpoint import Capacity
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
+from async_inference.local_aws.services import cloudwatch
+from async_inference.local_aws.services.alarms import Alarms
+from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents
 from async_inference.scaling.autoscaler import change_in_progress

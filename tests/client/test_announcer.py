@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from async_inference import settings
 from async_inference.cli.target import Target
 from async_inference.client import protocol
 from async_inference.client.announcer import Announcer
 from async_inference.client.errors import AccessError, ThrottledError
 from async_inference.client.protocol import Call
 from async_inference.scaling import plan
+from async_inference.stack import settings
 from tests.client.conftest import session
 from tests.client.world import World, refused
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from async_inference import load
 from async_inference.client import AsyncClient, Pace
-from async_inference.load import Payload, Replay
 from async_inference.local_aws.server import LocalAws, Options
+from async_inference.operations import load
+from async_inference.operations.load import Payload, Replay
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import DOCUMENTED, ScalingPlan

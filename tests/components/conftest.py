@@ -12,7 +12,7 @@ import pytest
 from pulumi.runtime import mocks
 from pulumi.runtime.config import set_all_config
 
-from async_inference.images import Image
+from async_inference.stack.images import Image
 from components import model_source
 from components.packages import requirements
 from components.provider_account import ProviderAccount

@@ -9,11 +9,11 @@ import botocore.session
 import pulumi
 import pytest
 
-from async_inference.groups import Subscription
-from async_inference.images import image_of
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan
-from async_inference.settings import COMPONENT_VARIABLES
+from async_inference.stack.groups import Subscription
+from async_inference.stack.images import image_of
+from async_inference.stack.settings import COMPONENT_VARIABLES
 from components.async_endpoint import (
     AsyncEndpoint,
     AsyncEndpointArgs,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from async_inference.images import DEFAULT_TAG, image_of
+from async_inference.stack.images import DEFAULT_TAG, image_of
 from components import archive
 from components.archive import archived
 from components.model_source import package

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from async_inference.groups import Observability, Subscription
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan, ScheduledAction
+from async_inference.stack.groups import Observability, Subscription
 from tests.components.conftest import Record
 from tests.components.test_async_endpoint import endpoint, handler
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pulumi
 import pytest
 
-from async_inference.images import Image, image_of
+from async_inference.stack.images import Image, image_of
 from components import packages
 from components.packages import packed
 
@@ -282,6 +282,6 @@ def test_the_locks_of_our_handlers_fit_the_images():
     """What `make lock` chose for the Ray Serve image is nothing that the image has."""
     brought = (packages.IMAGES / "ray.txt").read_text().splitlines()
     names = {line.partition("==")[0] for line in brought if not line.startswith("#")}
-    for folder in ("inference_code", "handlers/digits"):
+    for folder in ("inference_code", "examples/digits"):
         lock = (ROOT / folder / "requirements.ray.lock").read_text()
         assert not names.intersection(re.findall(r"^([\w-]+)==", lock, re.MULTILINE))

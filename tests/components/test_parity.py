@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from async_inference import settings
 from async_inference.scaling import documents
 from async_inference.scaling.plan import PRESETS, ScalingPlan
+from async_inference.stack import settings
 from components.queue_scaling import QueueScaling, QueueScalingArgs
 from tests.components.conftest import ACCOUNT_ID
 from tests.components.test_program import ROOT, config_of, run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_inference.groups import Updates
+from async_inference.stack.groups import Updates
 from components.rollout import deployment_config
 from tests.components.test_async_endpoint import CONFIGURATION, ENDPOINT, endpoint, handler
 

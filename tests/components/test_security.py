@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from async_inference.groups import Retention, Security, Updates
 from async_inference.scaling.plan import PRESETS
+from async_inference.stack.groups import Retention, Security, Updates
 from components.access import deployer_policy
 from tests.components.conftest import Record
 from tests.components.test_async_endpoint import (

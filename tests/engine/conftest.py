@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from async_inference.local_aws.clients import client, isolated
-from async_inference.local_aws.errors import AwsError
 from async_inference.local_aws.make_up import STATE, environment
-from async_inference.local_aws.moto_services import operation_name
 from async_inference.local_aws.server import LocalAws, Options
+from async_inference.local_aws.services.errors import AwsError
+from async_inference.local_aws.services.moto_services import operation_name
 from tests.local_aws.conftest import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

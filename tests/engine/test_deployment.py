@@ -2,8 +2,8 @@
 
 import pytest
 
-from async_inference.images import DEFAULT_TAG
-from async_inference.provider import of_stack
+from async_inference.stack.images import DEFAULT_TAG
+from async_inference.stack.provider import of_stack
 from tests.engine.conftest import HANDLER, answered, ask, changes, submit
 
 pytestmark = pytest.mark.engine

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.services.errors import AwsError
 from tests.engine.conftest import HANDLER, Program, changes
 
 pytestmark = pytest.mark.engine

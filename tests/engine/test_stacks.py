@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.services.errors import AwsError
 from async_inference.operations import probe
 from tests.engine.conftest import HANDLER, Program, ask, changes
 from tests.local_aws.conftest import eventually

@@ -21,7 +21,7 @@ pytestmark = [
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "handlers" / "digits" / "inference.py"
+DIGITS = ROOT / "examples" / "digits" / "inference.py"
 TRAINING = ROOT / "inference_code" / "tiny" / "train.py"
 IMAGES_EACH = 5
 UNSEEN_SEED = 900_000

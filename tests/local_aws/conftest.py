@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 
 from async_inference.local_aws.faults import Faults
-from async_inference.local_aws.processes import ProcessTemplate
+from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.unsettled import Unsettled
 

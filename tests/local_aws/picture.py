@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.progress import track as with_progress
 
-from async_inference.local_aws.processes import ProcessTemplate
+from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.server import LocalAws, Options
 from tests.local_aws.browser import chromium, emulate
 from tests.local_aws.conftest import Account, eventually

@@ -29,14 +29,14 @@ from async_inference.aws_names import (
     Series,
     scalable_id,
 )
-from async_inference.local_aws import cloudwatch
-from async_inference.local_aws.alarms import Alarms, phase_s
-from async_inference.local_aws.autoscaling import ApplicationAutoScaling
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.endpoint import Capacity, queue_look
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.fleet.endpoint import Capacity, queue_look
 from async_inference.local_aws.journal import Journal
-from async_inference.local_aws.moto_services import ACCOUNT_ID, MotoServices
+from async_inference.local_aws.services import cloudwatch
+from async_inference.local_aws.services.alarms import Alarms, phase_s
+from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents

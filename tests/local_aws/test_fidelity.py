@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
-from async_inference.local_aws.alarms import phase_s
 from async_inference.local_aws.server import LocalAws, Options
+from async_inference.local_aws.services.alarms import phase_s
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling import documents

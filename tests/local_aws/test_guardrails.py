@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_inference.local_aws.deployment import Step, plan_deployment, problems
+from async_inference.local_aws.fleet.deployment import Step, plan_deployment, problems
 
 
 def blue_green(kind: str, wait_s: int = 60, **more) -> dict:

@@ -1,7 +1,7 @@
 """Datapoints are found again by the periods of alarms, whatever their resolution and order."""
 
 from async_inference.aws_names import Series
-from async_inference.local_aws.metrics import Datapoint, MetricStore
+from async_inference.local_aws.services.metrics import Datapoint, MetricStore
 
 SERIES = Series.of("AsyncInference", "RequestsWithoutCapacity", {"EndpointName": "echo"})
 

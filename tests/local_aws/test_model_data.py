@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from async_inference.local_aws.instance import extract
+from async_inference.local_aws.fleet.instance import extract
 
 pytestmark = pytest.mark.local_aws
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_inference.local_aws.alarms import phase_s
+from async_inference.local_aws.services.alarms import phase_s
 from tests.local_aws.conftest import eventually
 
 pytestmark = pytest.mark.local_aws

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from async_inference import settings
 from async_inference.calibration import file as calibration
-from async_inference.images import image_of
 from async_inference.operations import preflight
 from async_inference.operations.checks import Check
-from async_inference.settings import Settings
+from async_inference.stack import settings
+from async_inference.stack.images import image_of
+from async_inference.stack.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -227,7 +227,7 @@ def test_weights_that_diffusers_cannot_read_are_told_before_they_are_deployed(na
 
 
 def test_the_weights_of_another_handler_have_whatever_layout_it_reads():
-    digits = stack(weights="s3://models/m", handler=str(ROOT / "handlers" / "digits"))
+    digits = stack(weights="s3://models/m", handler=str(ROOT / "examples" / "digits"))
 
     assert preflight.layout(digits, ["svc.safetensors"], "objects").passed
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from async_inference import settings
 from async_inference.client import Client, DeadlineError, Request, Result
 from async_inference.operations import account
 from async_inference.operations.checks import Check
 from async_inference.operations.iam import may
 from async_inference.operations.smoke import BODY, smoke
 from async_inference.operations.verify import Asked, Live, checks
+from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from async_inference import groups, settings
 from async_inference.scaling import plan
+from async_inference.stack import groups, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"

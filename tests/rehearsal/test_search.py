@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from async_inference import settings
 from async_inference.rehearsal import search
 from async_inference.rehearsal.comparison import FIGURES
 from async_inference.rehearsal.traffic import Traffic, generated
 from async_inference.scaling.plan import TUNED, ScalingPlan
+from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 
 pytestmark = pytest.mark.rehearsal

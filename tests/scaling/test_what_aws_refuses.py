@@ -14,12 +14,12 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from async_inference.local_aws.constraints import check_request
-from async_inference.local_aws.errors import AwsError
+from async_inference.local_aws.services.constraints import check_request
+from async_inference.local_aws.services.errors import AwsError
 from async_inference.scaling.plan import ScalingRules
-from async_inference.settings import load
+from async_inference.stack.settings import load
 from async_inference.validation import InvalidInputError
-from tests.test_settings import config
+from tests.stack.test_settings import config
 
 BOTOCORE = botocore.session.get_session()
 OFTEN = settings(max_examples=400, deadline=None)

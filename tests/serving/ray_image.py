@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 
-from async_inference.local_aws.instance import extract
+from async_inference.local_aws.fleet.instance import extract
 from tests.local_aws.conftest import eventually
 from tests.serving.ports import free_ports
 

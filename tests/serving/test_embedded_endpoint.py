@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from async_inference.images import image_of
+from async_inference.stack.images import image_of
 from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler
 from tests.local_aws.conftest import ROLE, eventually, processes, start  # noqa: F401 fixtures
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-SDXL, DIGITS = ROOT / "inference_code", ROOT / "handlers" / "digits"
+SDXL, DIGITS = ROOT / "inference_code", ROOT / "examples" / "digits"
 ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from async_inference.images import Image
-from async_inference.local_aws.instance import extract
+from async_inference.local_aws.fleet.instance import extract
+from async_inference.stack.images import Image
 from components import packages
 from components.model_source import package
 from tests.inference_code.conftest import InProcess, forget_handler

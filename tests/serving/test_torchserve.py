@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from async_inference.images import Image
-from async_inference.local_aws.instance import extract
+from async_inference.local_aws.fleet.instance import extract
+from async_inference.stack.images import Image
 from components.async_endpoint import model_server_environment
 from components.model_source import package
 from components.packages import packed

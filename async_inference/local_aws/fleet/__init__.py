@@ -1,0 +1,1 @@
+"""Endpoints that serve: their instances, worker processes and queues."""

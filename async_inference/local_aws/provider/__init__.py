@@ -1,0 +1,1 @@
+"""What the Pulumi engine takes for its AWS provider on stack local."""

@@ -1,0 +1,68 @@
+"""Budgets."""
+
+from typing import Any
+
+from async_inference.aws_names import arn
+from async_inference.local_aws.clients import ACCOUNT_ID
+from async_inference.local_aws.provider.resources.kind import (
+    Autoname,
+    Kind,
+    Properties,
+    tag_list,
+    unless_gone,
+)
+
+
+class Budget(Kind):
+    type = "aws:budgets/budget:Budget"
+    service = "budgets"
+    replaces = frozenset({"name", "namePrefix", "accountId", "budgetType"})
+    autoname = Autoname("name", 100)
+
+    def create(self, aws: Any, p: Properties) -> str:
+        aws.create_budget(
+            AccountId=ACCOUNT_ID,
+            Budget={
+                "BudgetName": p["name"],
+                "BudgetType": p["budgetType"],
+                "TimeUnit": p["timeUnit"],
+                "BudgetLimit": {"Amount": p["limitAmount"], "Unit": p["limitUnit"]},
+                "CostFilters": {
+                    each["name"]: each["values"] for each in p.get("costFilters") or []
+                },
+            },
+            NotificationsWithSubscribers=[
+                {
+                    "Notification": {
+                        "NotificationType": each["notificationType"],
+                        "ComparisonOperator": each["comparisonOperator"],
+                        "Threshold": float(each["threshold"]),
+                        "ThresholdType": each["thresholdType"],
+                    },
+                    "Subscribers": [
+                        {"SubscriptionType": "SNS", "Address": arn}
+                        for arn in each.get("subscriberSnsTopicArns") or []
+                    ],
+                }
+                for each in p.get("notifications") or []
+            ],
+            **({"ResourceTags": tag_list(p)} if tag_list(p) else {}),
+        )
+        return f"{ACCOUNT_ID}:{p['name']}"
+
+    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+        name = identity.partition(":")[2]
+        found = unless_gone(aws.describe_budget, AccountId=ACCOUNT_ID, BudgetName=name)
+        return found and {
+            "name": name,
+            "arn": arn("budgets", f"budget/{name}", account_id=ACCOUNT_ID),
+        }
+
+    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+        # moto knows neither UpdateBudget nor changed notifications.
+        self.delete(aws, identity, old)
+        self.create(aws, new)
+
+    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+        name = identity.partition(":")[2]
+        unless_gone(aws.delete_budget, AccountId=ACCOUNT_ID, BudgetName=name)

@@ -1,0 +1,1 @@
+"""AWS's services: the operations that an asynchronous endpoint needs, and their rules."""

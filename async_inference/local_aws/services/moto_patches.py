@@ -1,0 +1,99 @@
+"""Corrects moto where it differs from AWS and offers no extension point.
+
+Nothing is patched before `install`: moto's classes belong to everybody who imports them.
+"""
+
+import json
+from datetime import UTC
+from typing import Any
+
+from moto.cloudwatch.exceptions import InvalidParameterValue
+from moto.cloudwatch.models import cloudwatch_backends
+from moto.cloudwatch.responses import CloudWatchResponse
+from moto.core.request import Request
+from moto.core.responses import ActionResult
+from moto.core.utils import get_service_model
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.s3.models import FakeBucket
+
+from async_inference.local_aws.services.cloudwatch import HISTORY_PAGE, CloudWatch
+from async_inference.local_aws.services.constraints import check_request
+from async_inference.local_aws.services.errors import AwsError
+
+
+def install() -> None:
+    """Patch moto; once is as good as several times."""
+    cloudwatch_backends.backend = CloudWatch
+    CloudWatchResponse.parse_parameters = _parse_and_check  # ty: ignore[invalid-assignment]
+    # moto finds the operation's method on its class.
+    CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
+    FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment]
+
+
+def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
+    """What a bucket's policy says; moto itself takes every conditional statement for unconditional.
+
+    Loopback counts as TLS, so that statements which refuse plain HTTP do not apply.
+    """
+    if bucket.policy is None:
+        return PermissionResult.NEUTRAL
+    policy = json.loads(bucket.policy)
+    policy["Statement"] = [
+        statement
+        for statement in policy["Statement"]
+        if statement.get("Condition") != {"Bool": {"aws:SecureTransport": "false"}}
+    ]
+    return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
+
+
+def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
+    """DescribeAlarmHistory, which moto does not have."""
+    asked = self._get_params()
+    backend = self.cloudwatch_backend
+    assert isinstance(backend, CloudWatch)
+    # moto's dates say no zone.
+    since, until = (
+        None if asked.get(key) is None else asked[key].replace(tzinfo=asked[key].tzinfo or UTC)
+        for key in ("StartDate", "EndDate")
+    )
+    items = [
+        item
+        for item in backend.alarm_history
+        if asked.get("AlarmName") in (None, item["AlarmName"])
+        and asked.get("HistoryItemType") in (None, item["HistoryItemType"])
+        and (since is None or item["Timestamp"] >= since)
+        and (until is None or item["Timestamp"] <= until)
+    ]
+    if asked.get("ScanBy", "TimestampDescending") == "TimestampDescending":
+        items.reverse()
+    token = asked.get("NextToken") or "0"
+    start = int(token) if token.isdigit() else 0
+    end = start + int(asked.get("MaxRecords") or HISTORY_PAGE)
+    more = {"NextToken": str(end)} if end < len(items) else {}
+    return ActionResult({"AlarmHistoryItems": items[start:end], **more})
+
+
+_moto_parses = CloudWatchResponse.parse_parameters
+
+
+def _parse_and_check(self: CloudWatchResponse, request: Request) -> None:
+    """Refuse what CloudWatch refuses: moto takes most of it, and stumbles over the rest."""
+    model = get_service_model("cloudwatch").operation_model(self._get_action())
+    try:
+        _moto_parses(self, request)
+        # What JSON says of types, moto's parsers bend.
+        is_json = "x-amz-json" in (request.content_type or "")
+        if model.input_shape is not None:
+            check_request(model.input_shape, json.loads(request.data) if is_json else self.params)
+        return
+    except AwsError as error:
+        refusal = error.message
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # moto's parsers expect well-formed input.
+        refusal = f"The request cannot be parsed: {error}"
+
+    def refuse() -> Any:
+        status, headers, body = self.serialized(ActionResult(InvalidParameterValue(refusal)))
+        return status, {**headers, "status": str(status)}, body
+
+    self.call_action = refuse  # of this request only

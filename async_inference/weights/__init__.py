@@ -1,1 +1,0 @@
-"""Weights on S3, as they are: published once, apart from the code."""
