@@ -616,10 +616,10 @@ class Protocol:
             return kind(f"{where}; the last error was: {trouble}")
         if accepted.failure_location is None:
             return NoFailurePathError(
-                f"{where}, and {self.endpoint} has no S3FailurePath: whether the request failed or "
-                "still waits cannot be told; set one, or listen to its topics"
+                f"{where}, and {self.endpoint} has no S3FailurePath, so the request may have failed "
+                "or may still be waiting; set one, or subscribe to its topics"
             )
-        return DeadlineError(f"{where}; the request continues, wait for it again")
+        return DeadlineError(f"{where}; the request continues, so you can wait again")
 
 
 def split(location: str) -> tuple[str, str]:
