@@ -1,4 +1,4 @@
-"""Reports bad input: which key, which value, which rule, what to do, all problems in one message."""
+"""Reports all problems of bad input together: which key, which value, which rule, what to do."""
 
 from collections.abc import Iterable, Sequence
 

@@ -29,8 +29,8 @@ from async_inference.scaling.plan import Metric
 LIKELY = 20.0
 """Likelihood ratio from which a reading is accepted: the usual 1 in 20."""
 ODDS_OF_ONE = 49.0
-"""Odds from one clear observation of a reading. One in fifty may mislead, because of a deployment or
-a manual change in the same minute."""
+"""Odds from one clear observation of a reading. One in fifty may mislead, because of a deployment
+or a manual change in the same minute."""
 MOST_ODDS = 1e6
 LEAST_SEEN = 3
 """Observations that a number needs."""
@@ -130,7 +130,7 @@ def estimate(records: Records) -> Estimate:
             "setup_is_billed",
             None,
             0,
-            "no metric shows what an instance costs; compare the hours on the bill with these starts",
+            "no metric shows what an instance costs; compare the bill's hours with these starts",
         ),
         Finding(
             "announcement_delay_s",
@@ -149,7 +149,7 @@ def estimate(records: Records) -> Estimate:
 def later_starts(
     records: Records, changes: Sequence[CapacityChange]
 ) -> tuple[tuple[Start, ...], Finding, tuple[str, ...]]:
-    """The starts that show the setup time, the first start after the creation, and what is left out.
+    """The starts that show the setup time, the endpoint's first start, and notes on the others.
 
     An endpoint's first start has no cached image (docs/aws-facts.md#start). It is the creation
     itself if the records contain that; otherwise it is the first scale-out, if its time differs
@@ -195,7 +195,7 @@ def later_starts(
 
 
 def _starts(changes: Sequence[CapacityChange]) -> Iterator[Start]:
-    """Completed scale-outs; overlapping ones are merged, and left out if a scale-in is among them."""
+    """Completed scale-outs; overlapping ones count as one, or not at all with a scale-in."""
     together: list[CapacityChange] = []
     for change, following in pairwise([*changes, None]):
         assert change is not None
@@ -373,7 +373,7 @@ def samples_per_minute(records: Records) -> Finding:
         return Finding(name, None, total, f"SampleCount varies: {_listed(counts)}")
     whole = all(float(each).is_integer() for each in records.minutes.backlog.values())
     if value == 1 and not whole:
-        because = "SampleCount is 1, but datapoints are not whole numbers, so they are means already"
+        because = "SampleCount is 1, but datapoints are not whole numbers: they are means already"
         return Finding(name, None, total, because)
     return Finding(name, value, total, "SampleCount of ApproximateBacklogSize", odds=MOST_ODDS)
 
@@ -706,7 +706,7 @@ class _Run:
 
 
 def _lone_runs(records: Records) -> Iterator[_Run]:
-    """The requests that were the only ones to end in their minute, so that their times are known."""
+    """The requests that ended alone in their minute; the times of these are known."""
     minutes = records.minutes
     for minute, count in minutes.ended.items():
         if count == 1:
@@ -806,9 +806,9 @@ def _apart(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]
             early.append(min(soon) - change.started_s)
     if early:
         yield (
-            f"activities began up to {max(early):.0f} s before the alarm that caused them fired: the "
-            "clocks of CloudWatch and Application Auto Scaling differ; the findings do not depend "
-            "on them to the second"
+            f"activities began up to {max(early):.0f} s before the alarm that caused them fired: "
+            "the clocks of CloudWatch and Application Auto Scaling differ; the findings do not "
+            "depend on them to the second"
         )
 
 

@@ -1,8 +1,8 @@
 """A calibration experiment: an afternoon of requests that reveals much for few GPU-hours.
 
 It alternates single requests and bursts, each sent when the endpoint is back at zero. A single
-request shows the start, the idle time and the scale-in in isolation. A burst shows what happens to a
-second capacity change while the first is in progress.
+request shows the start, the idle time and the scale-in in isolation. A burst shows what happens to
+a second capacity change while the first is in progress.
 """
 
 import math
@@ -23,7 +23,7 @@ from async_inference.scaling.unsettled import READINGS
 
 VISITS = 6
 BURST = 16
-"""Enough for a second capacity change under every preset: five requests for each of three instances."""
+"""Enough for a second capacity change under every preset: five for each of three instances."""
 SPREAD_S = 60.0
 SEEDS = 10
 REST_S = 600.0

@@ -340,7 +340,7 @@ def _agreed(name: str, looks: Sequence[Look]) -> tuple[Value | None, str | None]
 
 
 def _mean(name: str, telling: Sequence[tuple[Look, Found]]) -> tuple[Value, str | None]:
-    """A number's weighted mean over the looks, or the newest value if it differs from the others."""
+    """A number's weighted mean over the looks, or its newest value if it has changed."""
     newest_look, newest = telling[-1]
     fitting, left = [], []
     for look, found in telling:

@@ -68,7 +68,7 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
         raise InvalidInputError([f"endpoint {endpoint}: {_said(error)}"]) from error
     if "AsyncInferenceConfig" not in configuration:
         raise InvalidInputError(
-            [f"endpoint {endpoint}: must be an asynchronous endpoint, but has no AsyncInferenceConfig"]
+            [f"endpoint {endpoint}: has no AsyncInferenceConfig; name an asynchronous endpoint"]
         )
     variants = [each["VariantName"] for each in configuration["ProductionVariants"]]
     if len(variants) > 1:

@@ -54,9 +54,7 @@ AnnounceOption = Annotated[
 ]
 InFlightOption = Annotated[
     int,
-    typer.Option(
-        help="Most requests in the queue; the endpoint scales with its backlog.", min=1
-    ),
+    typer.Option(help="Most requests in the queue; the endpoint scales with its backlog.", min=1),
 ]
 
 
@@ -108,7 +106,8 @@ def batch(
     fields: SetOption = None,
     accept: AcceptOption = "image/png",
     kind: Annotated[
-        FileKind | None, typer.Option("--format", help="Format of the file; default: from its name.")
+        FileKind | None,
+        typer.Option("--format", help="Format of the file; default: from its name."),
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
@@ -162,9 +161,7 @@ def resume(
     output: Annotated[Path, typer.Argument(help="Folder of the batch, with its ledger.")],
     stack: Annotated[
         str | None,
-        typer.Option(
-            help="Stack whose credentials to use, as in the batch; default: the shell's."
-        ),
+        typer.Option(help="Stack whose credentials to use, as in the batch; default: the shell's."),
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,

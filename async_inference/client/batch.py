@@ -1,7 +1,7 @@
 """A batch: many requests with bounded concurrency, each result on disk exactly once.
 
-The ledger records each step of a request before and after it, so a batch that was killed can resume.
-A request that was
+The ledger records each step of a request before and after it, so a batch that was killed can
+resume. A request that was
 
 - never sent is sent;
 - possibly sent is searched for at its output location and only then sent again, after all others,

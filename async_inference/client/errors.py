@@ -62,7 +62,7 @@ class ThrottledError(DeadlineError):
 
 
 class NoFailurePathError(DeadlineError):
-    """There was no output by the deadline. The endpoint reports no failures, so it may have failed."""
+    """There was no output by the deadline, and the endpoint does not report failures."""
 
 
 class EndpointGoneError(InferenceError):
@@ -111,8 +111,8 @@ _GONE = re.compile(r"(not found|could not find|is not in service)", re.IGNORECAS
 
 
 TROUBLE = (ClientError, BotoCoreError, OSError)
-"""What an AWS call raises if AWS, the network, the credentials or a disk fail. Anything else is a bug
-here and is raised unchanged."""
+"""What an AWS call raises if AWS, the network, the credentials or a disk fail. Anything else is a
+bug here and is raised unchanged."""
 
 
 def is_missing(error: Exception) -> bool:

@@ -99,7 +99,7 @@ def _picture(folder: Path, path: Path, label: str, asked: dict[str, str]) -> str
 
 
 def unpacked(path: Path) -> list[Path]:
-    """Unpack the images in a zip file, or the base64 images in the list `images` of a JSON document.
+    """Unpack the images of a zip file, or of the list `images` (base64) of a JSON document.
 
     They go into a folder named after the result. Other and damaged files give no images.
     """

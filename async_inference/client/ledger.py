@@ -1,13 +1,13 @@
 """The ledger of a batch's requests and results: an append-only file that survives a kill.
 
-`ledger.jsonl` has a JSON object per line; a line without a newline does not count. The first line is
-the header: `ledger` is the format's version, `batch` the prefix of all ids, `endpoint` the endpoint
-and `aws` its account and region. Each other line has `event`, `id` and `at` (seconds since the
-epoch), and by event:
+`ledger.jsonl` has a JSON object per line; a line without a newline does not count. The first line
+is the header: `ledger` is the format's version, `batch` the prefix of all ids, `endpoint` the
+endpoint and `aws` its place (`local` or a region). Each other line has `event`, `id` and `at`
+(seconds since the epoch), and by event:
 
 | event | meaning | more fields |
 |---|---|---|
-| asked | the batch includes this request | number, label, request; `instead_of`: id of a failed one |
+| asked | the batch has this request | number, label, request; `instead_of`: id of a failed one |
 | sending | from now on it may be in the queue | |
 | accepted | it is in the queue | output, failure: `s3://` URIs |
 | collected | its complete result is on disk | file, content_type, bytes, sha256 |
@@ -91,7 +91,7 @@ class Ledger:
     Args:
         folder: the folder of the ledger and the results; created if missing.
         endpoint: the endpoint's name; None takes the ledger's.
-        aws: the endpoint's account and region, or an emulator's URL; None takes the ledger's.
+        aws: the endpoint's place, `local` or a region; None takes the ledger's.
         now_s: the wall clock.
         new_batch: makes the prefix of a new ledger's ids, 8 characters.
 

@@ -89,7 +89,8 @@ class Request:
         content_type: media type of the payload.
         accept: media type of the result.
         custom_attributes: at most 1,024 visible ASCII characters for the container.
-        ttl_s: seconds in the queue after which the request expires, 60 to 21,600; None is six hours.
+        ttl_s: seconds in the queue after which the request expires, 60 to 21,600; None is six
+            hours.
         timeout_s: seconds that the model may take, 1 to 3,600; None is 15 minutes.
 
     Raises:
@@ -252,14 +253,14 @@ class Protocol:
     def submit(self, request: Request, inference_id: str, until_s: float) -> Rule[Accepted]:
         """Submit a request; retries transient errors until the deadline.
 
-        InvokeEndpointAsync is not idempotent: if its response is lost, the request may or may not be
-        in the queue. A retry has the same InferenceId and Filename, so in the worst case the model
-        works twice and writes the same object twice.
+        InvokeEndpointAsync is not idempotent: if its response is lost, the request may or may not
+        be in the queue. A retry has the same InferenceId and Filename, so in the worst case the
+        model works twice and writes the same object twice.
         """
         if not _ID.fullmatch(inference_id):
             raise ValueError(
-                f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, because "
-                "it is part of the output's name"
+                f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, "
+                "because it is part of the output's name"
             )
         parameters: dict[str, Any] = {
             "EndpointName": self.endpoint,
@@ -421,7 +422,7 @@ class Protocol:
         """Which of these keys exist; None if S3 fails transiently."""
         present: list[str] = []
         last = max(wanted)
-        prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 S3 takes a prefix of characters
+        prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 a prefix of characters, as S3 takes
         parameters: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
         while True:
             try:
@@ -472,7 +473,7 @@ class Protocol:
         state = yield from self.state(until_s)
         if not state.topics:
             raise RejectedError(
-                f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or poll S3 instead"
+                f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or poll S3"
             )
 
         def ask(service: str, operation: str, **parameters: Any) -> Rule[Any]:
@@ -549,7 +550,7 @@ class Protocol:
             if isinstance(refused, AccessError):
                 # S3 returns 403 instead of 404 to callers without permission to list the bucket.
                 refused.add_note(
-                    "without s3:ListBucket, S3 gives this error for an object that does not exist yet"
+                    "without s3:ListBucket, S3 also gives this error for a missing object"
                 )
             raise refused from error
         if failed:
@@ -597,7 +598,7 @@ class Protocol:
             pause_s = self.pace.after(pause_s)
 
     def gone(self) -> Rule[EndpointGoneError | None]:
-        """The error for an endpoint that is not in service; None if it is, or if that is unknown."""
+        """The error for an endpoint that is not in service; None if it is or may be."""
         try:
             state = yield from self.state(self.now_s())
         except EndpointGoneError as error:
@@ -616,8 +617,8 @@ class Protocol:
             return kind(f"{where}; the last error was: {trouble}")
         if accepted.failure_location is None:
             return NoFailurePathError(
-                f"{where}, and {self.endpoint} has no S3FailurePath, so the request may have failed "
-                "or may still be waiting; set one, or subscribe to its topics"
+                f"{where}, and {self.endpoint} has no S3FailurePath, so the request may have "
+                "failed or may still be waiting; set one, or subscribe to its topics"
             )
         return DeadlineError(f"{where}; the request continues, so you can wait again")
 

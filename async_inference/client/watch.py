@@ -107,7 +107,7 @@ class Watch:
         return ended
 
     def results(self, until_s: float) -> Rule[list[tuple[Accepted, Result | InferenceError]]]:
-        """One round: the results of requests that have ended, and at the deadline errors for the rest."""
+        """One round: the results of ended requests, and at the deadline errors for the others."""
         found: list[tuple[Accepted, Result | InferenceError]] = []
         for ended in (yield from self.round(until_s)):
             try:

@@ -1,7 +1,8 @@
 """Plans compared over several seeds: means, ranges, and which differences are more than noise.
 
-With a given seed, every plan gets the same arrivals and setup times, and alarms of the same role are
-evaluated at the same second of a minute (common random numbers). So differences come from the plans.
+With a given seed, every plan gets the same arrivals and setup times, and alarms of the same role
+are evaluated at the same second of a minute (common random numbers). So differences come from the
+plans.
 """
 
 import math
@@ -21,8 +22,8 @@ from async_inference.scaling.unsettled import Unsettled, other_readings
 SEEDS = 8
 """Default number of seeds in a comparison."""
 MIN_CONCLUSIVE_SEEDS = 6
-"""Fewer seeds prove nothing. Of two equal plans, one is ahead on all five seeds once in 16 times, on
-all six once in 32, and on all eight once in 128 (sign test)."""
+"""Fewer seeds prove nothing. Of two equal plans, one is ahead on all five seeds once in 16 times,
+on all six once in 32, and on all eight once in 128 (sign test)."""
 
 Figure = Callable[[Run], float]
 FIGURES: dict[str, Figure] = {

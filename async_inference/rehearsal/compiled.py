@@ -236,7 +236,7 @@ def _interrupt(state, queue, fleet, index):
 
 @register_jitable
 def _remove(state, reading, fleet, index):
-    """Delete an instance's record and add its hours to the totals; the order of the others stays."""
+    """Delete an instance, add its hours to the totals, and keep the others in order."""
     instance = fleet.instances[index]
     ready_s = instance.ready_s
     billed_from_s = instance.asked_s if reading.setup_is_billed else min(ready_s, state.now_s)

@@ -1,8 +1,8 @@
 """Traffic of a live endpoint, reconstructed from its CloudWatch metrics.
 
-CloudWatch keeps no single requests, only a datapoint a minute: how many requests ended, how long they
-took, how many were left. From these follow each minute's arrivals and its mean service time. Within a
-minute, arrivals are spread evenly.
+CloudWatch keeps no single requests, only a datapoint a minute: how many requests ended, how long
+they took, how many were left. From these follow each minute's arrivals and its mean service time.
+Within a minute, arrivals are spread evenly.
 """
 
 from collections.abc import Mapping
@@ -108,9 +108,9 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
 def reconstructed(minutes: Minutes) -> Traffic:
     """The traffic of these minutes; its time starts with the first of them.
 
-    Arrivals up to the end of a minute are the requests that have ended by then plus the backlog; the
-    sum is not allowed to fall. Requests end in order of arrival. Those that have not ended get the
-    mean service time of the others.
+    Arrivals up to the end of a minute are the requests that have ended by then plus the backlog;
+    the sum is not allowed to fall. Requests end in order of arrival. Those that have not ended get
+    the mean service time of the others.
 
     Raises:
         InvalidInputError: no request ended, or requests waited longer than they took in total.
@@ -138,8 +138,8 @@ def reconstructed(minutes: Minutes) -> Traffic:
             [
                 f"TotalProcessingTime is less than TimeInBacklog in {len(wrong)} of "
                 f"{np.count_nonzero(ended)} minutes, by {-worked_ms[wrong].min():.0f} ms at most: "
-                "their units differ, and CloudWatch does not state them, so service times cannot be "
-                "computed; rehearse with your own CSV (arrival_s, service_s) instead"
+                "their units differ, and CloudWatch does not state them, so service times cannot "
+                "be computed; rehearse with your own CSV (arrival_s, service_s) instead"
             ]
         )
     mean_s = worked_ms.sum() / ended_requests / 1000

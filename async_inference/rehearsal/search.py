@@ -61,8 +61,8 @@ MARGIN = 0.98
 """Fraction of the limit that a plan may use on training traffic, because unseen traffic differs."""
 PENALTY = 4.0
 STRANGENESS = 0.004
-"""Penalty for each number that differs from preset `tuned`. It keeps what the training traffic never
-needed, such as the reaction to a spike."""
+"""Penalty for each number that differs from preset `tuned`. It keeps what the training traffic
+never needed, such as the reaction to a spike."""
 SURGE_SLACK = 1.5
 """A plan's p95 wait in a surge may be this many times that of the documented policy."""
 PARENTS = 16
@@ -260,8 +260,8 @@ class SearchResult:
     """The result of a search.
 
     `front` holds the plans that no other plan beat in both p95 wait and instance hours on the
-    training half, shortest wait first. `bound_instance_hours` is the lower bound for the unseen half
-    with an age limit of `max_p95_wait_s`.
+    training half, shortest wait first. `bound_instance_hours` is the lower bound for the unseen
+    half with an age limit of `max_p95_wait_s`.
     """
 
     chosen: JudgedPlan
@@ -293,7 +293,7 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
 
 
 def surged(traffic: Traffic, capacity: int) -> Traffic:
-    """The traffic with a surge in the middle: an hour's work at full `capacity`, within half an hour.
+    """The traffic with a surge in the middle: an hour's work for all instances in half an hour.
 
     It protects a plan against traffic that the training lacks. For example, a plan that was trained
     with two instances at most may have lost the policy that removes five again.

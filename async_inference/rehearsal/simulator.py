@@ -1,9 +1,9 @@
 """A discrete-event simulation of one asynchronous endpoint under a scaling plan.
 
-There is one first-in-first-out queue. Each instance has `concurrency` slots; it is requested, starts,
-serves and leaves. Metrics are sampled every minute and visible after a delay; alarms are evaluated
-every minute, each at its own phase. The rules of scaling are those of `async_inference.scaling`,
-compiled. The same seed gives the same run.
+There is one first-in-first-out queue. Each instance has `concurrency` slots; it is requested,
+starts, serves and leaves. Metrics are sampled every minute and visible after a delay; alarms are
+evaluated every minute, each at its own phase. The rules of scaling are those of
+`async_inference.scaling`, compiled. The same seed gives the same run.
 """
 
 import math
@@ -330,7 +330,7 @@ def _wait(waits_s: np.ndarray) -> Wait:
 
 
 def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[float, int, int]]:
-    """(second, minimum, maximum) of every scheduled action, in order; -1 leaves a bound unchanged."""
+    """(second, minimum, maximum) of every scheduled action, in order; -1 keeps a bound."""
 
     def each() -> Iterator[tuple[float, int, int]]:
         for action in plan.schedules:

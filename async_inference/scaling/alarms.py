@@ -1,7 +1,7 @@
 """How CloudWatch evaluates an alarm on one metric (CW user guide, alarm evaluation).
 
-Each rule is stated once, as a plain function on numbers. Most callers use it as it is; the simulator
-compiles it.
+Each rule is stated once, as a plain function on numbers. Most callers use it as it is; the
+simulator compiles it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """How Application Auto Scaling decides a capacity (AAS user guide and API reference).
 
-Each rule is stated once, as a plain function on numbers and arrays. Most callers use it as it is; the
-simulator compiles it. `Autoscaler` applies the rules to one scalable target.
+Each rule is stated once, as a plain function on numbers and arrays. Most callers use it as it is;
+the simulator compiles it. `Autoscaler` applies the rules to one scalable target.
 
 Each policy has its own cooldowns. A scale-out cooldown starts when all the new instances are in
 service. Until it ends, the capacity that it added counts towards the policy's next scale-out. A
@@ -420,7 +420,7 @@ class Autoscaler:
         self.desired = desired
 
     def cooldowns(self) -> dict[str, tuple[int, float, float]]:
-        """By policy name: start capacity and end of the scale-out cooldown, end of the scale-in's."""
+        """By policy: start capacity and end of the scale-out cooldown, end of the scale-in's."""
         return {
             name: (cooldown.out_origin, cooldown.out_until_s, cooldown.in_until_s)
             for name, cooldown in zip(self._names, self._cooldowns, strict=True)
@@ -493,6 +493,6 @@ class Autoscaler:
             case Verdict.OUTBID:
                 return f"another policy asks for more instances than {policy.name}"
             case Verdict.NEVER_FROM_ZERO:
-                return "target tracking does not scale out from zero (target_tracking_from_zero=never)"
+                return "target tracking never leaves zero (target_tracking_from_zero=never)"
             case Verdict.CHANGE_IN_PROGRESS:
                 return f"{CHANGE_REFUSED}: the change to {current} instances is still in progress"

@@ -35,8 +35,8 @@ _BOUNDS = ("MetricIntervalLowerBound", "MetricIntervalUpperBound")
 DEFAULT_COOLDOWN_S = 300
 """The cooldown of a policy that sets none (docs/aws-facts.md#cooldowns)."""
 _PREDEFINED = {"SageMakerVariantInvocationsPerInstance": ("InvocationsPerInstance", "Sum")}
-"""CloudWatch's metric and statistic for AAS's predefined metric of a variant. Asynchronous endpoints
-do not publish it (docs/aws-facts.md#metrics)."""
+"""CloudWatch's metric and statistic for AAS's predefined metric of a variant. Asynchronous
+endpoints do not publish it (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)

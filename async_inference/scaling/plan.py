@@ -97,7 +97,7 @@ _INNER, _OUTER = r"[^\x00-\x1f\x7f-\x9f:/|]", r"[^\x00-\x20\x7f-\x9f:/|]"
 ScheduleName = Annotated[
     str, Field(min_length=1, max_length=256, pattern=rf"^{_OUTER}({_INNER}*{_OUTER})?$")
 ]
-"""BC application-autoscaling ScheduledActionName: no `:`, `/` or `|`, no space at the start or end."""
+"""BC application-autoscaling ScheduledActionName: no `:`, `/` or `|`, no space at either end."""
 MAX_INTEGER = 2**31 - 1
 """AWS's integers have 32 bits."""
 CooldownSeconds = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -523,8 +523,8 @@ TUNED = ScalingRules(
 )
 """Found by search over steady, daily, bursty, sparse and launch traffic (docs/scaling.md).
 
-The alarm of `Sleep` remembers two hours, because it needs M of N datapoints. After quiet hours it is
-already in ALARM, so instances leave in the first minute with an empty queue. In busy hours it is
+The alarm of `Sleep` remembers two hours, because it needs M of N datapoints. After quiet hours it
+is already in ALARM, so instances leave in the first minute with an empty queue. In busy hours it is
 not, so they stay through gaps. A percentage takes any number of instances to one and one to none.
 """
 

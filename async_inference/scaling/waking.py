@@ -31,15 +31,16 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 SAMPLED_AT_S = 30
-"""The second of each minute at which SageMaker samples the queue. AWS does not publish it; the middle
-reproduces the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range 151-269 s)."""
+"""The second of each minute at which SageMaker samples the queue. AWS does not publish it; the
+middle reproduces the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range
+151-269 s)."""
 
 ALARM_PHASE_S = 60
 """The longest wait for an alarm's next evaluation (CW alarm evaluation: once a minute)."""
 
 
 def wakes_from_zero(plan: ScalingPlan, unsettled: Unsettled) -> bool:
-    """Whether one queued request makes a policy scale out from zero, or the minimum is above zero."""
+    """Whether one request makes a policy scale out from zero, or the minimum is above zero."""
     return plan.min_capacity > 0 or any(True for _ in _waits_s(plan, unsettled))
 
 
@@ -57,7 +58,7 @@ def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
 
 
 def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
-    """For each policy that scales out for one request at zero: seconds until its data is complete."""
+    """Seconds until a policy's data is complete, for each that scales out for one request."""
     ways: list[tuple[ScalingPolicy, AlarmRule, MetricAlarm | TargetTrackingPolicy, int]] = []
     for policy in plan.policies:
         if isinstance(policy, StepScalingPolicy):
