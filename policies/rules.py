@@ -133,8 +133,8 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
         if not waking:
             report(
                 f"{target.name} allows 0 instances, but no alarm on {WAKE} invokes a step policy "
-                "that adds one: requests would wait until they expire. Add both, or set minCapacity "
-                "to 1.",
+                "that adds one: requests would wait until they expire. Add both, or set "
+                "minCapacity to 1.",
                 target.urn,
             )
         for alarm in waking:

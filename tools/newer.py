@@ -25,11 +25,11 @@ from rich.table import Table
 from async_inference.stack.images import DEFAULT_TAG
 from tools.image import TAG
 
-ROOT = Path(__file__).resolve().parents[1] CONTAINERS =
-"https://github.com/aws/deep-learning-containers" CONTAINERS_PAGES =
-"https://raw.githubusercontent.com/aws/deep-learning-containers/main" KEPT =
-{"github.com/pulumi/pulumi/sdk/v3": "the last version that contains the Python language host"} """Go
-modules that are not upgraded, and why."""
+ROOT = Path(__file__).resolve().parents[1]
+CONTAINERS = "https://github.com/aws/deep-learning-containers"
+CONTAINERS_PAGES = "https://raw.githubusercontent.com/aws/deep-learning-containers/main"
+KEPT = {"github.com/pulumi/pulumi/sdk/v3": "the last that contains the Python language host"}
+"""Go modules that are not upgraded, and why."""
 
 
 class UnreachableError(Exception):
