@@ -91,7 +91,7 @@ def main() -> None:
 def _become(
     connection: socket.socket, serve: Callable[[Sequence[str], Callable[[int], None]], None]
 ) -> NoReturn:
-    """Serve the engine behind a connection, which sends arguments, variables and folder in a line."""
+    """Serve the engine that sends its arguments, variables and folder in the first line."""
     try:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
