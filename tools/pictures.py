@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.style import library
 
@@ -21,11 +20,9 @@ SHOWN_H = (0.5, 5.5)
 """The hours that the README's picture shows: a few bursts."""
 DARK = library["dark_background"] | {
     "figure.facecolor": "#0d1117",
-    "savefig.facecolor": "#0d1117",
     "axes.facecolor": "#0d1117",
-    "axes.prop_cycle": cycler(color=["#58a6ff", "#ffa657"]),
 }
-"""The colours of GitHub's dark theme."""
+"""GitHub's dark background."""
 
 
 def drawn() -> dict[str, Figure]:

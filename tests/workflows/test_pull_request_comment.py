@@ -115,7 +115,7 @@ def test_the_comment_tells_changes_policies_waits_and_cost():
     assert "| expired requests | 0 | 3 | new |  |" in said
     assert "| starts | 5 | 5 |  |  |" in said
     assert "A simulated estimate: 500 requests over 7.0 days; means over 8 seeds" in said
-    assert "Most depends on `samples_per_minute=6`." in said
+    assert "The reading that matters most is `samples_per_minute=6`." in said
 
 
 def test_a_change_on_whose_sign_the_seeds_disagree_is_called_noise():
