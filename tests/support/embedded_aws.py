@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.unsettled import Unsettled
+from tests.support.waiting import eventually
 
 REGION = "us-east-1"
 ROLE = "arn:aws:iam::123456789012:role/endpoint"
@@ -39,17 +39,6 @@ def predict_fn(data, model):
 def output_fn(prediction, accept):
     return prediction
 """
-
-
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
-    """What `condition` returns once it is true; fails, naming `what`, if that takes too long."""
-    end_s = time.monotonic() + within_s
-    while time.monotonic() < end_s:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.02)
-    pytest.fail(f"{what}: not within {within_s:g} s")
 
 
 class Account:

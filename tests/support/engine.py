@@ -3,11 +3,10 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.errors import AwsError
 from async_inference.local_aws.services.moto_services import operation_name
-from tests.local_aws.conftest import eventually
+from tests.support import ROOT
+from tests.support.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 HANDLER = """
 VERSION = 1
 
@@ -305,12 +304,6 @@ def program(cli, tmp_path, aws) -> Program:
     return Program(folder, aws)
 
 
-@pytest.fixture
-def another(program) -> Callable[[str], Program]:
-    """Another stack of the same program."""
-    return lambda stack: Program(program.folder, program.aws, stack)
-
-
 ONE_PIXEL = """
 import base64
 
@@ -341,16 +334,3 @@ def copied(folder: Path) -> Path:
     for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "as it is"]):
         subprocess.run([*git, *arguments], cwd=folder, check=True)
     return folder
-
-
-@pytest.fixture
-def checkout(cli, tmp_path) -> Path:
-    """A copy of this tree in a plain folder."""
-    return copied(tmp_path / "checkout")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "inference_code"
+from tests.support import ROOT
+
+FOLDER = ROOT / "inference_code"
 MODULES = ("inference", "request", "answer", "errors", "device", "weights", "prompts", "pipeline")
 
 ASKED = {"prompt": "a seven", "steps": 2, "seed": 7}

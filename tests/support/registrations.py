@@ -74,7 +74,7 @@ def _key(urn: str) -> tuple[str, str]:
     return types.rsplit("$", 1)[-1], name
 
 
-class _Answers(mocks.Mocks):
+class Answers(mocks.Mocks):
     """Outputs that AWS would give, as far as the program reads them."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
@@ -106,11 +106,11 @@ class _Answers(mocks.Mocks):
         }[args.token]
 
 
-class _Monitor(mocks.MockMonitor):
+class RecordingMonitor(mocks.MockMonitor):
     """Keeps the options too, which `MockResourceArgs` leaves out."""
 
     def __init__(self, record: Record) -> None:
-        super().__init__(_Answers())
+        super().__init__(Answers())
         self._record = record
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: N802 the gRPC method's name
@@ -167,11 +167,11 @@ def register(monkeypatch) -> Iterator[Callable[[Callable[[], Any]], Record]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             mocks.set_mocks(
-                _Answers(),
+                Answers(),
                 project="async-inference",
                 stack=stack,
                 preview=False,
-                monitor=_Monitor(record),
+                monitor=RecordingMonitor(record),
             )
         set_all_config(config or {})
         pulumi.runtime.test(lambda: build() and None)()
@@ -180,16 +180,3 @@ def register(monkeypatch) -> Iterator[Callable[[Callable[[], Any]], Record]]:
     yield run
     set_all_config({})
     loop.close()
-
-
-@pytest.fixture(scope="module")
-def once() -> Callable[[Callable[[], Record]], Record]:
-    """What the first test of a module built, for all of them: a record is a value."""
-    built: list[Record] = []
-
-    def build(first: Callable[[], Record]) -> Record:
-        if not built:
-            built.append(first())
-        return built[0]
-
-    return build
