@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.engine import Program, aws, cli, copied, program
+from tests.support.embedded_aws import processes
+from tests.support.engine import Program, aws, cli, copied, program, providers
 
-__all__ = ["aws", "cli", "program"]  # fixtures
+__all__ = ["aws", "cli", "processes", "program", "providers"]  # fixtures
 
 
 @pytest.fixture
