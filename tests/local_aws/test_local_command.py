@@ -38,7 +38,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["status"], "the embedded AWS does not run; start it with make up"),
+        (["status"], "the embedded AWS is not running; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
         (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
         (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),
