@@ -321,7 +321,7 @@ def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
         ("Interrupted by a scale-in and started again", _counted("interrupted")),
         ("Expired in the queue", _counted("expired")),
     ):
-        each = ", ".join(f"{runs.name} {count(runs):.4g}" for runs in rehearsal.plans)
+        each = ", ".join(f"{runs.name} {round(count(runs), 1):g}" for runs in rehearsal.plans)
         yield f"{heading}: {each}."
     given = traffic_as_json(rehearsal.traffics)
     yield (
