@@ -8,8 +8,7 @@ from hatchling.builders.wheel import WheelBuilder
 from typer.testing import CliRunner
 
 from async_inference.cli import app, main
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 def refused(monkeypatch, capsys, *arguments: str) -> list[str]:

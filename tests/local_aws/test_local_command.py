@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from async_inference.cli import local
 from async_inference.local_aws import make_up
 from async_inference.validation import InvalidInputError
-from tests.local_aws.conftest import Account, eventually
+from tests.support.embedded_aws import Account
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "async_inference", "local"]
 
