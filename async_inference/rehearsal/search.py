@@ -342,7 +342,7 @@ def tune(
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     assumptions, _ = assumed(own, changed)
     taken = tuple(range(seed, seed + seeds))
-    halved = [halves(each) for each in traffics.loaded_for(traffic, taken)]
+    halved = [halves(each) for each in traffics.load_for_seeds(traffic, taken)]
     training = [first for first, _, _ in halved]
     unseen = tuple(second for _, second, _ in halved)
     surges = [surged(each, own.max_capacity * assumptions.concurrency) for each in training]

@@ -8,7 +8,7 @@ import pytest
 
 from async_inference.rehearsal import search
 from async_inference.rehearsal.comparison import FIGURES
-from async_inference.rehearsal.traffic import Traffic, generated
+from async_inference.rehearsal.traffic import Traffic, generate
 from async_inference.scaling.plan import TUNED, ScalingPlan
 from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
@@ -30,7 +30,7 @@ def found(traffic: str = "bursts", plans: int = 64, **more) -> search.SearchResu
 
 
 def test_the_halves_share_no_request_and_each_starts_at_its_own_zero():
-    whole = generated("bursts", 1)
+    whole = generate("bursts", 1)
 
     first, second, middle_s = search.halves(whole)
 
