@@ -13,7 +13,7 @@ from async_inference.aws_names import (
     arn,
     log_group,
 )
-from async_inference.stack.settings import ENDPOINT_TAG
+from async_inference.stack.arguments import ENDPOINT_TAG
 from components.execution_role import bucket_arn, object_arn
 from components.statements import actions, allow, document
 

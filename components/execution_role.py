@@ -9,20 +9,8 @@ import pulumi
 import pulumi_aws as aws
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, arn, log_group, split_s3_uri
+from async_inference.stack.groups import Security
 from components.statements import Statement, actions, allow, document
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """Where in a VPC the model runs.
-
-    Args:
-        subnet_ids: 1-16 private subnets, with a gateway endpoint for S3 (BC VpcConfig).
-        security_group_ids: 1-5 security groups of that VPC (BC VpcConfig).
-    """
-
-    subnet_ids: Sequence[str]
-    security_group_ids: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +27,8 @@ class ExecutionRoleArgs:
         writable: S3 URIs under which it writes (outputs, failures).
         topic_arns: SNS topics to which SageMaker publishes with it.
         kms_key_arn: the key of bucket, topics and volumes; None for AWS's own keys.
-        other_key_arns: keys of weights and output buckets that are elsewhere.
-        network: the VPC interfaces that it makes; None without a VPC.
+        security: keys of weights and output buckets that are elsewhere, and the VPC in which it
+            creates network interfaces.
         rollback_alarm: name of the alarm that SageMaker watches during an update; None without.
         tags: tags for the role.
     """
@@ -54,8 +42,7 @@ class ExecutionRoleArgs:
     writable: Sequence[pulumi.Input[str]]
     topic_arns: Sequence[pulumi.Input[str]]
     kms_key_arn: pulumi.Input[str] | None = None
-    other_key_arns: Sequence[str] = ()
-    network: Network | None = None
+    security: Security = field(default_factory=Security)
     rollback_alarm: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -109,11 +96,11 @@ def _permissions(
     optional: list[Statement] = []
     if kms_key_arn is not None:
         optional += _key_use(kms_key_arn)
-    if args.other_key_arns:
+    if args.security.other_key_arns:
         use = actions("kms", "Decrypt GenerateDataKey")
-        optional.append(allow("UseOtherKeys", use, list(args.other_key_arns)))
-    if args.network is not None:
-        optional += _interfaces(args.network, partial(here, "ec2"))
+        optional.append(allow("UseOtherKeys", use, list(args.security.other_key_arns)))
+    if args.security.subnet_ids:
+        optional += _interfaces(args.security, partial(here, "ec2"))
     if args.rollback_alarm is not None:
         alarm = here("cloudwatch", f"alarm:{args.rollback_alarm}")
         # DG deployment-guardrails-configuration.
@@ -176,7 +163,7 @@ def _key_use(kms_key_arn: str) -> list[Statement]:
     ]
 
 
-def _interfaces(network: Network, ec2: Callable[[str], str]) -> list[Statement]:
+def _interfaces(vpc: Security, ec2: Callable[[str], str]) -> list[Statement]:
     """What a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
     return [
         allow(
@@ -184,8 +171,8 @@ def _interfaces(network: Network, ec2: Callable[[str], str]) -> list[Statement]:
             "ec2:CreateNetworkInterface",
             [
                 ec2("network-interface/*"),
-                *(ec2(f"subnet/{each}") for each in network.subnet_ids),
-                *(ec2(f"security-group/{each}") for each in network.security_group_ids),
+                *(ec2(f"subnet/{each}") for each in vpc.subnet_ids),
+                *(ec2(f"security-group/{each}") for each in vpc.security_group_ids),
             ],
         ),
         allow(

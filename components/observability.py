@@ -9,8 +9,8 @@ import pulumi_aws as aws
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS
 from async_inference.scaling.plan import Comparison, ScalingPlan
+from async_inference.stack.arguments import ENDPOINT_TAG
 from async_inference.stack.groups import Observability, Subscription
-from async_inference.stack.settings import ENDPOINT_TAG
 from components.notifications import subscribe
 
 MINUTE_S = 60
@@ -27,17 +27,17 @@ class EndpointWatchArgs:
     """What an `EndpointWatch` watches.
 
     Args:
-        settings: what, and from where on.
+        settings: what is watched, and the thresholds.
         account_id: whose alarms and budgets may publish to the topic.
         region: of the endpoint.
         endpoint_name: the endpoint.
         variant_name: its variant.
         plan: for the floor and the ceiling of its capacity.
         request_ttl_s: seconds until an unserved request expires.
-        listeners: those of the topic `operations` are told.
-        heard_after: what is there before they are. A new alarm turns from INSUFFICIENT_DATA to OK
-            and says so; that takes minutes, the endpoint longer, so nobody hears it at the first
-            deployment.
+        subscriptions: those to the topic `operations` are its own.
+        subscribed_after: what exists before they do. A new alarm notifies when it turns from
+            INSUFFICIENT_DATA to OK. That takes minutes, the endpoint takes longer, so the first
+            deployment sends nobody a message for each alarm.
         kms_key_arn: encrypts the topic.
         tags: tags for topic, alarms and budget.
     """
@@ -49,8 +49,8 @@ class EndpointWatchArgs:
     variant_name: str
     plan: ScalingPlan
     request_ttl_s: int
-    listeners: Sequence[Subscription] = ()
-    heard_after: Sequence[pulumi.Resource] = ()
+    subscriptions: Sequence[Subscription] = ()
+    subscribed_after: Sequence[pulumi.Resource] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -360,10 +360,10 @@ class EndpointWatch(pulumi.ComponentResource):
             ),
             opts=child,
         )
-        late = pulumi.ResourceOptions(depends_on=list(args.heard_after))
-        for listener in args.listeners:
-            if listener.topic == "operations":
-                subscribe(name, topic.arn, listener, pulumi.ResourceOptions.merge(child, late))
+        late = pulumi.ResourceOptions(depends_on=list(args.subscribed_after))
+        for subscription in args.subscriptions:
+            if subscription.topic == "operations":
+                subscribe(name, topic.arn, subscription, pulumi.ResourceOptions.merge(child, late))
         return topic.arn, allowed
 
     def _alarm(

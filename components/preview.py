@@ -30,7 +30,7 @@ class Fleet:
         return f"InitialInstanceCount = {self.instances} x {self.instance_type}"
 
 
-class PreviewWords:
+class PreviewMessages:
     """The hooks of one endpoint.
 
     Args:
@@ -45,15 +45,15 @@ class PreviewWords:
 
     def __init__(self, name: str, fleet: Fleet) -> None:
         def hook(
-            step: str, words: Callable[[Fleet, pulumi.ResourceHookArgs], str | None]
+            step: str, message: Callable[[Fleet, pulumi.ResourceHookArgs], str | None]
         ) -> pulumi.ResourceHook:
-            def say(args: pulumi.ResourceHookArgs) -> None:
-                said = words(fleet, args) if pulumi.runtime.is_dry_run() else None
-                if said:
-                    pulumi.log.info(said)
+            def show(args: pulumi.ResourceHookArgs) -> None:
+                text = message(fleet, args) if pulumi.runtime.is_dry_run() else None
+                if text:
+                    pulumi.log.info(text)
 
             return pulumi.ResourceHook(
-                f"{name}-say-{step}", say, pulumi.ResourceHookOptions(on_dry_run=True)
+                f"{name}-say-{step}", show, pulumi.ResourceHookOptions(on_dry_run=True)
             )
 
         self.configuration = pulumi.ResourceHookBinding(
@@ -90,14 +90,14 @@ def on_endpoint_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
 def on_configuration_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
     """What a replaced configuration means; an instance type that changes takes the target along."""
     name = (args.old_outputs or {}).get("name")
-    said = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
+    message = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
     types = instance_types(args.old_inputs or {})
     if types and types != {fleet.instance_type}:
-        said += (
+        message += (
             f" The instance type changes from {', '.join(sorted(types))} to {fleet.instance_type}: "
             "the scalable target is deregistered before the update and registered again after it."
         )
-    return said
+    return message
 
 
 def instance_types(configuration: Mapping[str, Any]) -> set[str]:

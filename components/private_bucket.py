@@ -22,7 +22,7 @@ class PrivateBucketArgs:
     Args:
         account: where the provider acts.
         kms_key_arn: encrypts the objects; None is S3's own key (SSE-S3).
-        outlived_by: what must not go before the bucket has: the key of its objects.
+        deleted_before: what the bucket is deleted before: the key of its objects.
         expires_d: prefix to days after which its objects are deleted.
         old_versions_d: days that a replaced or deleted object can be brought back.
         force_destroy: delete the objects with the bucket; without it a bucket that holds objects
@@ -32,7 +32,7 @@ class PrivateBucketArgs:
 
     account: ProviderAccount
     kms_key_arn: pulumi.Input[str] | None = None
-    outlived_by: Sequence[pulumi.Resource] = ()
+    deleted_before: Sequence[pulumi.Resource] = ()
     expires_d: Mapping[str, int] = field(default_factory=dict)
     old_versions_d: int = 7
     force_destroy: bool = False
@@ -66,7 +66,7 @@ class PrivateBucket(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions.merge(
                 child,
                 pulumi.ResourceOptions(
-                    depends_on=list(args.outlived_by), hooks=_keeps_objects(name, args.account)
+                    depends_on=list(args.deleted_before), hooks=_keeps_objects(name, args.account)
                 ),
             ),
         )

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
+from components.stack import endpoint_args
 from pydantic.alias_generators import to_camel
 
 from async_inference.stack import settings
 from async_inference.stack.settings import PROJECT, Settings
 from components import async_endpoint, queue_scaling
-from components.stack import endpoint_args
 
 
 class StepAdjustment(TypedDict):

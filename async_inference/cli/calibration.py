@@ -137,7 +137,7 @@ def _picture(
         own = target.settings
         assert own is not None
         stated = Assumptions(
-            setup_s=float(own.setup_s),
+            setup_s=own.usual_setup_s,
             concurrency=own.max_concurrent_invocations_per_instance,
             request_ttl_s=float(own.request_ttl_s),
         )

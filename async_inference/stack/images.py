@@ -7,7 +7,7 @@ commit e0ecedea of August 2026, read in November.
 import re
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import Literal, get_args
 
 RAY_REPOSITORY, TORCHSERVE_REPOSITORY = "ray", "pytorch-inference"
 DEFAULT_TAG = "serve-ml-sagemaker-cuda-v1.4"
@@ -17,6 +17,9 @@ RAY_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
 
 TORCHSERVE_PATCHED_UNTIL = date(2026, 6, 30)
 """Of pytorch-inference 2.6, the last with TorchServe (docs/src/data/pytorch-inference, eop)."""
+
+
+Server = Literal["ray", "torchserve"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Image:
         patched_until: the day of AWS's last patch, where one is announced.
     """
 
-    serving: Literal["ray", "torchserve"]
+    serving: Server
     python: str | None
     machine: str = "x86_64"
     cuda: tuple[int, int] | None = None
@@ -95,3 +98,52 @@ def gpus(instance_type: str) -> int:
 def has_gpu(instance_type: str) -> bool:
     """Whether an instance type has NVIDIA's GPUs."""
     return re.match(r"ml\.(g\d|p\d)", instance_type) is not None
+
+
+def model_server_environment(
+    image: Image,
+    *,
+    timeout_s: int,
+    max_payload_bytes: int,
+    startup_timeout_s: int,
+    concurrency: int,
+) -> dict[str, str]:
+    """The model server's limits, from one timeout and one size.
+
+    Those of TorchServe (TS) and Multi Model Server (MMS) are below the asynchronous limits unless
+    set (DG async-inference-create-endpoint); loading has its own limit, and too low a one
+    reloads for ever (docs/aws-facts.md#torchserve). Ray Serve limits no size, and takes as many
+    requests at a time as it is told; the timeout is that of the image's adapter (docs/ray, v1.4).
+    """
+    if image.serving == "ray":
+        return {
+            "RAYSERVE_BACKEND_TIMEOUT": str(timeout_s),
+            "HANDLER_CONCURRENCY": str(concurrency),
+        }
+    limits = {
+        "DEFAULT_RESPONSE_TIMEOUT": timeout_s,
+        "MAX_REQUEST_SIZE": max_payload_bytes,
+        "MAX_RESPONSE_SIZE": max_payload_bytes,
+    }
+    return {
+        **{
+            f"{server}_{limit}": str(value)
+            for server in ("TS", "MMS")
+            for limit, value in limits.items()
+        },
+        "TS_DEFAULT_STARTUP_TIMEOUT": str(startup_timeout_s),
+    }
+
+
+MODEL_SERVER_VARIABLES = frozenset(
+    variable
+    for serving in get_args(Server)
+    for variable in model_server_environment(
+        Image(serving=serving, python=None),
+        timeout_s=1,
+        max_payload_bytes=1,
+        startup_timeout_s=1,
+        concurrency=1,
+    )
+)
+"""All variables that some server's limits are set by."""
