@@ -115,10 +115,11 @@ MAY_BE_OUTPUT = "may_be_output"
 if TYPE_CHECKING:
     from pulumi import Input
 
-    LateS3Uri = LateEcrImage = Input[str]
+    LateText = LateS3Uri = LateEcrImage = Input[str]
 else:
     # Stack files are checked where Pulumi is not installed.
     _Late = WrapValidator(_checked_if_known), Field(json_schema_extra={MAY_BE_OUTPUT: True})
+    LateText = Annotated[str, *_Late]
     LateS3Uri = Annotated[S3Uri, *_Late]
     LateEcrImage = Annotated[EcrImage, *_Late]
 

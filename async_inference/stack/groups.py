@@ -225,8 +225,11 @@ class Subscription(StackValue):
     """Who is told how requests end, and what alarms find."""
 
     topic: Literal["success", "error", "operations"]
+    """Requests that succeeded, requests that failed, or alarms"""
     protocol: Literal["email", "sqs", "https"]
+    """How messages are delivered"""
     address: str
+    """E-mail address, ARN of the queue, or URL"""
 
     @model_validator(mode="after")
     def _address_fits(self) -> Self:
