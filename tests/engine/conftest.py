@@ -17,11 +17,15 @@ import pytest
 import yaml
 
 from async_inference.local_aws.clients import client, isolated
+from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.make_up import STATE, environment
+from async_inference.local_aws.provider.template import ProviderTemplate
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.errors import AwsError
 from async_inference.local_aws.services.moto_services import operation_name
-from tests.local_aws.conftest import eventually
+from tests.local_aws.conftest import eventually, processes
+
+__all__ = ["processes"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLER = """
@@ -64,13 +68,23 @@ class RecordingAws(LocalAws):
     """Remembers the operations of our own services, in order, and the IAM actions of all that name
     theirs (S3 names none); may hold the answers of calls."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self,
+        options: Options,
+        processes: ProcessTemplate | None = None,
+        providers: ProviderTemplate | None = None,
+    ) -> None:
         self.operations: list[str] = []
         self.actions: set[str] = set()
         self.refused: dict[str, AwsError] = {}
         """How operations of our own services are refused."""
         self.hold = Hold(())
-        super().__init__(options)
+        super().__init__(options, processes, providers)
+
+    def providers_at_work(self) -> list[psutil.Process]:
+        """The providers of every engine that runs now."""
+        pid = self._providers.pid
+        return psutil.Process(pid).children() if pid else []
 
     def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
         scope = re.search(r"Credential=([^/]+/){3}([\w-]+)", environ.get("HTTP_AUTHORIZATION", ""))
@@ -202,6 +216,7 @@ class Program:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
         psutil.wait_procs(started, timeout=60)
+        eventually(lambda: not self.aws.providers_at_work(), "no provider at work", 30)
 
     def preview(self, *more: str) -> dict[str, list[str]]:
         """What a preview says: for each resource's name, its steps."""
@@ -290,9 +305,18 @@ def cli() -> None:
     subprocess.run([sys.executable, str(ROOT / "tools" / "pulumi_cli.py")], check=True)
 
 
+@pytest.fixture(scope="session")
+def providers() -> Iterator[ProviderTemplate]:
+    """What Pulumi's providers are forks of."""
+    template = ProviderTemplate()
+    yield template
+    template.close()
+
+
 @pytest.fixture
-def aws(tmp_path) -> Iterator[RecordingAws]:
-    aws = RecordingAws(Options(folder=tmp_path / "aws", minute_s=1.0))
+def aws(tmp_path, processes, providers) -> Iterator[RecordingAws]:
+    options = Options(folder=tmp_path / "aws", minute_s=1.0)
+    aws = RecordingAws(options, processes, providers)
     aws.start()
     yield aws
     aws.stop()

@@ -111,10 +111,10 @@ def _lasting(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cli, tmp_path_factory) -> dict[str, Any]:
+def uninterrupted(cli, processes, providers, tmp_path_factory) -> dict[str, Any]:
     """What an `up` that nobody interrupts makes."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0))
+    aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0), processes, providers)
     aws.start()
     try:
         (folder / "program").mkdir()
