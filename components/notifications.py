@@ -18,7 +18,7 @@ class NotificationsArgs:
 
     Args:
         subscriptions: who is told; those to the topic `operations` are `EndpointWatch`'s.
-        kms_key_arn: encrypts the topics; None is AWS's own key for SNS.
+        kms_key_arn: encrypts the topics; None is AWS's key for SNS.
         tags: tags for the topics.
     """
 
@@ -71,7 +71,7 @@ def subscribe(
     opts: pulumi.ResourceOptions,
 ) -> None:
     """Register a subscription to a topic."""
-    # The address names the subscription, so that a changed list touches only what changed.
+    # The address is part of the name, so that a changed list changes no other subscription.
     address = hashlib.sha256(subscription.address.encode()).hexdigest()[:8]
     aws.sns.TopicSubscription(
         f"{name}-{subscription.topic}-{subscription.protocol}-{address}",

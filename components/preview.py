@@ -1,8 +1,8 @@
-"""Says in words, in a preview, what an update will do to the endpoint.
+"""Messages in a preview: what an update will do to the endpoint.
 
 A diff names properties; people want to know what starts, what is replaced and what it interrupts.
-The hooks run in previews only and look at the state alone, never at AWS, so that a preview with
-read-only credentials, or none, says the same.
+The hooks run in previews only and read nothing but the state, so a preview with read-only
+credentials, or none, shows the same messages.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,12 +67,12 @@ class PreviewMessages:
 
 
 def on_endpoint_created(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a new endpoint means."""
+    """The message for a new endpoint."""
     return f"{fleet.endpoint_name} is created: it starts {fleet}, which is billed from then on."
 
 
 def on_endpoint_updated(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str | None:
-    """What an updated endpoint means; None where only its tags change."""
+    """The message for an update; None where only tags change."""
     before, after = args.old_inputs or {}, args.new_inputs or {}
     if all(before.get(key) == after.get(key) for key in ("endpointConfigName", "deploymentConfig")):
         return None
@@ -83,12 +83,12 @@ def on_endpoint_updated(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str | No
 
 
 def on_endpoint_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a deleted, or replaced, endpoint means."""
+    """The message for a deleted or replaced endpoint."""
     return f"{fleet.endpoint_name} is deleted, and with it every request in its queue."
 
 
 def on_configuration_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a replaced configuration means; an instance type that changes takes the target along."""
+    """The message for a replaced configuration; a new instance type also replaces the target."""
     name = (args.old_outputs or {}).get("name")
     message = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
     types = instance_types(args.old_inputs or {})

@@ -1,7 +1,7 @@
 """Resource hooks that protect live resources and fail the update after a silent rollback.
 
-Hooks run in the program while the engine works, so they look at AWS itself; that is why
-`pulumi destroy` needs `--run-program` (docs/aws-facts.md#silent-rollback).
+The hooks ask AWS what is live. They run in the program, so `pulumi destroy` needs `--run-program`
+(docs/aws-facts.md#silent-rollback).
 """
 
 import uuid
@@ -22,12 +22,12 @@ from components.provider_account import ProviderAccount
 
 
 class StillLiveError(Exception):
-    """What Pulumi was about to delete is what the endpoint runs."""
+    """Pulumi was about to delete what the endpoint runs."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """What an endpoint runs now: its configuration, and that one's models and instance types."""
+    """What an endpoint runs now: its configuration, with its models and instance types."""
 
     configuration: str
     models: frozenset[str]
@@ -36,7 +36,7 @@ class Live:
 
 
 def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
-    """What SageMaker says of an endpoint, None if it does not exist.
+    """SageMaker's description of an endpoint, None if it does not exist.
 
     Args:
         sagemaker: a boto3 SageMaker client.
@@ -51,7 +51,7 @@ def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
 
 
 def live(sagemaker: Any, endpoint_name: str) -> Live | None:
-    """What the endpoint runs, None if it does not exist or is going.
+    """What the endpoint runs, None if it does not exist or is being deleted.
 
     Args:
         sagemaker: a boto3 SageMaker client.
@@ -82,15 +82,15 @@ def _instance_types(variants: list[dict[str, Any]]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Scaled:
-    """All that scales a variant, as AWS describes it; what deregistering its target deletes.
+    """Everything that scales a variant, as AWS describes it. Deregistering its target deletes it.
 
     Args:
         target: the scalable target.
         tags: its tags.
         policies: its scaling policies.
         schedules: its scheduled actions.
-        alarms: for the ARN of each step policy, the alarms that run it. They stay, but a policy
-            that is put again may get another ARN.
+        alarms: the alarms that run each step policy, by the policy's ARN. They are not deleted, but
+            a policy that is put again may get another ARN.
     """
 
     target: Mapping[str, Any]
@@ -106,17 +106,17 @@ def scaled(autoscaling: Any, cloudwatch: Any, resource_id: str) -> Scaled | None
     Args:
         autoscaling: a boto3 Application Auto Scaling client.
         cloudwatch: a boto3 CloudWatch client.
-        resource_id: what Application Auto Scaling calls the variant.
+        resource_id: Application Auto Scaling's id of the variant.
     """
-    own = {"ServiceNamespace": SERVICE_NAMESPACE, "ScalableDimension": SCALABLE_DIMENSION}
-    targets = autoscaling.describe_scalable_targets(**own, ResourceIds=[resource_id])
+    variants = {"ServiceNamespace": SERVICE_NAMESPACE, "ScalableDimension": SCALABLE_DIMENSION}
+    targets = autoscaling.describe_scalable_targets(**variants, ResourceIds=[resource_id])
     if not targets["ScalableTargets"]:
         return None
     (target,) = targets["ScalableTargets"]
     arn = target.get("ScalableTargetARN")
 
     def listed(operation: str, key: str) -> list[dict[str, Any]]:
-        pages = autoscaling.get_paginator(operation).paginate(**own, ResourceId=resource_id)
+        pages = autoscaling.get_paginator(operation).paginate(**variants, ResourceId=resource_id)
         return [each for page in pages for each in page[key]]
 
     policies = listed("describe_scaling_policies", "ScalingPolicies")
@@ -142,7 +142,7 @@ def scale_again(autoscaling: Any, cloudwatch: Any, released: Scaled) -> None:
         cloudwatch: a boto3 CloudWatch client.
         released: what was there before the target was deregistered.
     """
-    # The role that AWS tells is the service's own, which it takes by itself.
+    # AWS returns its service-linked role, which it uses without being told.
     target = {key: value for key, value in released.target.items() if key != "RoleARN"}
     target |= {"Tags": dict(released.tags)} if released.tags else {}
     _repeat(autoscaling, "RegisterScalableTarget", target)
@@ -156,7 +156,7 @@ def scale_again(autoscaling: Any, cloudwatch: Any, released: Scaled) -> None:
 
 
 def _repeat(client: Any, operation: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Call an operation with those of its parameters that AWS described."""
+    """Call an operation with a description's values for its parameters."""
     parameters = client.meta.service_model.operation_model(operation).input_shape.members
     request = {key: value for key, value in described.items() if key in parameters}
     return getattr(client, xform_name(operation))(**request)
@@ -207,7 +207,7 @@ class RollbackGuard:
         )
 
     def registered_for(self, running: str) -> str:
-        """What the target is registered for, after the endpoint's update: it follows a change.
+        """The configuration for which the target is registered; a change registers it again.
 
         Args:
             running: the configuration that the endpoint runs, as the provider read it.
@@ -221,7 +221,7 @@ class RollbackGuard:
         return f"{running}, {uuid.uuid4()}"
 
     async def confirm_scaled(self, policies: int) -> None:
-        """Fail the deployment if it deregistered the target and that is not back.
+        """Fail the deployment if it deregistered the target and did not register it again.
 
         Args:
             policies: how many policies the target should have.
@@ -274,7 +274,7 @@ class RollbackGuard:
         )
 
     async def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
-        """After a failed update; whether to try that again, which is left to the next `up`."""
+        """After a failed update: register the target again. The update is left to the next `up`."""
         if self._released_for is None or self._before is None or args.failed_operation != "update":
             return False
         autoscaling, cloudwatch = await self._scaling_clients()
@@ -289,7 +289,7 @@ class RollbackGuard:
         return False
 
     async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
-        """After the target is registered again: what a schedule had set holds until the next."""
+        """After the target is registered again: keep bounds that a schedule has set."""
         asked = args.new_inputs or {}
         kept = scheduled_bounds(self._before, asked) if self._before else {}
         if kept:
@@ -303,14 +303,14 @@ class RollbackGuard:
 
 
 def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> dict[str, int]:
-    """The bounds of a target that one of its schedules has set otherwise than asked.
+    """The bounds of a target that one of its schedules has changed.
 
     Args:
-        before: what scaled before.
+        before: what scaled the variant before the update.
         asked: the target's inputs, camelCase.
 
     Returns:
-        Parameters of RegisterScalableTarget; none where no schedule has set any.
+        Parameters of RegisterScalableTarget; empty where no schedule has changed them.
     """
     actions = [schedule.get("ScalableTargetAction", {}) for schedule in before.schedules]
     kept = {
@@ -320,7 +320,7 @@ def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> dict[str, int]
     }
     low = kept.get("MinCapacity", asked["minCapacity"])
     high = kept.get("MaxCapacity", asked["maxCapacity"])
-    # A plan may have got new bounds meanwhile, which those of before do not fit.
+    # The plan's bounds may have changed, so that the earlier ones no longer fit.
     same = (low, high) == (asked["minCapacity"], asked["maxCapacity"])
     return {} if same or low > high else kept
 

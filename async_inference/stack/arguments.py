@@ -48,7 +48,7 @@ from async_inference.stack.images import (
     MODEL_SERVER_VARIABLES,
     TORCHSERVE_REPOSITORY,
     Image,
-    gpus,
+    gpu_count,
     image_of,
 )
 from async_inference.validation import InvalidInputError, StackValue, problems_of
@@ -526,7 +526,7 @@ def _image_of_region(args: AsyncEndpointArgs) -> str | None:
 def _every_gpu_serves(args: AsyncEndpointArgs) -> str | None:
     """TorchServe gives a copy of the model its GPU as a property, which model_fn does not receive:
     every copy would load onto the first."""
-    count, uri = gpus(args.instance_type), args.image_uri
+    count, uri = gpu_count(args.instance_type), args.image_uri
     other_server = uri is not None and f"/{TORCHSERVE_REPOSITORY}:" not in str(args.known_image_uri)
     if count == 1 or args.image.serving == "ray" or other_server:
         return None
