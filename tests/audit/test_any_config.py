@@ -15,8 +15,8 @@ from async_inference.stack.arguments import INSTANCE_FAMILIES
 from async_inference.stack.groups import LOG_RETENTION_DAYS, MAX_LIFECYCLE_DAYS
 from async_inference.stack.settings import PROJECT, load
 from async_inference.validation import InvalidInputError
-from tests.audit.conftest import ROOT
-from tests.components.test_program import run
+from tests.support import ROOT
+from tests.support.program import run
 
 pytestmark = pytest.mark.audit
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from async_inference.local_aws.server import Options
-from tests.engine.conftest import HANDLER, Program, RecordingAws, ask, changes
-from tests.local_aws.conftest import eventually
+from tests.support.engine import HANDLER, Program, RecordingAws, ask, changes
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.engine
 

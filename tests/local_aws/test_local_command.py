@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from async_inference.cli import local
 from async_inference.local_aws import make_up
 from async_inference.validation import InvalidInputError
-from tests.local_aws.conftest import Account, eventually
+from tests.support.embedded_aws import Account
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "async_inference", "local"]
 
@@ -37,10 +38,10 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["status"], "the embedded AWS does not run; start it with make up"),
+        (["status"], "the embedded AWS is not running; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
         (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
-        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),
+        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json prints once"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence_with_a_way_out(

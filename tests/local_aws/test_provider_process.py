@@ -15,7 +15,7 @@ from async_inference.local_aws.make_up import PLUGIN, PLUGIN_FOLDER
 from async_inference.local_aws.provider.plugin import VERSION
 from async_inference.local_aws.provider.template import ProviderTemplate
 from async_inference.local_aws.server import LocalAws, Options
-from tests.local_aws.conftest import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from async_inference.cli import app
 from async_inference.local_aws.server import Options
-from tests.engine.conftest import Program, RecordingAws, cli, providers
-from tests.local_aws.conftest import processes, start
+from tests.support.embedded_aws import processes, start
+from tests.support.engine import Program, RecordingAws, cli, providers
 
 __all__ = ["cli", "processes", "providers", "start"]  # fixtures
 

@@ -2,15 +2,14 @@
 
 import runpy
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support import ROOT
 from tools import configuration_reference
 
-ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -14,8 +13,8 @@ from pydantic import BaseModel
 from async_inference.stack.arguments import AsyncEndpointArgs
 from async_inference.stack.groups import Security
 from async_inference.validation import InvalidInputError
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HANDLER = ROOT / "inference_code"
 
 
