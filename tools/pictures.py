@@ -36,7 +36,7 @@ def drawn() -> dict[str, Figure]:
         seed=0,
     )
     light = {"zero-to-n.png": _zero_to_n(found), "tuned-on-bursts.png": report.timeline(found)}
-    with mpl.rc_context(DARK):
+    with mpl.rc_context(DARK):  # ty: ignore[invalid-argument-type] its keys are rcParams
         return light | {"zero-to-n-dark.png": _zero_to_n(found)}
 
 
