@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,10 @@ from async_inference.cli.target import Target, target_of
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
+    from async_inference.aws_clients import Clients
     from async_inference.calibration.estimators import Estimate, Finding
     from async_inference.calibration.file import Merged
+    from async_inference.calibration.records import Records
 
 DEFAULT_DAYS = 14.0
 EXIT_DECLINED = 1
@@ -107,11 +110,11 @@ def calibrate(
         screen.print(f"Rehearsals of {name} take {path} from now on; commit it.", markup=False)
 
 
-def _clients(target: Target) -> Any:
+def _clients(target: Target) -> "Clients":
     from botocore.config import Config
 
     config = Config(retries={"mode": "adaptive", "max_attempts": 10})
-    return lambda service: target.session.client(service, endpoint_url=target.url, config=config)
+    return partial(target.session.client, endpoint_url=target.url, config=config)
 
 
 class _aws_says:  # noqa: N801 reads as a statement
@@ -128,7 +131,7 @@ class _aws_says:  # noqa: N801 reads as a statement
 
 
 def _picture(
-    target: Target, records: Any, merged: "Merged", path: Path, screen: Console
+    target: Target, records: "Records", merged: "Merged", path: Path, screen: Console
 ) -> str | None:
     with screen.status("rehearsing what was measured (the first time compiles, ten seconds)"):
         from async_inference.calibration import comparison, file

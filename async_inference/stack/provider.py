@@ -155,7 +155,7 @@ class Session(boto3.Session):
         """A client of one service; what the options give comes before the configuration."""
         given = {key: value for key, value in options.items() if value is not None}
         own = _connection(self._config, service_name, self.region_name)
-        return super().client(service_name, **own | given)
+        return super().client(service_name, **own | given)  # ty: ignore[no-matching-overload]
 
 
 def session(values: Mapping[str, object], region: str) -> Session:
@@ -182,7 +182,7 @@ def session(values: Mapping[str, object], region: str) -> Session:
         raise InvalidInputError(
             ["aws:accessKey and aws:secretKey: are needed together; set both or neither"]
         )
-    if config.access_key is not None:
+    if config.access_key is not None and config.secret_key is not None:
         core.set_credentials(config.access_key, config.secret_key, config.token)
     sts = _connection(config, "sts", region)
     identity = config.assume_role_with_web_identity

@@ -21,7 +21,7 @@ NAME = SETTINGS.endpoint_name
 POLICY_ARN = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:policyName/{}"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:error"
 WAKE = "HasBacklogWithoutCapacity-ScalingPolicy"
-WAKE_ALARM: dict[str, Any] = {
+WAKE_ALARM: Any = {
     "AlarmName": "wake",
     "Namespace": "AWS/SageMaker",
     "MetricName": "HasBacklogWithoutCapacity",
@@ -36,7 +36,7 @@ WAKE_ALARM: dict[str, Any] = {
     "AlarmActions": [POLICY_ARN.format(WAKE)],
     "ActionsEnabled": True,
 }
-STEPS: dict[str, Any] = {
+STEPS: Any = {
     "PolicyName": WAKE,
     "PolicyARN": POLICY_ARN.format(WAKE),
     "PolicyType": "StepScaling",
@@ -47,7 +47,7 @@ STEPS: dict[str, Any] = {
         "StepAdjustments": [{"MetricIntervalLowerBound": 0.0, "ScalingAdjustment": 1}],
     },
 }
-TRACKING: dict[str, Any] = {
+TRACKING: Any = {
     "PolicyName": "Invocations-ScalingPolicy",
     "PolicyARN": POLICY_ARN.format("Invocations-ScalingPolicy"),
     "PolicyType": "TargetTrackingScaling",
@@ -69,30 +69,31 @@ ASKED = Asked(
     variant="AllTraffic",
     alarms={"wake": {"alarmActions": [POLICY_ARN.format(WAKE)]}},
 )
-TARGET: dict[str, Any] = {
+TARGET: Any = {
     "ResourceId": f"endpoint/{NAME}/variant/AllTraffic",
     "MinCapacity": 0,
     "MaxCapacity": 5,
     "SuspendedState": {"ScheduledScalingSuspended": False},
 }
-RUNNING: dict[str, Any] = {
+RUNNING: Any = {
     "EndpointStatus": "InService",
     "EndpointConfigName": "config-2",
     "ProductionVariants": [{"VariantName": "AllTraffic", "CurrentInstanceCount": 0}],
 }
+CONFIGURATION: Any = {
+    "ProductionVariants": [{"VariantName": "AllTraffic", "InstanceType": "ml.g4dn.2xlarge"}],
+    "AsyncInferenceConfig": {
+        "OutputConfig": {
+            "S3OutputPath": "s3://bucket/out",
+            "S3FailurePath": "s3://bucket/fail",
+            "NotificationConfig": {"ErrorTopic": TOPIC},
+        },
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 1},
+    },
+}
 LIVE = Live(
     endpoint=RUNNING,
-    configuration={
-        "ProductionVariants": [{"VariantName": "AllTraffic", "InstanceType": "ml.g4dn.2xlarge"}],
-        "AsyncInferenceConfig": {
-            "OutputConfig": {
-                "S3OutputPath": "s3://bucket/out",
-                "S3FailurePath": "s3://bucket/fail",
-                "NotificationConfig": {"ErrorTopic": TOPIC},
-            },
-            "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 1},
-        },
-    },
+    configuration=CONFIGURATION,
     targets=[TARGET],
     policies=[STEPS, TRACKING],
     alarms={"wake": WAKE_ALARM},
@@ -312,7 +313,7 @@ def test_a_conditional_statement_counts_neither_way():
     assert may([{"Statement": [plain, conditional | {"Effect": "Deny"}]}], "sns:Publish", TOPIC)
 
 
-def state(*resources: dict[str, Any]) -> dict[str, Any]:
+def state(*resources: Any) -> account.StackState:
     return {"deployment": {"resources": list(resources)}}
 
 

@@ -94,7 +94,9 @@ class CloudWatch:
 
 
 def test_durations_are_taken_in_the_unit_that_each_datapoint_tells():
-    found = fetched(CloudWatch(), "sdxl", "AllTraffic", timedelta(hours=1))
+    cloudwatch: Any = CloudWatch()
+
+    found = fetched(cloudwatch, "sdxl", "AllTraffic", timedelta(hours=1))
 
     assert found.ended == {START_S: 2.0}, "a number of requests has no unit"
     assert found.in_backlog_ms == {START_S: 10_000.0}
