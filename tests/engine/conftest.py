@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from async_inference.local_aws.clients import client, isolated
+from async_inference.local_aws.clients import clients_at, isolated
 from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.errors import AwsError
@@ -231,7 +231,7 @@ class Program:
         return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))
 
     def client(self, service: str) -> Any:
-        return client(self.aws.url, service)
+        return clients_at(self.aws.url)(service)  # ty: ignore[no-matching-overload] any of them
 
     def endpoint(self) -> dict[str, Any]:
         name = f"async-sdxl-{self.stack}"

@@ -66,7 +66,7 @@ class Account:
         self.sqs = self.client("sqs")
 
     def client(self, service: str) -> Any:
-        return boto3.client(
+        return boto3.client(  # ty: ignore[no-matching-overload] any of them
             service,
             endpoint_url=self.aws.url,
             region_name=REGION,

@@ -12,7 +12,7 @@ from tests.local_aws.conftest import eventually
 from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, activities, track, wake
 
 
-def endpoint(**changes: Any) -> dict[str, Any]:
+def endpoint(**changes: Any) -> Any:
     idle = {
         "status": "InService",
         "failure_reason": None,
