@@ -22,7 +22,7 @@ Work = Callable[[], object]
 
 @contextmanager
 def previews(folder: Path) -> Generator[tuple[Work, Work]]:
-    """A preview of stack local, nothing deployed yet, and one of a program that does nothing."""
+    """Previews of stack local before its first deployment, and of a program that does nothing."""
     ours, empty = folder / "ours", folder / "empty"
     for program in (ours, empty):
         (program / STATE).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the embedded endpoint adds to a handler that does nothing."""
+"""The overhead of the embedded endpoint over a handler that does nothing."""
 
 import io
 import statistics
@@ -29,10 +29,10 @@ STARTS = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """Throughput of a filled queue, time of a single request, what idling and an instance cost.
+    """Throughput with a full queue, overhead of one request, and the cost of idling and instances.
 
     Args:
-        instance_bytes: memory of an instance that it shares with no other process.
+        instance_bytes: memory that an instance does not share with other processes.
     """
 
     requests_per_s: float
@@ -85,7 +85,7 @@ def measure(folder: Path) -> Measured:
 
 
 def _start_s(running: Endpoint) -> float:
-    """Seconds from asking for one more instance until it serves."""
+    """Seconds from requesting one more instance until it serves."""
     before, started = running.in_service, time.perf_counter()
     running.set_desired(before + 1)
     while running.in_service == before:

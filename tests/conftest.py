@@ -4,9 +4,12 @@ import gc
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from async_inference.local_aws.clients import isolated
+
+pytest.register_assert_rewrite("tests.support")
 
 # The person who runs the tests has an AWS environment, which no test may reach.
 alone = isolated({})

@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 import typer
@@ -12,9 +11,10 @@ from async_inference.cli import app
 from async_inference.rehearsal import traffic
 from async_inference.rehearsal.comparison import FIGURES
 from async_inference.rehearsal.rehearse import rehearse, traffic_as_json
+from tests.support import ROOT
+from tests.support.command_line import parsed
 from tools import command_reference, configuration_reference, parity_table
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -29,17 +29,6 @@ def commands(program: str) -> list[list[str]]:
                     if words[:1] == [program]:
                         found.append(words[1:])
     return found
-
-
-def parsed(command, words: list[str]) -> None:
-    """Let the command line read the words, down to the last subcommand, and run nothing."""
-    with command.make_context(command.name, list(words)) as context:
-        if hasattr(command, "resolve_command"):
-            _, inner, rest = command.resolve_command(
-                context, [*context._protected_args, *context.args]
-            )
-            assert inner is not None
-            parsed(inner, rest)
 
 
 @pytest.mark.parametrize("words", commands("async-inference"), ids=" ".join)

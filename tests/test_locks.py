@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from async_inference import __main__ as command
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 LOCKS = sorted([ROOT / "requirements.txt", *(ROOT / "locks").glob("*.txt")])
 
 

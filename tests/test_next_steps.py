@@ -9,7 +9,7 @@ from rich.console import Console
 
 from async_inference.cli import app
 from async_inference.cli.next_steps import next_steps
-from tests.test_documentation import parsed
+from tests.support.command_line import parsed
 
 
 def said(folder, url: str | None) -> str:

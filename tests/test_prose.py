@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
 VOCABULARY = tomllib.loads((ROOT / "docs" / "vocabulary.toml").read_text(encoding="utf-8"))
 PHRASES = {re.compile(phrase): better for phrase, better in VOCABULARY["phrases"].items()}
 QUOTED = {"docs/aws-facts.md"}

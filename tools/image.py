@@ -1,11 +1,11 @@
-"""Pins the newest Ray Serve image: its tag, and the list of all that it brings.
+"""Pins the newest Ray Serve image: its tag, and the list of its packages.
 
     git clone --depth 1 <AWS's deep-learning-containers> containers
     python tools/image.py containers && make lock
 
-The argument is a checkout of that repository. The tag is the newest of docs/ray/changelog, the
-list what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages again; read what
-changed, and run `make test`.
+The argument is a checkout of that repository. The tag is the newest one in docs/ray/changelog, and
+the list comes from docker/ray/uv.lock. `make lock` then resolves the handlers' packages again; read
+what changed, and run `make test`.
 """
 
 import re
@@ -21,7 +21,7 @@ TAG = re.compile(r"serve-ml-sagemaker-cuda-v\d+\.\d+")
 
 
 def listed(lock: str, tag: str, commit: str) -> str:
-    """The list of packages, from the image's own uv.lock."""
+    """The list of packages from the image's uv.lock."""
     document = tomllib.loads(lock)
     packages = sorted(
         (package["name"], package["version"])

@@ -1,4 +1,4 @@
-"""Draws the documentation's pictures, by the project's own rehearsal; `make docs` runs it.
+"""Draws the documentation's pictures from rehearsals; `make docs` runs it.
 
 A test draws them again and compares.
 """
@@ -15,11 +15,11 @@ from async_inference.rehearsal.rehearse import Rehearsal, rehearse
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 DPI = 110
 SHOWN_H = (0.5, 5.5)
-"""The part of the traffic that the README's picture shows: a few bursts."""
+"""The hours that the README's picture shows: a few bursts."""
 
 
 def drawn() -> dict[str, Figure]:
-    """Each picture by its file's name; run in the project's folder, whose stack files it reads."""
+    """Each picture by file name; must run in the project's folder, because it reads stack files."""
     found = rehearse(
         stack="dev",
         traffic="bursts",

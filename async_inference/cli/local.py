@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from async_inference.local_aws.status import EndpointReport, Refusal, StatusReport
 
 CHARTED_MINUTES = 45
-"""As many minutes as fit beside the numbers into 80 columns."""
+"""How many minutes fit into 80 columns, next to the numbers."""
 SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
@@ -69,7 +69,7 @@ def status(
     import httpx
 
     if watch and as_json:
-        raise InvalidInputError(["--watch --json: choose one of them; --json looks once"])
+        raise InvalidInputError(["--watch --json: choose one of them; --json prints once"])
     aws = _running()
 
     def look() -> "StatusReport":
@@ -82,7 +82,7 @@ def status(
             ).json()
         except (httpx.TransportError, ValueError) as error:
             raise InvalidInputError(
-                [f"the embedded AWS does not answer ({error}); start it again with make up"]
+                [f"the embedded AWS does not respond ({error}); start it again with make up"]
             ) from error
 
     if as_json:
@@ -106,7 +106,7 @@ def logs(
     endpoint: Annotated[str | None, typer.Argument(help="Endpoint name; default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Run until Ctrl-C.")] = False,
 ) -> None:
-    """Print what the instances wrote, each line after its log stream in CloudWatch Logs.
+    """Print the instances' logs, each line with its CloudWatch log stream.
 
     For example: async-inference local logs async-sdxl-local --follow
     """
@@ -132,12 +132,12 @@ def logs(
 
 
 def _new_lines(folder: Path, endpoint: str, read: dict[Path, int]) -> Iterator[tuple[str, str]]:
-    """Whole lines that were not read yet, the longest silent instance first.
+    """Complete lines that were not read yet, with their stream; files in order of last change.
 
     Args:
-        folder: where the endpoints' logs are, by region, endpoint and variant.
-        endpoint: whose.
-        read: how far each file was read, in bytes; kept up to date.
+        folder: the folder of logs, by region, endpoint and variant.
+        endpoint: the endpoint's name, or `*`.
+        read: how many bytes of each file were read; updated here.
     """
     files = folder.glob(f"*/{endpoint}/*/*log")
     for path in sorted(files, key=lambda path: path.stat().st_mtime):
@@ -157,7 +157,7 @@ def _running() -> "Daemon":
 
     aws = daemon.running(daemon.AWS_FOLDER)
     if aws is None:
-        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+        raise InvalidInputError(["the embedded AWS is not running; start it with make up"])
     return aws
 
 
@@ -196,7 +196,7 @@ def _endpoint_shown(name: str, endpoint: "EndpointReport") -> list[RenderableTyp
     for what, value, column in (
         (
             "in service",
-            f"{endpoint['in_service']} of {endpoint['desired']} asked for",
+            f"{endpoint['in_service']} of {endpoint['desired']} desired",
             history["in_service"],
         ),
         ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", history["backlog"]),
@@ -252,7 +252,7 @@ def _activities_shown(activities: "list[Activity]", not_scaled: "list[Refusal]")
 
 
 def _shortened(text: str) -> str:
-    """Without the resource and UUID by which target tracking names its alarms."""
+    """The text without the resource and UUID in the names of target tracking's alarms."""
     pattern = r"\bTargetTracking-\S+-(Alarm(?:High|Low))-[0-9a-f-]{36}"
     return re.sub(pattern, r"TargetTracking \1", text)
 

@@ -1,4 +1,4 @@
-"""`verify`: does the stack run as its config says? `preflight`: can it run?"""
+"""`verify`: does a stack run as its config says? `preflight`: can it run?"""
 
 import json
 from collections.abc import Generator, Sequence
@@ -25,14 +25,14 @@ DEFAULT_WITHIN_S = 1800.0
 def verify(
     stack: Annotated[str, typer.Option(help="Deployed stack.")] = "dev",
     sends: Annotated[
-        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for the answer.")
+        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for its result.")
     ] = True,
     body: Annotated[
         Path | None,
         typer.Option(help="JSON file with the request to send; default: a small image."),
     ] = None,
     within_s: Annotated[
-        float, typer.Option(help="Seconds to wait for the answer, including a cold start.", min=1)
+        float, typer.Option(help="Seconds to wait for the result, cold start included.", min=1)
     ] = DEFAULT_WITHIN_S,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,7 +65,8 @@ def verify(
 def preflight(
     stack: Annotated[str, typer.Option(help="Stack to be deployed.")] = "dev",
     tries: Annotated[
-        bool, typer.Option("--probe", help="Deploy a copy that can start no instance. Asks first.")
+        bool,
+        typer.Option("--probe", help="Deploy a copy that cannot start an instance, after asking."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --probe: do not ask.")] = False,
     as_json: JsonOption = False,
@@ -91,7 +92,7 @@ def preflight(
 def _probed(
     own: "Settings", file: Path, reached: "Reached", console: Console, *, yes: bool
 ) -> "list[Check]":
-    """The checks of a trial deployment, after the user has agreed to it."""
+    """The checks of a probe, after the user has agreed to it."""
     from async_inference.operations import probe
 
     with console.status("reading the quotas"), _aws_says():
@@ -99,8 +100,8 @@ def _probed(
     if instance_type is None:
         raise InvalidInputError(
             [
-                "--probe: this account has no instance type with a quota of 0, which alone keeps "
-                "the trial from starting an instance"
+                "--probe: this account has no instance type with a quota of 0, and only that keeps "
+                "the probe from starting an instance"
             ]
         )
     wanted = probe.trial(file.read_text(encoding="utf-8"), own.stack, instance_type)
@@ -108,12 +109,12 @@ def _probed(
         f"A copy of stack {own.stack}, called {wanted.name}, will be deployed to {own.region} with "
         f"{instance_type}, then destroyed. The account's quota for that type is 0, so SageMaker "
         "refuses the endpoint and no instance starts. Bucket, role, topics, alarms, model and "
-        "configuration exist for some minutes, for at most a few cents. A KMS key of the copy is "
-        "scheduled for deletion in 30 days, at no cost."
+        "configuration exist for a few minutes and cost a few cents at most. If the copy has a KMS "
+        "key, it is scheduled for deletion in 30 days, at no cost."
     )
     if not yes and not typer.confirm("Deploy and destroy it?", err=True):
         raise typer.Exit(EXIT_DIFFERS)
-    with console.status(f"deploying and destroying {wanted.name}, some minutes"):
+    with console.status(f"deploying and destroying {wanted.name} (a few minutes)"):
         return probe.probe(wanted, file.parent, reached.environment)
 
 

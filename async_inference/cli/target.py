@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 LOCAL_STACK = "local"
 ANNOUNCED_EVERY_S = 10.0
-"""The period of the alarm that listens (preset `announced`)."""
+"""The period of preset `announced`'s alarm on announcements."""
 TYPICAL_DETECTION_S = 210.0
-"""Mean time from a request to an idle endpoint to the wish for an instance
+"""Mean seconds from a request's arrival at an idle endpoint to the scale-out
 (docs/aws-facts.md#wake-up)."""
 
 
@@ -28,12 +28,12 @@ class Target:
     """An endpoint and how to reach it.
 
     Args:
-        endpoint: its name.
+        endpoint: the endpoint's name.
         aws: `local`, or the region.
         session: credentials and region.
-        url: of the embedded AWS.
+        url: the embedded AWS's URL; None for AWS.
         minute_s: real seconds for a minute of that AWS.
-        settings: the stack's, where one was named.
+        settings: the stack's settings, if a stack was named.
     """
 
     endpoint: str
@@ -44,10 +44,10 @@ class Target:
     settings: "Settings | None"
 
     def announce_every_s(self, asked: bool | None) -> float | None:
-        """Real seconds between announcements, None for no announcements.
+        """Real seconds between announcements; None for no announcements.
 
         Args:
-            asked: whether to announce; None is what the stack's policies listen to.
+            asked: whether to announce; None announces if the stack's policies use it.
         """
         if asked is None:
             asked = self.settings is not None and self.settings.plan.hears_announcements
@@ -55,7 +55,7 @@ class Target:
 
     @property
     def cold_start_s(self) -> float:
-        """Real seconds from a request to an idle endpoint to its first instance, typically."""
+        """Typical real seconds from a request at an idle endpoint to its first instance."""
         from async_inference.stack.groups import Setup
 
         setup_s = self.settings.usual_setup_s if self.settings else Setup().usual_s
@@ -63,12 +63,15 @@ class Target:
 
 
 def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = None) -> Target:
-    """Where to send, and with whose credentials: a stack's as its provider's, else the shell's.
+    """The target of a command. With a stack it has the credentials of the stack's provider.
 
     Args:
-        endpoint: its name, None for the stack's.
-        stack: its name, None for local while the embedded AWS runs.
-        begun_at: the `aws` of the target that a ledger was begun with.
+        endpoint: the endpoint's name; None is the stack's.
+        stack: the stack's name; None is local while the embedded AWS runs.
+        begun_at: the `aws` of the target with which a ledger was begun.
+
+    Raises:
+        InvalidInputError: there is no such target, or no region.
     """
     import boto3
 
@@ -83,12 +86,12 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
             stack is None and aws is not None and (endpoint is None or _runs(aws.url, endpoint))
         )
     if local and aws is None:
-        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+        raise InvalidInputError(["the embedded AWS is not running; start it with make up"])
     if local and endpoint is None:
         stack = LOCAL_STACK
     if stack is None and endpoint is None:
         raise InvalidInputError(
-            ["which endpoint? Name --stack or --endpoint, or start the local stack with make up"]
+            ["no endpoint is named; use --stack or --endpoint, or start the local stack: make up"]
         )
     file = Path(f"Pulumi.{stack}.yaml")
     own = None if stack is None else settings.from_stack_file(file)
@@ -107,12 +110,12 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
 
 @dataclass(frozen=True)
 class Reached:
-    """How a stack's resources and its Pulumi state are read.
+    """How to read a stack's resources and its Pulumi state.
 
     Args:
         session: credentials and region.
-        url: of the embedded AWS, None for what the session finds.
-        environment: variables for the Pulumi CLI.
+        url: the embedded AWS's URL; None for AWS.
+        environment: environment variables for the Pulumi CLI.
     """
 
     session: "boto3.Session"
@@ -126,10 +129,10 @@ class Reached:
 
 
 def reached_by(stack: str, region: str) -> Reached:
-    """How to read a stack, where its provider acts; the local one is where `make up` put it.
+    """How to read a stack with its provider's credentials; stack local is on the embedded AWS.
 
     Raises:
-        InvalidInputError: stack local, and neither `make up` nor the environment gives an AWS.
+        InvalidInputError: the stack is local, and there is no embedded AWS.
     """
     from async_inference.local_aws import clients, daemon
     from async_inference.stack import provider
@@ -140,10 +143,10 @@ def reached_by(stack: str, region: str) -> Reached:
             from async_inference.local_aws import make_up
 
             variables = make_up.environment(aws.url, daemon.LOCAL)
-            os.environ["PATH"] = variables["PATH"]  # where subprocess looks the CLI up
+            os.environ["PATH"] = variables["PATH"]  # subprocess finds the CLI there
             return Reached(clients.session(region), aws.url, clients.isolated(variables))
         if "AWS_ENDPOINT_URL" not in os.environ:
-            raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+            raise InvalidInputError(["the embedded AWS is not running; start it with make up"])
     values = provider.of_stack(Path(f"Pulumi.{stack}.yaml"))
     return Reached(provider.session(values, region), None, os.environ)
 

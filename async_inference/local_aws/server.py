@@ -33,6 +33,7 @@ from async_inference.local_aws.fleet.environment import Environment
 from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.http_server import HttpServer, Response
 from async_inference.local_aws.journal import Journal
+from async_inference.local_aws.provider.template import ProviderTemplate
 from async_inference.local_aws.services import cloudwatch
 from async_inference.local_aws.services.alarms import Alarms
 from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
@@ -130,9 +131,15 @@ class LocalAws:
     Args:
         options: how it behaves.
         processes: starts its instances; its own if None.
+        providers: starts Pulumi's providers; its own if None.
     """
 
-    def __init__(self, options: Options, processes: ProcessTemplate | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        processes: ProcessTemplate | None = None,
+        providers: ProviderTemplate | None = None,
+    ) -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(options.folder / "state.sqlite3")
         saved = self._journal.documents("clock").get("now", {})
@@ -140,7 +147,12 @@ class LocalAws:
         self._options = options
         self._services = MotoServices(self._journal, options.faults)
         self._processes = processes or ProcessTemplate()
-        self._ends_processes = processes is None
+        self._providers = providers or ProviderTemplate()
+        self._own: list[ProcessTemplate | ProviderTemplate] = []
+        if processes is None:
+            self._own.append(self._processes)
+        if providers is None:
+            self._own.append(self._providers)
         self._logs = EndpointLogs(options.folder / "logs", self.clock)
         self._models: dict[str, ServiceModel] = {}
         self._regions: dict[str, Region] = {}
@@ -167,8 +179,8 @@ class LocalAws:
         self._server.stop()
         for region in self._regions.values():
             region.sagemaker.close()
-        if self._ends_processes:
-            self._processes.close()
+        for template in self._own:
+            template.close()
         self._save_clock()
         self._journal.close()
 
@@ -250,6 +262,8 @@ class LocalAws:
         if path == "/_local/status":
             minutes = parse_qs(environ.get("QUERY_STRING", "")).get("minutes", ["0"])[0]
             return _json(self.status(int(minutes) if minutes.isdecimal() else 0))
+        if path == "/_local/provider":
+            return _json(self._providers.port())
         if path == page.PATH.rstrip("/"):
             return "308 Permanent Redirect", [("Location", page.PATH), ("Content-Length", "0")], []
         if path in page.FILES:

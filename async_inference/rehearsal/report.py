@@ -33,13 +33,13 @@ img { max-width: 100%; background: white }
 
 
 def write(rehearsal: Rehearsal, folder: Path) -> Path:
-    """Write `index.html`, `timeline.png` and `waits.png`; the page holds both pictures itself.
+    """Write `index.html`, `timeline.png` and `waits.png`; the page embeds both pictures.
 
     Returns:
         The page's path.
 
     Raises:
-        InvalidInputError: the folder cannot be made or written.
+        InvalidInputError: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +95,12 @@ def timeline(rehearsal: Rehearsal) -> Figure:
 
 
 def first_runs(rehearsal: Rehearsal) -> list[tuple[str, Run]]:
-    """Each plan's name and its run of the first seed, which pictures show."""
+    """Each plan's name and its run with the first seed, which the pictures show."""
     return [(runs.name, runs.runs[0]) for runs in rehearsal.plans]
 
 
 def backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Requests that arrived and are neither answered nor expired, at each change."""
+    """When the backlog changes, and the backlog from then on."""
     arrivals_s = rehearsal.traffics[0].arrivals_s
     expiry_s = arrivals_s + rehearsal.assumptions.request_ttl_s
     gone_s = np.where(np.isnan(run.finished_s), expiry_s, run.finished_s)
@@ -151,7 +151,7 @@ def _waits(rehearsal: Rehearsal) -> Figure:
         share = np.arange(1, len(waits_s) + 1) / max(1, len(waits_s))
         axes.plot(waits_s.clip(1), 100 * share, color=f"C{number}", label=name)
     axes.axhline(95, color="grey", ls=":", lw=1)
-    # Said outright: a scale found from the data fails where nothing was served.
+    # Set here, because matplotlib cannot find a scale where nothing was served.
     axes.set(xlim=(1, max(10.0, rehearsal.assumptions.request_ttl_s)), ylim=(0, 102))
     axes.set(xscale="log", xlabel="wait until service starts, s", ylabel="requests served, %")
     axes.legend(loc="upper left")
@@ -171,7 +171,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
     ]
     differences = [
         [
-            f"{each.policy} less {each.against}",
+            f"{each.policy} minus {each.against}",
             FIGURE_COLUMNS[each.figure][0],
             _shown(each.figure, each.estimate),
             "noise" if each.noise else "",
@@ -196,7 +196,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
     ]
     body = [
         "<h1>Rehearsal</h1>",
-        f"<p>An estimate by simulation: {given['requests']:.0f} requests over "
+        f"<p>A simulated estimate: {given['requests']:.0f} requests over "
         f"{given['span_s'] / DAY_S:.1f} days, {given['work_s'] / HOUR_S:.1f} h of work; means over "
         f"{len(rehearsal.seeds)} seeds, with the range over them.</p>",
         *(f"<p><strong>Warning:</strong> {escape(text)}</p>" for text in rehearsal.warnings),
@@ -205,7 +205,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
         f"<p>Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}.</p>",
         *(
             [
-                "<h2>Under every other reading of AWS, one at a time</h2>",
+                "<h2>Under each other reading of AWS</h2>",
                 _table(["policy", "figure", "mean and range", "moved most by"], sensitivities),
             ]
             if sensitivities
@@ -213,9 +213,9 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
         ),
         f"<h2>The run of seed {rehearsal.seeds[0]}</h2>",
         *(f'<img alt="" src="data:image/png;base64,{image}">' for image in images),
-        "<h2>What did nothing, and why</h2>",
+        "<h2>Policy actions without effect</h2>",
         _table(["run", "policy", "reason", "times"], ignored),
-        "<h2>What it rests on</h2>",
+        "<h2>Assumptions</h2>",
         _table(["assumption", "value"], [*(assumed | unsettled | seeds).items()]),
     ]
     return (

@@ -1,7 +1,7 @@
 """The search for a better plan: plans that AWS can run, evaluated on unseen traffic.
 
-The first half of the traffic chooses, the second half judges. Only step policies, target tracking
-and schedules are tried: nothing that needs a function of one's own.
+The first half of the traffic trains the search, the second half evaluates it. The search tries step
+policies, target tracking and schedules, nothing that needs custom code in AWS.
 """
 
 import math
@@ -50,25 +50,26 @@ from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 
 SEEDS = 4
-"""Number of seeds to simulate each plan with."""
+"""Default number of seeds with which each plan is simulated."""
 HOURS, MEAN_WAIT_S, P95_WAIT_S = (
     FIGURES[name] for name in ("instance_hours", "mean_wait_s", "p95_wait_s")
 )
 BATCH = 8
-"""Plans a round, simulated side by side; fixed, so that a seed finds the same on any machine."""
+"""Plans per round, simulated in parallel. It is fixed so that a seed finds the same plan on any
+machine."""
 MARGIN = 0.98
-"""Part of the limit that the training traffic may use, since the unseen part will differ."""
+"""Fraction of the limit that a plan may use on training traffic, because unseen traffic differs."""
 PENALTY = 4.0
 STRANGENESS = 0.004
-"""Price of each number that differs from preset `tuned`: what the training traffic never needed,
-such as an answer to a spike, stays as it is."""
+"""Penalty for each number that differs from preset `tuned`. It keeps what the training traffic
+never needed, such as the reaction to a spike."""
 SURGE_SLACK = 1.5
-"""How many times the documented p95 wait a plan may have in a surge that the training lacks."""
+"""A plan's p95 wait in a surge may be this many times that of the documented policy."""
 PARENTS = 16
-"""The best plans so far, which the next ones are bred from."""
+"""How many of the best plans so far the next ones are bred from."""
 SHOWN = 12
 EMPTY_BELOW = 0.5
-"""The alarm threshold for an empty queue."""
+"""Alarm threshold below which the queue is empty."""
 
 Objective = Literal["hours", "wait"]
 
@@ -147,7 +148,7 @@ assert set(CHOICES) == {field.name for field in fields(Shape)}
 
 
 def rules(shape: Shape) -> ScalingRules:
-    """The policies and schedules that a shape stands for."""
+    """The policies and schedules of a shape."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
     policies: list[ScalingPolicy] = [_wake(shape)]
@@ -167,14 +168,14 @@ def rules(shape: Shape) -> ScalingRules:
     if shape.thinning_below:
         alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
         policies.append(_less("Thinning", alarm, shape.thinning_percent, shape.thinning_cooldown_s))
-    # On the whole backlog, which has data at zero instances however AWS is read (unsettled.py).
+    # On the whole backlog, which has data at zero instances under every reading (unsettled.py).
     alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
     policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
     return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
 
 
 def _wake(shape: Shape) -> StepScalingPolicy:
-    """From zero: a number of instances, or another one from so many waiting requests on."""
+    """The scale-out from zero: one step, or a larger one from `wake_more_at` requests on."""
     alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
     steps = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
     if shape.wake_more_at:
@@ -188,7 +189,7 @@ def _wake(shape: Shape) -> StepScalingPolicy:
 
 
 def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
-    """Two or three steps, none smaller than the one below it."""
+    """Two or three steps, each at least as large as the one below it."""
     deluge_adds = max(shape.flood_adds, shape.deluge_adds)
     from_deluge = StepAdjustment(lower_bound=shape.deluge_above, adjustment=deluge_adds)
     steps = [
@@ -205,7 +206,7 @@ def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
 
 
 def _alarm(metric: Metric, at: float, minutes: int, share: float = 1.0) -> MetricAlarm:
-    """Fires at or above `at`; a negative one stands for below its amount."""
+    """An alarm that fires at or above `at`; if `at` is negative, below its absolute value."""
     return MetricAlarm(
         metric=metric,
         comparison=Comparison.GREATER_OR_EQUAL if at > 0 else Comparison.LESS,
@@ -224,7 +225,7 @@ def _step(
 
 
 def _less(name: str, alarm: MetricAlarm, percent: int, cooldown_s: int) -> StepScalingPolicy:
-    """Removes a percentage, which AWS rounds to one instance where it is less; 0 removes one."""
+    """A policy that removes a percentage, at least one instance; 0 removes one instance."""
     removed = StepAdjustment(upper_bound=0, adjustment=-(percent or 1))
     kind = (
         AdjustmentType.PERCENT_CHANGE_IN_CAPACITY if percent else AdjustmentType.CHANGE_IN_CAPACITY
@@ -246,7 +247,7 @@ def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
 
 @dataclass(frozen=True)
 class JudgedPlan:
-    """A plan with its runs over both halves of the traffic, a run for each seed."""
+    """A plan with its runs over both halves of the traffic."""
 
     name: str
     plan: ScalingPlan
@@ -256,11 +257,11 @@ class JudgedPlan:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to.
+    """The result of a search.
 
-    `front` are the plans that no other tried plan beat on the training half in both p95 wait and
-    instance hours, the quickest first; `bound_instance_hours` is for the unseen half and an age
-    limit of `max_p95_wait_s`.
+    `front` holds the plans that no other plan beat in both p95 wait and instance hours on the
+    training half, shortest wait first. `bound_instance_hours` is the lower bound for the unseen
+    half with an age limit of `max_p95_wait_s`.
     """
 
     chosen: JudgedPlan
@@ -274,7 +275,7 @@ class SearchResult:
 
 
 def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
-    """The traffic's first and second half by time, and when the second starts.
+    """The first and second half of the traffic by time, and when the second starts.
 
     Raises:
         InvalidInputError: a half is empty.
@@ -283,8 +284,8 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
     late = traffic.arrivals_s >= middle_s
     if late.all() or not late.any():
         raise InvalidInputError(
-            ["--traffic: one half of its time holds no request, so that nothing could be judged on "
-             "traffic not seen before; give a longer one"]
+            ["--traffic: one half of its time has no requests, so a plan could not be evaluated on "
+             "unseen traffic; use a longer trace"]
         )  # fmt: skip
     first = Traffic(traffic.arrivals_s[~late], traffic.service_s[~late])
     second = Traffic(traffic.arrivals_s[late] - middle_s, traffic.service_s[late])
@@ -292,10 +293,14 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
 
 
 def surged(traffic: Traffic, capacity: int) -> Traffic:
-    """The traffic with a surge in its middle: an hour's work for so many requests at a time.
+    """The traffic with a surge in the middle: an hour's work for all instances in half an hour.
 
-    It arrives within half an hour. What the training never met must not ruin the plan: one that
-    never saw more than two instances at work may have lost what sends five home again.
+    It protects a plan against traffic that the training lacks. For example, a plan that was trained
+    with two instances at most may have lost the policy that removes five again.
+
+    Args:
+        traffic: the original traffic.
+        capacity: requests that all instances together work on at the same time.
     """
     middle_s = traffic.span_s / 2
     requests = max(1, round(3600 * capacity / float(traffic.service_s.mean())))
@@ -317,22 +322,22 @@ def tune(
     seeds: int = SEEDS,
     advance: Callable[[int], None],
 ) -> SearchResult:
-    """Search a plan within a stack's bounds.
+    """Search for a better plan within a stack's bounds.
 
     Args:
-        stack: whose stack file gives bounds and assumptions.
-        traffic: a CSV file, or a generator's name; taken to start at midnight UTC.
-        objective: `hours`: fewest instance hours whose p95 wait keeps the limit; `wait`: shortest
-            mean wait for no more instance hours than the documented policy.
-        max_p95_wait_s: the limit; None is the documented policy's own.
+        stack: the stack whose file gives bounds and assumptions.
+        traffic: a CSV file, or a generator's name; assumed to start at midnight UTC.
+        objective: `hours`: fewest instance hours with a p95 wait within the limit; `wait`: shortest
+            mean wait with no more instance hours than the documented policy.
+        max_p95_wait_s: the limit; None is the documented policy's p95 wait.
         changed: assumptions as `name=value`.
-        plans: how many to try.
-        seed: of the search; and the first one of traffic, alarm phases and setup times.
-        seeds: how many of these each plan meets.
-        advance: told how many plans were tried since.
+        plans: how many plans to try.
+        seed: seed of the search, and the first one of traffic, alarm phases and setup times.
+        seeds: with how many seeds each plan is simulated.
+        advance: called with the number of plans tried since the last call.
 
     Raises:
-        InvalidInputError: all that is wrong with what was asked.
+        InvalidInputError: everything that is wrong with the arguments.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     assumptions, _ = assumed(own, changed)
@@ -346,7 +351,7 @@ def tune(
         return found.within(own.min_capacity, own.max_capacity)
 
     def trained(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
-        """Its runs over the training halves, and over those with a surge."""
+        """A plan's runs over the training halves, and over the same with a surge."""
 
         def over(arriving: Sequence[Traffic]) -> PlanRuns:
             each = zip(arriving, taken, strict=True)
@@ -423,12 +428,12 @@ def tune(
 
 
 def _excess(value: float, limit: float) -> float:
-    """How far a value is above its limit, in logarithms; 0 below."""
+    """Logarithm of a value's ratio to its limit; 0 below the limit."""
     return max(0.0, math.log(max(value, 1.0) / max(limit, 1.0)))
 
 
 def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
-    """A shape with each number from one of two parents, and up to two of them drawn again."""
+    """A shape with each number from one of two parents, up to two of them drawn at random."""
     couple = dice.choice(parents), dice.choice(parents)
     mixed = {name: getattr(dice.choice(couple), name) for name in CHOICES}
     changed = dice.sample(sorted(CHOICES), dice.choice((0, 1, 1, 2)))
@@ -452,7 +457,7 @@ def _front(tried: dict[Shape, PlanRuns]) -> list[Shape]:
 
 
 def as_json(found: SearchResult) -> dict[str, Any]:
-    """What `--json` prints: runs over the half that chose nothing, and the chosen plan."""
+    """What `--json` prints: the runs over the unseen half, and the chosen plan."""
     return {
         "traffic": traffic_as_json(found.unseen),
         "assumptions": asdict(found.assumptions),
@@ -470,7 +475,7 @@ def as_json(found: SearchResult) -> dict[str, Any]:
 
 
 def as_table(found: SearchResult) -> Group:
-    """The front, the choice and the documented policy on the traffic that no search saw."""
+    """The front, the chosen plan and the documented policy on the unseen half."""
     table = Table("policy", "p95 wait", "mean wait", "GPU-hours", "of documented", "starts")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -496,10 +501,10 @@ def as_table(found: SearchResult) -> Group:
         )
     bound, hours = found.bound_instance_hours, found.chosen.unseen.mean(HOURS)
     given, seeds = traffic_as_json(found.unseen), len(found.unseen)
-    text = f"An estimate by simulation. {found.tried} plans were tried on the first half of the "
-    text += f"traffic. All figures are for the second half ({given['requests']:.0f} requests), "
-    text += f"which the search did not see: means over {seeds} seeds, and the range of the ratio"
-    text += " of hours. The traffic is assumed to start at midnight UTC."
+    text = f"A simulated estimate. {found.tried} plans were tried on the first half of the traffic."
+    text += f" All figures are for the second half ({given['requests']:.0f} requests), which the "
+    text += f"search did not see: means over {seeds} seeds, and the range of the ratio of hours."
+    text += " The traffic is assumed to start at midnight UTC."
     if found.assumptions.calibrated:
         text += f" The simulation is {found.assumptions.calibrated}."
     if bound:
@@ -521,7 +526,7 @@ def as_table(found: SearchResult) -> Group:
 
 
 def _made_of(found: SearchResult) -> Table:
-    """What the hours of the unseen half went into."""
+    """What the instance hours of the unseen half were spent on."""
     table = Table("GPU-hours spent on")
     shown = (found.documented, found.chosen)
     for judged in shown:
@@ -561,7 +566,7 @@ def picture(found: SearchResult, path: Path) -> None:
 
 
 def as_stack_file(stack: str, found: SearchResult) -> str:
-    """The stack's file with the chosen plan in place of its own; comments are not kept."""
+    """The stack's file with the chosen plan instead of the present one; comments are lost."""
     document: dict[str, Any] = yaml.safe_load(
         Path(f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")
     )

@@ -9,15 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.components.conftest import Record, register
-from tests.components.test_program import config_of, run
-from tests.engine.test_stacks import GUARDED
+from tests.support import ROOT
+from tests.support.program import GUARDED, config_of, run
+from tests.support.registrations import Record, register
 
 __all__ = ["register"]
-
-ROOT = Path(__file__).resolve().parents[2]
-STACKS = ("dev", "prod", "guarded")
-"""The stack files, and prod with everything turned on."""
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from async_inference.stack.groups import LOG_RETENTION_DAYS, MAX_LIFECYCLE_DAYS
 from async_inference.stack.settings import INSTANCE_FAMILIES, PROJECT, load
 from async_inference.validation import InvalidInputError
-from tests.audit.conftest import ROOT
-from tests.components.test_program import run
+from tests.support import ROOT
+from tests.support.program import run
 
 pytestmark = pytest.mark.audit
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from async_inference.stack.settings import PROJECT
-from tests.components.test_program import ROOT, run
+from tests.support import ROOT
+from tests.support.program import run
 
 pytestmark = pytest.mark.audit
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.audit.cloudformation import template
-from tests.audit.conftest import STACKS
+from tests.support.cloudformation import template
+from tests.support.program import STACKS
 
 pytestmark = pytest.mark.audit
 

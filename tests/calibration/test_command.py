@@ -14,8 +14,9 @@ from async_inference.cli.target import Target
 from async_inference.local_aws import clients
 from async_inference.stack.settings import from_stack_text
 from async_inference.validation import InvalidInputError
-from tests.local_aws.conftest import Account
-from tests.local_aws.test_fidelity import put
+from tests.support import ROOT
+from tests.support.embedded_aws import Account
+from tests.support.scaling import put_plan
 
 pytestmark = pytest.mark.local_aws
 
@@ -23,7 +24,6 @@ MINUTE_REAL_S = 0.3
 SETUP_S = 700.0
 """Long enough on this clock for five processes to start at once on a busy machine."""
 NAME = "async-sdxl-dev"
-ROOT = Path(__file__).resolve().parents[2]
 SLEEPS = """
 import json, time
 def model_fn(folder): return None
@@ -59,7 +59,7 @@ def account(start, tmp_path, project, monkeypatch) -> Account:
     )
     account.deploy(NAME, SLEEPS)
     account.in_service(NAME)
-    put(account, NAME, stack.plan)
+    put_plan(account, NAME, stack.plan)
     target = Target(NAME, "local", clients.session(), account.aws.url, MINUTE_REAL_S, stack)
     monkeypatch.setattr("async_inference.cli.calibration.target_of", lambda *_: target)
     return account

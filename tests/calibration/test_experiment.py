@@ -9,7 +9,7 @@ from async_inference.calibration.experiment import designed
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.scaling.plan import AWS, DOCUMENTED, TUNED
 from async_inference.scaling.unsettled import Unsettled
-from tests.calibration.world import World, live
+from tests.support.calibration_world import World, live
 
 pytestmark = pytest.mark.local_aws
 

@@ -10,8 +10,8 @@ from async_inference.calibration.estimators import estimate
 from async_inference.calibration.records import Minutes
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
-from tests.calibration.test_worlds import world
-from tests.calibration.world import began_s, live
+from tests.support.calibration_world import began_s, live
+from tests.support.drawn_worlds import world
 
 pytestmark = pytest.mark.local_aws
 

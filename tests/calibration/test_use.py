@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from async_inference.cli import app
+from tests.support import ROOT
 
 pytestmark = pytest.mark.rehearsal
 
-ROOT = Path(__file__).resolve().parents[2]
 CALIBRATION = """
 endpoint: async-sdxl-dev
 readings: {setup_s: 205.5, setup_sigma: 0.12, samples_per_minute: 6}

@@ -1,21 +1,12 @@
 """The embedded AWS of its own tests, and clients of it."""
 
-import boto3
 import pytest
 
-from async_inference.client import Client, Pace
+from async_inference.client import Client
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.unsettled import Unsettled
-from tests.local_aws.conftest import REGION, Account
-
-QUICK = Pace(first_s=0.02, longest_s=2.0)
-
-
-def session() -> boto3.Session:
-    """Credentials that mean nothing, as the embedded AWS takes them."""
-    return boto3.Session(
-        aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION
-    )
+from tests.support.client import QUICK, session
+from tests.support.embedded_aws import Account
 
 
 @pytest.fixture(scope="module")

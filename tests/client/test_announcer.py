@@ -14,8 +14,8 @@ from async_inference.client.errors import AccessError, ThrottledError
 from async_inference.client.protocol import Call
 from async_inference.scaling import plan
 from async_inference.stack import settings
-from tests.client.conftest import session
-from tests.client.world import World, refused
+from tests.support.client import session
+from tests.support.client_world import World, refused
 
 LONG_S = 3600.0
 

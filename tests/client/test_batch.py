@@ -12,7 +12,7 @@ from async_inference.client import batch as batches
 from async_inference.client.batch import Batch, Progress, estimate, expected
 from async_inference.client.ledger import FILE, Item, Ledger
 from async_inference.client.protocol import Accepted
-from tests.client.conftest import QUICK, session
+from tests.support.client import QUICK, session
 
 batch_ids = itertools.count()
 

@@ -20,7 +20,7 @@ from async_inference.client import (
     Request,
     Result,
 )
-from tests.client.conftest import QUICK, session
+from tests.support.client import QUICK, session
 
 pytestmark = pytest.mark.local_aws
 SLOW = Request(body=b"slow", content_type="text/plain")

@@ -8,8 +8,7 @@ from hatchling.builders.wheel import WheelBuilder
 from typer.testing import CliRunner
 
 from async_inference.cli import app, main
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
@@ -42,7 +41,7 @@ def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
         ),
         (
             ("generate", "a seven", "--stack", "local"),
-            ["error: the embedded AWS does not run; start it with make up"],
+            ["error: the embedded AWS is not running; start it with make up"],
         ),
     ],
 )
@@ -85,7 +84,7 @@ def test_a_batch_goes_on_where_it_was_begun(tmp_path, monkeypatch, capsys):
     (tmp_path / "ledger.jsonl").write_text(header)
 
     assert refused(monkeypatch, capsys, "resume", ".") == [
-        "error: the embedded AWS does not run; start it with make up"
+        "error: the embedded AWS is not running; start it with make up"
     ]
 
 

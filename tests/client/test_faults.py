@@ -19,8 +19,10 @@ from async_inference.client import Client, DeadlineError, Pace, Request
 from async_inference.client.ledger import FILE
 from async_inference.local_aws import daemon
 from async_inference.local_aws.faults import Faults
-from tests.client.conftest import session
-from tests.local_aws.conftest import Account, eventually
+from tests.support import ROOT
+from tests.support.client import session
+from tests.support.embedded_aws import Account
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.faults
 
@@ -90,7 +92,7 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "async_inference", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

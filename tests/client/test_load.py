@@ -14,8 +14,8 @@ from async_inference.operations.load import Payload, Replay
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import DOCUMENTED, ScalingPlan
-from tests.client.conftest import session
-from tests.local_aws.conftest import Account
+from tests.support.client import session
+from tests.support.embedded_aws import Account
 
 SLEEPS = """
 import json

@@ -25,7 +25,7 @@ from async_inference.client.errors import (
 )
 from async_inference.client.protocol import Accepted, Ended, Pace, Request, derived_id
 from async_inference.client.watch import Notice, Watch, notification
-from tests.client.world import World, refused
+from tests.support.client_world import World, refused
 
 ONE = Accepted("one", "s3://bucket/out/one.out", "s3://bucket/fail/one-error.out")
 LOST = ReadTimeoutError(endpoint_url="https://runtime")

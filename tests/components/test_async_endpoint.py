@@ -2,7 +2,6 @@
 
 import json
 import tarfile
-from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -15,48 +14,22 @@ from async_inference.stack.groups import Subscription
 from async_inference.stack.images import image_of
 from async_inference.stack.settings import COMPONENT_VARIABLES
 from components.async_endpoint import (
-    AsyncEndpoint,
-    AsyncEndpointArgs,
     model_server_environment,
 )
+from tests.support.async_endpoint import (
+    BUCKET,
+    COMPONENT,
+    CONFIGURATION,
+    ENDPOINT,
+    MODEL,
+    OBJECT,
+    ROLE,
+    ROLE_POLICY,
+    TARGET,
+    TOPICS,
+)
 
-COMPONENT = "async-inference:index:AsyncEndpoint"
-ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
-CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
-MODEL = "aws:sagemaker/model:Model"
-OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
-ROLE = "aws:iam/role:Role"
-ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
-TARGET = "aws:appautoscaling/target:Target"
-TOPICS = "arn:aws:sns:us-east-1:123456789012"
-BUCKET = "demo-bucket-1a2b3c4"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-gpu"
-
-
-@pytest.fixture
-def handler(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "handler"
-    folder.mkdir()
-    (folder / "inference.py").write_text("def model_fn(folder): ...\n")
-    return folder
-
-
-@pytest.fixture
-def endpoint(handler):
-    def build(name: str = "demo", **changes) -> AsyncEndpoint:
-        args: dict[str, Any] = {
-            "endpoint_name": f"async-{name}",
-            "region": "us-east-1",
-            "instance_type": "ml.g4dn.2xlarge",
-            "plan": ScalingPlan(min_capacity=0, max_capacity=5, policies=plans.DOCUMENTED.policies),
-            "handler": handler,
-            "weights": "tiny",
-            "image_tag": "2.6.0-gpu",
-        }
-        return AsyncEndpoint(name, AsyncEndpointArgs(**{**args, **changes}))
-
-    return build
 
 
 def test_the_model_has_the_reference_systems_container(register, endpoint):

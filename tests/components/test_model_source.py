@@ -9,8 +9,7 @@ from async_inference.stack.images import DEFAULT_TAG, image_of
 from components import archive
 from components.archive import archived
 from components.model_source import package
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(

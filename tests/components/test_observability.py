@@ -5,7 +5,6 @@ What an expression computes is checked here on numbers, as CloudWatch would see 
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +12,9 @@ import pytest
 from async_inference.scaling import plan as plans
 from async_inference.scaling.plan import ScalingPlan, ScheduledAction
 from async_inference.stack.groups import Observability, Subscription
-from tests.components.conftest import Record
-from tests.components.test_async_endpoint import endpoint, handler
+from tests.support import ROOT
+from tests.support.registrations import Record
 
-__all__ = ["endpoint", "handler"]
-
-ROOT = Path(__file__).resolve().parents[2]
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:demo-operations-topic-1a2b3c4"
 OF_ENDPOINT = {"EndpointName": "async-demo"}

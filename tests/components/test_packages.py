@@ -19,11 +19,11 @@ import pytest
 from async_inference.stack.images import Image, image_of
 from components import packages
 from components.packages import packed
+from tests.support import ROOT
 
 TARGET = Image(serving="torchserve", python="3.12")
 RAY = Image(serving="ray", python="3.13")
 BOTH = "py3-none-any"
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

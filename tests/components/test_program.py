@@ -1,32 +1,11 @@
 """The program registers what each stack file asks for, and refuses a wrong one before anything."""
 
-import json
-import runpy
-from pathlib import Path
-
 import pulumi
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
-CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
-TARGET = "aws:appautoscaling/target:Target"
-
-
-def config_of(stack: str) -> dict[str, str]:
-    """A stack's config as the engine hands it over: Pulumi.yaml's defaults, and all as text."""
-    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
-    defaults = {f"async-inference:{key}": schema["default"] for key, schema in declared.items()}
-    given = yaml.safe_load((ROOT / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in (defaults | given).items()
-    }
-
-
-def run() -> None:
-    runpy.run_path(str(ROOT / "__main__.py"))
+from tests.support import ROOT
+from tests.support.async_endpoint import CONFIGURATION, ENDPOINT, TARGET
+from tests.support.program import config_of, run
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pulumi
 import pytest
 
 from components.provider_account import ProviderAccount, WrongAccountError, refuse_elsewhere
-from tests.accounts import REGION, SHELLS, STACKS, Accounts, accounts
-from tests.components.conftest import ACCOUNT_ID
+from tests.support.accounts import REGION, SHELLS, STACKS, Accounts, accounts
+from tests.support.registrations import ACCOUNT_ID
 
 __all__ = ["accounts"]  # a fixture
 

@@ -22,7 +22,7 @@ from components.resumption import (
     import_command,
     refuse_unless_stranded,
 )
-from tests.components.conftest import Reached
+from tests.support.registrations import Reached
 
 NAME = "async-demo"
 COMPONENT = "async-inference:index:AsyncEndpoint"

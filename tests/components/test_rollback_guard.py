@@ -16,7 +16,7 @@ from components.rollback_guard import (
     refuse_if_live,
     scheduled_bounds,
 )
-from tests.components.conftest import Reached
+from tests.support.registrations import Reached
 
 CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
 MODEL = "aws:sagemaker/model:Model"

@@ -4,9 +4,7 @@ import pytest
 
 from async_inference.stack.groups import Updates
 from components.rollout import deployment_config
-from tests.components.test_async_endpoint import CONFIGURATION, ENDPOINT, endpoint, handler
-
-__all__ = ["endpoint", "handler"]
+from tests.support.async_endpoint import CONFIGURATION, ENDPOINT
 
 ALARM = ("aws:cloudwatch/metricAlarm:MetricAlarm", "demo-rollback-alarm")
 

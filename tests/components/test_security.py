@@ -9,18 +9,14 @@ import pytest
 from async_inference.scaling.plan import PRESETS
 from async_inference.stack.groups import Retention, Security, Updates
 from components.access import deployer_policy
-from tests.components.conftest import Record
-from tests.components.test_async_endpoint import (
+from tests.support.async_endpoint import (
     BUCKET,
     COMPONENT,
     CONFIGURATION,
     MODEL,
     ROLE_POLICY,
-    endpoint,
-    handler,
 )
-
-__all__ = ["endpoint", "handler"]
+from tests.support.registrations import Record
 
 KEY_ARN = "arn:aws:kms:us-east-1:123456789012:key/demo-key-1a2b3c4"
 GUARDED = Security(

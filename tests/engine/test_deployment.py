@@ -4,7 +4,7 @@ import pytest
 
 from async_inference.stack.images import DEFAULT_TAG
 from async_inference.stack.provider import of_stack
-from tests.engine.conftest import HANDLER, answered, ask, changes, submit
+from tests.support.engine import HANDLER, answered, ask, changes, submit
 
 pytestmark = pytest.mark.engine
 

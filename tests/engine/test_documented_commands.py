@@ -14,7 +14,7 @@ import pytest
 
 from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.make_up import environment
-from tests.engine.conftest import ROOT
+from tests.support.engine import ROOT
 
 pytestmark = pytest.mark.engine
 

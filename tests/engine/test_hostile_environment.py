@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.conftest import copied
+from tests.support.engine import copied
 
 pytestmark = pytest.mark.engine
 

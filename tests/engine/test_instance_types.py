@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_inference.local_aws.services.errors import AwsError
-from tests.engine.conftest import HANDLER, Program, changes
+from tests.support.engine import HANDLER, Program, changes
 
 pytestmark = pytest.mark.engine
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from async_inference.local_aws.server import Options
-from tests.engine.conftest import HANDLER, Program, RecordingAws, ask, changes
-from tests.local_aws.conftest import eventually
+from tests.support.engine import HANDLER, Program, RecordingAws, ask, changes
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.engine
 
@@ -111,10 +111,10 @@ def _lasting(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cli, tmp_path_factory) -> dict[str, Any]:
+def uninterrupted(cli, processes, providers, tmp_path_factory) -> dict[str, Any]:
     """What an `up` that nobody interrupts makes."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0))
+    aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0), processes, providers)
     aws.start()
     try:
         (folder / "program").mkdir()

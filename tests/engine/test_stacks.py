@@ -9,29 +9,11 @@ import pytest
 
 from async_inference.local_aws.services.errors import AwsError
 from async_inference.operations import probe
-from tests.engine.conftest import HANDLER, Program, ask, changes
-from tests.local_aws.conftest import eventually
+from tests.support.engine import HANDLER, Program, ask, changes
+from tests.support.program import GUARDED
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.engine
-
-GUARDED = {
-    "scalingPreset": "announced",
-    "minCapacity": 2,
-    "weights": "s3://weights/sdxl",
-    "security": {
-        "encryption": "customer",
-        "networkIsolation": True,
-        "subnetIds": ["subnet-0a1b2c3d"],
-        "securityGroupIds": ["sg-0a1b2c3d"],
-    },
-    "observability": {"usdPerInstanceHour": 1.515, "monthlyBudgetUsd": 500},
-    "updates": {"strategy": "canary", "rollback": True, "waitS": 60},
-    "subscriptions": [
-        {"topic": "operations", "protocol": "email", "address": "team@example.com"},
-        {"topic": "error", "protocol": "https", "address": "https://example.com/hook"},
-    ],
-}
-"""Everything that a stack can turn on, at once."""
 
 
 def test_prod_is_accepted_and_finds_no_drift(another):

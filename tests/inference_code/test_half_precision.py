@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.inference_code.conftest import (
+from tests.support.handler import (
     ASKED,
     FOLDER,
     MODULES,

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from tests.inference_code.conftest import ASKED, encoded, opened
+from tests.support.handler import ASKED, encoded, opened
 
 pytestmark = [
     pytest.mark.serving,
@@ -169,7 +169,7 @@ import resource, sys
 sys.path[:0] = sys.argv[1:]
 import os
 os.environ |= {"MODEL_WEIGHTS": "tiny", "SAGEMAKER_PROGRAM": "inference.py"}
-from tests.inference_code.conftest import InProcess
+from tests.support.handler import InProcess
 from pathlib import Path
 model = InProcess(Path.cwd())
 small = {"prompt": "a seven", "steps": 1, "seed": 1}
@@ -183,7 +183,7 @@ print(model.ask(small).body == before)
 
 
 def test_out_of_memory_is_answered_and_the_next_request_served(in_the_container, tmp_path):
-    from tests.inference_code.conftest import FOLDER
+    from tests.support.handler import FOLDER
 
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OUT_OF_MEMORY, str(FOLDER), str(FOLDER.parent)],

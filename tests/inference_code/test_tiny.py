@@ -14,13 +14,14 @@ from types import ModuleType
 
 import pytest
 
+from tests.support import ROOT
+
 pytestmark = [
     pytest.mark.serving,
     pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
 ]
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits" / "inference.py"
 TRAINING = ROOT / "inference_code" / "tiny" / "train.py"
 IMAGES_EACH = 5

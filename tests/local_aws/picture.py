@@ -14,11 +14,13 @@ from rich.progress import track as with_progress
 
 from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.server import LocalAws, Options
-from tests.local_aws.browser import chromium, emulate
-from tests.local_aws.conftest import Account, eventually
-from tests.local_aws.test_scaling import TARGET, track, wake
+from tests.support import ROOT
+from tests.support.browser import chromium, emulate
+from tests.support.embedded_aws import Account
+from tests.support.scaling import TARGET, track, wake
+from tests.support.waiting import eventually
 
-PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "local-page.png"
+PICTURE = ROOT / "docs" / "images" / "local-page.png"
 SIZE = (1000, 800)
 MINUTE_S = 0.5
 SETUP_S = 240.0

@@ -14,10 +14,11 @@ from async_inference.client.batch import Batch
 from async_inference.client.ledger import Item, Ledger
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.scaling.plan import ANNOUNCED, TUNED, ScalingRules
-from tests.client.conftest import QUICK, session
-from tests.client.world import refused
-from tests.local_aws.conftest import Account, eventually
-from tests.local_aws.test_fidelity import put
+from tests.support.client import QUICK, session
+from tests.support.client_world import refused
+from tests.support.embedded_aws import Account
+from tests.support.scaling import put_plan
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 REAL_MINUTE_S = 6.0
@@ -38,7 +39,7 @@ def account(tmp_path_factory, processes):
             account.deploy(name)
         for name, rules in PLANS.items():
             account.in_service(name)
-            put(account, name, rules.within(0, 5))
+            put_plan(account, name, rules.within(0, 5))
         for name in PLANS:
             account.in_service(name)  # the scale-in to zero is done, which refuses others
         yield account

@@ -7,8 +7,8 @@ import pytest
 
 from async_inference.rehearsal.history import fetched, reconstructed
 from async_inference.validation import InvalidInputError
-from tests.local_aws.conftest import eventually
-from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, wake
+from tests.support.scaling import FAST_MINUTE_S, TARGET, wake
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 

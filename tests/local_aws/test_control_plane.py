@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.local_aws.conftest import ROLE, eventually
+from tests.support.embedded_aws import ROLE
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 

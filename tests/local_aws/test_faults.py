@@ -21,7 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from async_inference.local_aws import daemon
 from async_inference.local_aws.faults import Faults
-from tests.local_aws.conftest import ECHO, Account, eventually
+from tests.support.embedded_aws import ECHO, Account
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.faults
 

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
+from async_inference.aws_names import SERVICE_NAMESPACE, scalable_id
 from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.alarms import phase_s
 from async_inference.rehearsal.simulator import Assumptions, simulate
 from async_inference.rehearsal.traffic import Traffic
-from async_inference.scaling import documents
 from async_inference.scaling.plan import (
     DOCUMENTED,
     AdjustmentType,
@@ -35,7 +34,9 @@ from async_inference.scaling.plan import (
     StepScalingPolicy,
     TargetTrackingPolicy,
 )
-from tests.local_aws.conftest import Account, eventually
+from tests.support.embedded_aws import Account
+from tests.support.scaling import put_plan
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 
@@ -112,31 +113,6 @@ class Observed:
     capacities: list[tuple[float, int]]
 
 
-def put(account: Account, name: str, plan: ScalingPlan) -> None:
-    """Register target, policies and alarms, as QueueScaling does."""
-    target: dict[str, Any] = {
-        "ServiceNamespace": SERVICE_NAMESPACE,
-        "ResourceId": scalable_id(name, "AllTraffic"),
-        "ScalableDimension": SCALABLE_DIMENSION,
-    }
-    account.autoscaling.register_scalable_target(**target, MinCapacity=0, MaxCapacity=0)
-    eventually(lambda: account.instances(name) == 0, f"{name} at zero")
-    account.autoscaling.register_scalable_target(
-        **target, MinCapacity=plan.min_capacity, MaxCapacity=plan.max_capacity
-    )
-    for policy in plan.policies:
-        document = documents.policy_document(policy, name)
-        arn = account.autoscaling.put_scaling_policy(**target, **document)["PolicyARN"]
-        if isinstance(policy, StepScalingPolicy):
-            for number, alarm in enumerate(policy.alarms):
-                on = documents.metric_stat(alarm, name)
-                account.cloudwatch.put_metric_alarm(
-                    AlarmName=f"{name}-{policy.name}" + (f"-{number}" if number else ""),
-                    AlarmActions=[arn],
-                    **documents.alarm_document(alarm, on),
-                )
-
-
 def phases(account: Account, name: str, plan: ScalingPlan) -> list[float]:
     """When the embedded AWS evaluates the plan's alarms, in the simulator's order."""
     found = account.cloudwatch.describe_alarms()["MetricAlarms"]
@@ -184,7 +160,7 @@ def overhead_s(account: Account, name: str, wanted: Traffic) -> float:
 def observe(account: Account, name: str, plan: ScalingPlan, wanted: Traffic) -> Observed:
     """Send the requests when they are due, until all is answered and the endpoint is at zero."""
     clock = account.aws.clock
-    put(account, name, plan)
+    put_plan(account, name, plan)
     asleep = threading.Event()
     began_s = (clock.now_s() // MINUTE_S + 2) * MINUTE_S
     last = None

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.local_aws.conftest import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 

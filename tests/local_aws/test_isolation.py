@@ -152,7 +152,7 @@ def test_verify_and_preflight_of_stack_local_say_how_to_start_it(monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
-    with pytest.raises(InvalidInputError, match="does not run; start it with make up"):
+    with pytest.raises(InvalidInputError, match="is not running; start it with make up"):
         reached_by("local", "us-east-1")
 
 

@@ -15,7 +15,7 @@ import json, sys
 from pathlib import Path
 import psutil
 from async_inference.local_aws.server import LocalAws, Options
-from tests.local_aws.conftest import Account
+from tests.support.embedded_aws import Account
 
 aws = LocalAws(Options(folder=Path(sys.argv[1])))
 aws.start()

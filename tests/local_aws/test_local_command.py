@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from async_inference.cli import local
 from async_inference.local_aws import make_up
 from async_inference.validation import InvalidInputError
-from tests.local_aws.conftest import Account, eventually
+from tests.support.embedded_aws import Account
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "async_inference", "local"]
 
@@ -38,7 +39,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["status"], "the embedded AWS does not run; start it with make up"),
+        (["status"], "the embedded AWS is not running; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
         (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
         (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),

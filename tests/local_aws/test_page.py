@@ -12,9 +12,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from async_inference.local_aws.server import LocalAws, Options
-from tests.local_aws.browser import DESK, PHONE, chromium, emulate
-from tests.local_aws.conftest import Account, eventually
-from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, track, wake
+from tests.support.browser import DESK, PHONE, chromium, emulate
+from tests.support.embedded_aws import Account
+from tests.support.scaling import FAST_MINUTE_S, TARGET, track, wake
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.clients
 

@@ -3,68 +3,10 @@
 import pytest
 
 from async_inference.local_aws.services.alarms import phase_s
-from tests.local_aws.conftest import eventually
+from tests.support.scaling import FAST_MINUTE_S, TARGET, activities, track, wake
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
-
-TARGET = {
-    "ServiceNamespace": "sagemaker",
-    "ResourceId": "endpoint/echo/variant/AllTraffic",
-    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
-}
-FAST_MINUTE_S = 0.2
-
-
-def track(account) -> None:
-    account.autoscaling.put_scaling_policy(
-        **TARGET,
-        PolicyName="Invocations-ScalingPolicy",
-        PolicyType="TargetTrackingScaling",
-        TargetTrackingScalingPolicyConfiguration={
-            "TargetValue": 3.0,
-            "CustomizedMetricSpecification": {
-                "MetricName": "ApproximateBacklogSizePerInstance",
-                "Namespace": "AWS/SageMaker",
-                "Dimensions": [{"Name": "EndpointName", "Value": "echo"}],
-                "Statistic": "Average",
-            },
-            "ScaleInCooldown": 30,
-            "ScaleOutCooldown": 30,
-        },
-    )
-
-
-def wake(account) -> None:
-    arn = account.autoscaling.put_scaling_policy(
-        **TARGET,
-        PolicyName="wake-up",
-        PolicyType="StepScaling",
-        StepScalingPolicyConfiguration={
-            "AdjustmentType": "ChangeInCapacity",
-            "StepAdjustments": [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}],
-            "Cooldown": 30,
-        },
-    )["PolicyARN"]
-    account.cloudwatch.put_metric_alarm(
-        AlarmName="starved",
-        Namespace="AWS/SageMaker",
-        MetricName="HasBacklogWithoutCapacity",
-        Dimensions=[{"Name": "EndpointName", "Value": "echo"}],
-        Statistic="Average",
-        ComparisonOperator="GreaterThanOrEqualToThreshold",
-        Threshold=0.5,
-        Period=60,
-        EvaluationPeriods=1,
-        DatapointsToAlarm=1,
-        TreatMissingData="missing",
-        AlarmActions=[arn],
-    )
-
-
-def activities(account, **more) -> list[dict]:
-    return account.autoscaling.describe_scaling_activities(
-        ServiceNamespace="sagemaker", ResourceId=TARGET["ResourceId"], **more
-    )["ScalingActivities"]
 
 
 @pytest.fixture

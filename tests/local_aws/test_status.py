@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from async_inference.local_aws.status import summary
-from tests.local_aws.conftest import eventually
-from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, activities, track, wake
+from tests.support.scaling import FAST_MINUTE_S, TARGET, activities, track, wake
+from tests.support.waiting import eventually
 
 
 def endpoint(**changes: Any) -> Any:

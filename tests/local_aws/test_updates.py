@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from tests.local_aws.conftest import eventually
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.local_aws
 

@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +13,8 @@ from async_inference.operations import preflight
 from async_inference.operations.checks import Check
 from async_inference.stack import settings
 from async_inference.stack.images import image_of
-from async_inference.stack.settings import Settings
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def stack(name: str = "dev", **values: Any) -> Settings:
-    given = {
-        "aws:region": "us-east-1",
-        "async-inference:handler": str(ROOT / "inference_code"),
-        **{f"async-inference:{key}": value for key, value in values.items()},
-    }
-    return settings.load(given, stack=name)
+from tests.support import ROOT
+from tests.support.settings import stack
 
 
 def test_a_quota_below_the_most_instances_says_what_to_do():

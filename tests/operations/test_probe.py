@@ -13,7 +13,8 @@ from async_inference.cli import app
 from async_inference.operations import probe
 from async_inference.operations.probe import Trial
 from async_inference.validation import InvalidInputError
-from tests.operations.test_preflight import ROOT, stack
+from tests.support import ROOT
+from tests.support.settings import stack
 
 PROD = (ROOT / "Pulumi.prod.yaml").read_text()
 TRIAL = Trial("prod-probe", "ml.p5.48xlarge", "")

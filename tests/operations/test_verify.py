@@ -1,7 +1,6 @@
 """What `verify` says of a stack, by plain records: no AWS, no Pulumi."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from async_inference.operations.smoke import BODY, smoke
 from async_inference.operations.verify import Asked, Live, checks
 from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = settings.from_stack_file(ROOT / "Pulumi.dev.yaml")
 NAME = SETTINGS.endpoint_name
 POLICY_ARN = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:1:policyName/{}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.local_aws.conftest import eventually
+from tests.support.waiting import eventually
 
 # One deployment for all of them, so one worker.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("deployed")]

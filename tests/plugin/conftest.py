@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,11 +20,10 @@ from pulumi.runtime.proto import (
     resource_pb2_grpc,
 )
 
-from tests.components import conftest as components
-from tests.components.conftest import register
+from tests.support import ROOT
+from tests.support.registrations import Answers, Record, RecordingMonitor, register
 
 __all__ = ["register"]  # a fixture
-ROOT = Path(__file__).resolve().parents[2]
 PROJECT, STACK = "images", "test"
 FEATURES = {
     "secrets",
@@ -41,8 +39,8 @@ FEATURES = {
 class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
     """The engine's side of a construction, which records what is registered."""
 
-    def __init__(self, record: components.Record) -> None:
-        recording = components._Monitor(record)
+    def __init__(self, record: Record) -> None:
+        recording = RecordingMonitor(record)
         for name in (
             "Invoke",
             "RegisterResource",
@@ -72,13 +70,13 @@ class Engine(engine_pb2_grpc.EngineServicer):
 
 
 @pytest.fixture(scope="module")
-def everything() -> components.Record:
+def everything() -> Record:
     """What the plugin registered, of all tests."""
-    return components.Record()
+    return Record()
 
 
 @pytest.fixture
-def record(everything) -> components.Record:
+def record(everything) -> Record:
     """What the plugin registers."""
     everything.registrations.clear()
     return everything
@@ -89,7 +87,7 @@ def engine(everything) -> Iterator[str]:
     """Where the engine and its resource monitor listen."""
     # Whatever used asyncio before in this process may have left it without a loop.
     asyncio.set_event_loop(asyncio.new_event_loop())
-    mocks.set_mocks(components._Answers(), project=PROJECT, stack=STACK, preview=False)
+    mocks.set_mocks(Answers(), project=PROJECT, stack=STACK, preview=False)
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(Monitor(everything), server)
     engine_pb2_grpc.add_EngineServicer_to_server(Engine(), server)

@@ -2,7 +2,6 @@
 
 import runpy
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from pydantic import BaseModel
 
 from async_inference.scaling import plan
 from async_inference.stack import groups, settings
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 
 

@@ -1,7 +1,6 @@
 """The component plugin through its gRPC service, and the YAML program that uses it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,9 +8,10 @@ import pytest
 import yaml
 from pulumi.runtime.proto import provider_pb2
 
+from tests.support import ROOT
+
 pytestmark = pytest.mark.local_aws
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "async-inference"
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 TARGET = "aws:appautoscaling/target:Target"

@@ -1,5 +1,5 @@
 """The program under mocks."""
 
-from tests.components.conftest import register
+from tests.support.registrations import register
 
 __all__ = ["register"]  # a fixture

@@ -19,7 +19,8 @@ from pulumi_policy.proxy import (
 )
 
 from policies import rules
-from tests.components.test_program import ROOT, config_of, run
+from tests.support import ROOT
+from tests.support.program import config_of, run
 
 UNKNOWN = UNKNOWN_STRING_VALUE
 OPTIONS: Any = None  # no rule looks at a resource's options

@@ -1,15 +1,14 @@
 """`rehearse` compares a plan with another one, unless something is named."""
 
-from pathlib import Path
-
 import pytest
 
 from async_inference.cli.rehearsal import _usual
+from tests.support import ROOT
 
 
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from async_inference.local_aws.services.errors import AwsError
 from async_inference.scaling.plan import ScalingRules
 from async_inference.stack.settings import load
 from async_inference.validation import InvalidInputError
-from tests.stack.test_settings import config
+from tests.support.settings import config
 
 BOTOCORE = botocore.session.get_session()
 OFTEN = settings(max_examples=400, deadline=None)

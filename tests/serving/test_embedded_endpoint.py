@@ -12,15 +12,16 @@ import pytest
 
 from async_inference.stack.images import image_of
 from components.model_source import package
-from tests.inference_code.conftest import InProcess, forget_handler
-from tests.local_aws.conftest import ROLE, eventually, processes, start  # noqa: F401 fixtures
+from tests.support import ROOT
+from tests.support.embedded_aws import ROLE, processes, start  # noqa: F401 fixtures
+from tests.support.handler import InProcess, forget_handler
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.serving,
     pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
 ]
 
-ROOT = Path(__file__).resolve().parents[2]
 SDXL, DIGITS = ROOT / "inference_code", ROOT / "examples" / "digits"
 ASKED = {"prompt": "a seven", "steps": 20, "seed": 7}
 

@@ -15,18 +15,19 @@ from async_inference.local_aws.fleet.instance import extract
 from async_inference.stack.images import Image
 from components import packages
 from components.model_source import package
-from tests.inference_code.conftest import InProcess, forget_handler
-from tests.inference_code.test_requests import malformed
-from tests.local_aws.conftest import eventually
-from tests.serving.image_python import needed, python_with
-from tests.serving.ray_image import ray_image
+from tests.support import ROOT
+from tests.support.handler import InProcess, forget_handler
+from tests.support.image_python import needed, python_with
+from tests.support.ray_image import ray_image
+from tests.support.requests import malformed
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.serving,
     pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
 ]
 
-HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+HANDLER = ROOT / "inference_code"
 RAY = Image(serving="ray", python=f"3.{sys.version_info.minor}")
 ASKED = {"prompt": "a seven", "seed": 7, "steps": 3}
 PROBE = """

@@ -23,18 +23,19 @@ from async_inference.stack.images import Image
 from components.async_endpoint import model_server_environment
 from components.model_source import package
 from components.packages import packed
-from tests.inference_code.conftest import InProcess, forget_handler
-from tests.inference_code.test_requests import malformed
-from tests.local_aws.conftest import eventually
-from tests.serving.image_python import needed, python_with
-from tests.serving.ports import free_ports
+from tests.support import ROOT
+from tests.support.handler import InProcess, forget_handler
+from tests.support.image_python import needed, python_with
+from tests.support.ports import free_ports
+from tests.support.requests import malformed
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.serving,
     pytest.mark.filterwarnings("ignore"),  # what torch, diffusers and transformers warn of
 ]
 
-HANDLER = Path(__file__).resolve().parents[2] / "inference_code"
+HANDLER = ROOT / "inference_code"
 TORCHSERVE = Image(
     serving="torchserve", python=f"3.{sys.version_info.minor}", machine=platform.machine()
 )

@@ -4,7 +4,6 @@ That the provider itself reads these keys so, its documentation says.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ import yaml
 from async_inference.cli.target import reached_by, target_of
 from async_inference.stack import provider
 from async_inference.validation import InvalidInputError
-from tests.accounts import REGION, ROLE, SHELLS, STACKS, Accounts, accounts
+from tests.support import ROOT
+from tests.support.accounts import REGION, ROLE, SHELLS, STACKS, Accounts, accounts
 
 __all__ = ["accounts"]  # a fixture
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def reached(**values: Any) -> str:

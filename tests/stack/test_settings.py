@@ -15,20 +15,14 @@ from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS, TUNED
 from async_inference.stack import groups, settings
 from async_inference.stack.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
 from async_inference.validation import InvalidInputError
-from tests.components.test_parity import EVERYTHING
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+from tests.support.plans import EVERYTHING
+from tests.support.settings import config
 
 
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-def config(**changes: object) -> dict[str, object]:
-    return {"aws:region": "us-east-1"} | {
-        f"{PROJECT}:{key}": value for key, value in changes.items()
-    }
 
 
 def problems(values: dict[str, object]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The real CLI on an embedded AWS."""
 
-from tests.engine.conftest import aws, cli, program
+from tests.support.embedded_aws import processes
+from tests.support.engine import aws, cli, program, providers
 
-__all__ = ["aws", "cli", "program"]  # fixtures
+__all__ = ["aws", "cli", "processes", "program", "providers"]  # fixtures

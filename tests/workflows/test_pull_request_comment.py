@@ -5,11 +5,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import ROOT
 from tools.pull_request_comment import (
     MARKER,
     MOST_CHARACTERS,
@@ -20,8 +20,6 @@ from tools.pull_request_comment import (
     fenced,
     read,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def step(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:

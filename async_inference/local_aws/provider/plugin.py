@@ -1,6 +1,6 @@
 """The Pulumi provider of stack local: package `aws` on the embedded AWS.
 
-The engine finds it on PATH as `pulumi-resource-aws` and treats it like the published provider.
+The engine treats it like the published provider; how it is started, template.py tells.
 """
 
 import argparse
@@ -8,12 +8,8 @@ import asyncio
 import hashlib
 import json
 import os
-import sys
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -97,7 +93,7 @@ def same(old: object, new: object) -> bool:
 
 
 class LocalAwsProvider(protocol.Provider):
-    """Creates, reads, updates and deletes the kinds of `provider.resources`."""
+    """Creates, reads, updates and deletes the kinds of `resources/`."""
 
     def __init__(self) -> None:
         self._region = "us-east-1"
@@ -106,13 +102,9 @@ class LocalAwsProvider(protocol.Provider):
     def _client(self, service: str) -> Any:
         """The client of a kind's service, of the type that the kind asks for."""
         if service not in self._clients:
-            url = os.environ.get("AWS_ENDPOINT_URL")
-            if not url:
-                raise RuntimeError(
-                    "stack local talks to the embedded AWS, and AWS_ENDPOINT_URL is not set; "
-                    "run `make up`, or `. .local/env` before calling pulumi yourself"
-                )
-            made = session(self._region).client(service, endpoint_url=url)  # ty: ignore[no-matching-overload] of any kind
+            made = session(self._region).client(  # ty: ignore[no-matching-overload] of any kind
+                service, endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+            )
             # moto accepts what AWS would refuse; the services' own models do not.
             made.meta.events.register("provide-client-params", _check)
             self._clients[service] = made
@@ -364,31 +356,27 @@ def _difference(
     return protocol.PropertyDiffKind[f"{what}_REPLACE" if replaces else what]
 
 
-def _end_with_engine(engine: int) -> None:
-    # An engine that is killed tells its plugins nothing.
-    while os.getppid() == engine:
-        time.sleep(1)
-    os._exit(0)
-
-
-async def _serve(engine: str) -> None:
+async def _serve(arguments: Sequence[str], announce: Callable[[int], None]) -> None:
+    # The engine passes flags of its log too.
+    parser = argparse.ArgumentParser(description="Pulumi provider plugin (gRPC server)")
+    parser.add_argument("engine", help="the engine's address")
+    engine = parser.parse_known_args(arguments)[0].engine
     # A request may wait while another is at work, longer than gRPC's own 30 s.
     server = grpc.aio.server(options=[("grpc.server_max_unrequested_time_in_server", 1800)])
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(
-        _Servicer(sys.argv[1:], VERSION, LocalAwsProvider(), engine), server
+        _Servicer(list(arguments), VERSION, LocalAwsProvider(), engine), server
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    # How a plugin tells the engine where it is.
-    print(port, flush=True)
+    announce(port)
     await server.wait_for_termination()
 
 
-def main() -> None:
-    """Serve the provider until the engine ends."""
-    threading.Thread(target=_end_with_engine, args=(os.getppid(),), daemon=True).start()
-    arguments = argparse.ArgumentParser(description="Pulumi provider plugin (gRPC server)")
-    arguments.add_argument("engine", help="the engine's address")
-    with suppress(KeyboardInterrupt):
-        # The engine passes flags of its log too.
-        asyncio.run(_serve(arguments.parse_known_args()[0].engine))
+def serve(arguments: Sequence[str], announce: Callable[[int], None]) -> None:
+    """Serve the provider until the process ends.
+
+    Args:
+        arguments: what the engine starts a plugin with.
+        announce: is told the port at which the engine finds it.
+    """
+    asyncio.run(_serve(arguments, announce))

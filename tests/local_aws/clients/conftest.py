@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from async_inference.local_aws import make_up
-from tests.local_aws.conftest import Account
+from tests.support.embedded_aws import Account
 
-INSTALLED = Path(__file__).resolve().parents[3] / ".local" / "clients"
-"""Where tools/install.py puts what fights with this project's own packages."""
 ENDS_WITHIN_S = 120
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.local_aws.clients.conftest import INSTALLED
-from tests.local_aws.conftest import Account, eventually
-from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, wake
+from tests.support import CLIENTS
+from tests.support.embedded_aws import Account
+from tests.support.scaling import FAST_MINUTE_S, TARGET, wake
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.clients
 
@@ -27,7 +28,7 @@ def account(start) -> Account:
 @pytest.fixture
 def aws(account, run) -> Callable[..., Any]:
     def aws(*arguments: str) -> Any:
-        command = INSTALLED / "python" / "bin" / "aws"
+        command = CLIENTS / "python" / "bin" / "aws"
         printed = run(account, command, "--output", "json", *arguments)
         return json.loads(printed) if printed.startswith("{") else printed
 

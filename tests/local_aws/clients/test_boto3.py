@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, WaiterError
 
-from tests.local_aws.conftest import ROLE, eventually
-from tests.local_aws.test_scaling import FAST_MINUTE_S, TARGET, track, wake
+from tests.support.embedded_aws import ROLE
+from tests.support.scaling import FAST_MINUTE_S, TARGET, track, wake
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.clients
 

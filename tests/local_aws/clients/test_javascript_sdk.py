@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_aws.clients.conftest import INSTALLED
+from tests.support import CLIENTS
 
 pytestmark = pytest.mark.clients
 
 
 def test_a_client_in_javascript_sends_waits_reads_and_tells_failures_apart(account, run):
-    node, packages = shutil.which("node"), INSTALLED / "javascript" / "node_modules"
+    node, packages = shutil.which("node"), CLIENTS / "javascript" / "node_modules"
     if node is None or not packages.exists():
         pytest.skip("no Node.js with npm, which installs the SDK: python tools/install.py clients")
     account.s3.put_object(Bucket="echo-bucket", Key="in/request", Body=b"hello")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local_aws.clients.conftest import INSTALLED
+from tests.support import CLIENTS
 
 pytestmark = pytest.mark.clients
 
@@ -15,7 +15,7 @@ def test_the_asynchronous_predictor_predicts_waits_and_raises_what_failed(accoun
 
     printed = run(
         account,
-        INSTALLED / "python" / "bin" / "python",
+        CLIENTS / "python" / "bin" / "python",
         Path(__file__).parent / "predict.py",
         "echo",
         SAGEMAKER_SUPPRESS_V2_WARNING="1",

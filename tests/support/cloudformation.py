@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from async_inference.aws_names import pascal
-from tests.components.conftest import Record, Registration
+from tests.support.registrations import Record, Registration
 
 Properties = dict[str, Any]
 

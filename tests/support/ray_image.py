@@ -23,8 +23,8 @@ from pathlib import Path
 import httpx
 
 from async_inference.local_aws.fleet.instance import extract
-from tests.local_aws.conftest import eventually
-from tests.serving.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.waiting import eventually
 
 ADAPTER = """
 import os, sys

@@ -1,0 +1,12 @@
+"""Type tokens of what an `AsyncEndpoint` registers, and what the mocks call its parts."""
+
+COMPONENT = "async-inference:index:AsyncEndpoint"
+ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
+CONFIGURATION = "aws:sagemaker/endpointConfiguration:EndpointConfiguration"
+MODEL = "aws:sagemaker/model:Model"
+OBJECT = "aws:s3/bucketObjectv2:BucketObjectv2"
+ROLE = "aws:iam/role:Role"
+ROLE_POLICY = "aws:iam/rolePolicy:RolePolicy"
+TARGET = "aws:appautoscaling/target:Target"
+TOPICS = "arn:aws:sns:us-east-1:123456789012"
+BUCKET = "demo-bucket-1a2b3c4"
