@@ -241,7 +241,7 @@ def test_samples_that_vary_or_are_means_already_are_no_evidence():
     varying = {minute: 1.0 + number % 3 for number, minute in enumerate(records.minutes.samples)}
     means = dict.fromkeys(records.minutes.backlog, 1.5)
 
-    def finding(**changed: Any):
+    def finding(**changed: object):
         minutes = replace(records.minutes, **changed)
         return estimate(replace(records, minutes=minutes))["samples_per_minute"]
 

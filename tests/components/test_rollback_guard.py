@@ -74,7 +74,7 @@ class Aws:
         instance_type = f"ml.{EndpointConfigName.removeprefix('config-')}.xlarge"
         return {"ProductionVariants": [{"InstanceType": instance_type}]}
 
-    def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
         return {
             "ScalableTargets": [{"MinCapacity": 0, "MaxCapacity": 5}] if self.registered else []
         }

@@ -316,7 +316,7 @@ def state(*resources: Any) -> account.StackState:
     return {"deployment": {"resources": list(resources)}}
 
 
-def configuration(name: str, **more: Any) -> dict[str, Any]:
+def configuration(name: str, **more: object) -> dict[str, Any]:
     return {
         "type": "aws:sagemaker/endpointConfiguration:EndpointConfiguration",
         "parent": "urn:component",
@@ -349,7 +349,7 @@ def test_a_stack_without_an_endpoint_was_not_deployed():
 class Silent(Client):
     """The client of an endpoint that never answers."""
 
-    def infer(self, request: Request, **more: Any) -> Result:
+    def infer(self, request: Request, **more: object) -> Result:
         raise DeadlineError(f"no answer within {more['deadline_s']} s")
 
 
@@ -379,7 +379,7 @@ def test_no_request_is_sent_to_an_endpoint_that_nothing_wakes():
 
 
 def test_an_endpoint_that_scales_is_as_asked_and_one_that_gets_a_new_configuration_is_not():
-    def endpoint(**more: Any) -> Check:
+    def endpoint(**more: object) -> Check:
         live = replace(
             LIVE, endpoint={**(LIVE.endpoint or {}), "EndpointStatus": "Updating", **more}
         )

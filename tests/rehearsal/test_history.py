@@ -77,7 +77,7 @@ def test_a_wait_longer_than_the_whole_is_refused_since_units_must_differ():
 class CloudWatch:
     """Publishes one minute, each metric in its own unit."""
 
-    def list_metrics(self, **_: Any) -> dict[str, Any]:
+    def list_metrics(self, **_: object) -> dict[str, Any]:
         date = {"date": "Tue, 14 Nov 2023 23:00:00 GMT"}
         return {"Metrics": [{}], "ResponseMetadata": {"HTTPHeaders": date}}
 

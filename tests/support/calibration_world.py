@@ -191,7 +191,7 @@ class Endpoint:
     def arrive(self, request: Request) -> None:
         self._queue.append(request)
 
-    def at(self, moment_s: float, what: Callable[..., None], *arguments: Any) -> None:
+    def at(self, moment_s: float, what: Callable[..., None], *arguments: object) -> None:
         self._number += 1
         heapq.heappush(self._events, (moment_s, self._number, what, arguments))
 

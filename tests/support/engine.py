@@ -131,7 +131,7 @@ class Program:
         (self.folder / "inference_code").mkdir(exist_ok=True)
         (self.folder / "inference_code" / "inference.py").write_text(code)
 
-    def configure(self, **values: Any) -> None:
+    def configure(self, **values: object) -> None:
         path = self.folder / f"Pulumi.{self.stack}.yaml"
         document = yaml.safe_load(path.read_text())
         document["config"] |= {f"async-inference:{key}": v for key, v in values.items()}
