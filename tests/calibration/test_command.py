@@ -116,7 +116,7 @@ def test_whoever_declines_has_sent_and_read_nothing(project, monkeypatch):
 
     assert done.exit_code == 1
     assert "51 requests in 6 visits" in done.stderr
-    assert "Nothing was sent and nothing read." in done.stderr
+    assert "Nothing was sent or read." in done.stderr
     assert not (project / "calibration.dev.yaml").exists()
 
 
