@@ -437,6 +437,6 @@ class AsyncEndpoint(pulumi.ComponentResource):
                 readable=[self.output_path, self.failure_path],
                 kms_key_arn=self.kms_key_arn,
                 other_key_arns=list(args.security.other_key_arns),
-                announces=args.plan.hears_announcements,
+                announces=args.plan.uses_announcements,
             ).apply(lambda known: access.invoker_policy(**known))
         )

@@ -177,8 +177,8 @@ def history(
     target = target_of(endpoint, stack)
     with Console(stderr=True).status("reading CloudWatch"), aws_errors_reported():
         cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
-        minutes = histories.fetched(cloudwatch, target.endpoint, variant, timedelta(days=days))
-    found = histories.reconstructed(minutes)
+        minutes = histories.fetch(cloudwatch, target.endpoint, variant, timedelta(days=days))
+    found = histories.reconstruct(minutes)
     traffics.write(found, output)
     console = Console(soft_wrap=True)
     console.print(

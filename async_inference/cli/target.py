@@ -49,7 +49,7 @@ class Target:
             asked: whether to announce; None announces if the stack's policies use it.
         """
         if asked is None:
-            asked = self.settings is not None and self.settings.plan.hears_announcements
+            asked = self.settings is not None and self.settings.plan.uses_announcements
         return ANNOUNCED_EVERY_S * self.minute_s / 60 if asked else None
 
     @property

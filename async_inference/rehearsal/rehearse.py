@@ -122,7 +122,7 @@ def rehearse(
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     taken = tuple(range(seed, seed + seeds))
-    arriving = traffics.loaded_for(traffic, taken)
+    arriving = traffics.load_for_seeds(traffic, taken)
     if steps is not None:
         arriving = tuple(with_steps(each, own.instance_type, steps) for each in arriving)
     assumptions, age_limit_s = assumed(own, changed)

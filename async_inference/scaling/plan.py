@@ -152,7 +152,7 @@ class AlarmRule(StackValue):
         return self
 
     @property
-    def looks_up(self) -> bool:
+    def fires_when_high(self) -> bool:
         """Whether the alarm fires when its metric is high, not when it is low."""
         return self.comparison in (Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
 
@@ -385,7 +385,7 @@ class ScalingRules(StackValue):
         return self
 
     @property
-    def hears_announcements(self) -> bool:
+    def uses_announcements(self) -> bool:
         """Whether an alarm watches the metric that clients publish when they submit requests."""
         return any(
             alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
@@ -438,7 +438,7 @@ class ScalingPlan(ScalingRules):
         for policy in steps:
             exact = policy.adjustment_type == AdjustmentType.EXACT_CAPACITY
             starts = any(step.adjustment > self.min_capacity for step in policy.steps)
-            if exact and starts and not policy.alarm.looks_up:
+            if exact and starts and not policy.alarm.fires_when_high:
                 yield (
                     f"policy {policy.name}: ExactCapacity also raises the capacity, so this "
                     f"scale-in starts instances from {self.min_capacity} again and again; use "
@@ -450,9 +450,13 @@ class ScalingPlan(ScalingRules):
 def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
     """Warnings about a scale-out and a scale-in on one metric that fire at the same values."""
     changing = [p for p in policies if p.adjustment_type != AdjustmentType.EXACT_CAPACITY]
-    growing = [p for p in changing if p.alarm.looks_up and any(s.adjustment > 0 for s in p.steps)]
+    growing = [
+        p for p in changing if p.alarm.fires_when_high and any(s.adjustment > 0 for s in p.steps)
+    ]
     shrinking = [
-        p for p in changing if not p.alarm.looks_up and any(s.adjustment < 0 for s in p.steps)
+        p
+        for p in changing
+        if not p.alarm.fires_when_high and any(s.adjustment < 0 for s in p.steps)
     ]
     for out, into in product(growing, shrinking):
         if out.alarm.metric != into.alarm.metric:

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from async_inference.rehearsal.traffic import GENERATORS, generated, read
+from async_inference.rehearsal.traffic import GENERATORS, generate, read
 from async_inference.validation import InvalidInputError
 
 
@@ -128,7 +128,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_generator_gives_sorted_arrivals_and_repeats_itself_by_seed(name):
-    first, again, other = generated(name, 3), generated(name, 3), generated(name, 4)
+    first, again, other = generate(name, 3), generate(name, 3), generate(name, 4)
 
     assert (np.diff(first.arrivals_s) >= 0).all()
     assert (first.service_s > 0).all()
@@ -138,4 +138,4 @@ def test_a_generator_gives_sorted_arrivals_and_repeats_itself_by_seed(name):
 
 def test_an_unknown_generator_names_those_that_exist():
     with pytest.raises(InvalidInputError, match="steady, diurnal, bursts, sparse, launch"):
-        generated("hectic", 0)
+        generate("hectic", 0)

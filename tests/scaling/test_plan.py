@@ -245,8 +245,8 @@ def test_an_alarm_on_what_clients_announce_may_look_every_10_seconds():
     found = StepScalingPolicy.model_validate(policy.model_dump())
 
     assert [alarm.period_s for alarm in found.alarms] == [60, 10]
-    assert plan(found).hears_announcements
-    assert not plan(step()).hears_announcements
+    assert plan(found).uses_announcements
+    assert not plan(step()).uses_announcements
 
 
 def test_what_clients_announce_adds_up():
