@@ -19,7 +19,7 @@ from async_inference.client.batch import SUBMITTERS, Batch
 from async_inference.client.ledger import Item, Ledger
 from async_inference.client.protocol import split
 from async_inference.local_aws import daemon
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from bench import runtime
 
 REQUESTS = 300
@@ -33,7 +33,10 @@ def overhead_s(folder: Path) -> float:
     no ledger, writes no file, and would lose everything if it were killed.
     """
     with _endpoint(folder / "aws") as url:
-        clients = {name: client(url, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        aws = clients_at(url)
+        clients: dict[str, Any] = {
+            name: aws(name) for name in ("s3", "sagemaker", "sagemaker-runtime")
+        }
         runtime.deploy(clients)
         while clients["sagemaker"].describe_endpoint(EndpointName="bench")["EndpointStatus"] != (
             "InService"

@@ -12,7 +12,7 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.server import LocalAws, Options
 from components.model_source import WEIGHTS_CHANNEL
 
@@ -119,7 +119,8 @@ def weights_ready_s(folder: Path, total_bytes: int) -> tuple[float, float]:
     aws = LocalAws(Options(folder=folder))
     aws.start()
     try:
-        s3, sagemaker = client(aws.url, "s3"), client(aws.url, "sagemaker")
+        client = clients_at(aws.url)
+        s3, sagemaker = client("s3"), client("sagemaker")
         s3.create_bucket(Bucket="bench")
         random = np.random.default_rng(0)
         # Normal numbers in half precision, like weights; they compress to nine tenths.

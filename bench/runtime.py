@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.fleet.endpoint import Endpoint
 from async_inference.local_aws.server import LocalAws, Options
 
@@ -47,7 +47,8 @@ def measure(folder: Path) -> Measured:
     aws = LocalAws(Options(folder=folder))
     aws.start()
     try:
-        clients = {name: client(aws.url, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        at = clients_at(aws.url)
+        clients = {name: at(name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
         deploy(clients)
         running = aws.running("us-east-1")["bench"]
         while running.status != "InService":

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_aws as aws
 
 from components.provider_account import ProviderAccount
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 CODE_PREFIX = "code/"
 """The prefix of the program's archives."""
@@ -153,7 +157,7 @@ def _keeps_objects(name: str, account: ProviderAccount) -> pulumi.ResourceHookBi
     )
 
 
-def empty(s3: Any, bucket: str) -> None:
+def empty(s3: "S3Client", bucket: str) -> None:
     """Delete the program's objects in a bucket, and old versions of others.
 
     Args:
@@ -182,12 +186,14 @@ def empty(s3: Any, bucket: str) -> None:
     _delete_versions(s3, bucket, "")
 
 
-def _delete_versions(s3: Any, bucket: str, prefix: str) -> None:
+def _delete_versions(s3: "S3Client", bucket: str, prefix: str) -> None:
     pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     for page in pages:
         versions = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
         if versions:
-            named = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in versions]
+            named: list[ObjectIdentifierTypeDef] = [
+                {"Key": each["Key"], "VersionId": each["VersionId"]} for each in versions
+            ]
             done = s3.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
             if done.get("Errors"):
                 first = done["Errors"][0]

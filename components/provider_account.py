@@ -5,7 +5,7 @@ let the live configuration of this one be deleted.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import pulumi
 import pulumi_aws as aws
@@ -15,6 +15,13 @@ from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
     import boto3
+    from types_boto3_application_autoscaling import ApplicationAutoScalingClient
+    from types_boto3_cloudwatch import CloudWatchClient
+    from types_boto3_kms import KMSClient
+    from types_boto3_logs import CloudWatchLogsClient
+    from types_boto3_s3 import S3Client
+    from types_boto3_sagemaker import SageMakerClient
+    from types_boto3_sts import STSClient
 
 
 REMEDY = (
@@ -71,7 +78,24 @@ class ProviderAccount:
         self.partition = aws.get_partition_output(opts=opts).partition
         self._provider_region = aws.get_region_output(opts=opts).region
 
-    async def client(self, service: str) -> Any:
+    @overload
+    async def client(
+        self, service: Literal["application-autoscaling"]
+    ) -> "ApplicationAutoScalingClient": ...
+    @overload
+    async def client(self, service: Literal["cloudwatch"]) -> "CloudWatchClient": ...
+    @overload
+    async def client(self, service: Literal["kms"]) -> "KMSClient": ...
+    @overload
+    async def client(self, service: Literal["logs"]) -> "CloudWatchLogsClient": ...
+    @overload
+    async def client(self, service: Literal["s3"]) -> "S3Client": ...
+    @overload
+    async def client(self, service: Literal["sagemaker"]) -> "SageMakerClient": ...
+    @overload
+    async def client(self, service: Literal["sts"]) -> "STSClient": ...
+
+    async def client(self, service: str) -> object:
         """A boto3 client of one service, for a hook.
 
         Raises:
@@ -96,4 +120,4 @@ class ProviderAccount:
                 ) from error
             refuse_elsewhere(acts_in, (account, region))
             self._session = found
-        return self._session.client(service)
+        return self._session.client(service)  # ty: ignore[no-matching-overload] any of them

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pulumi
 
@@ -29,6 +29,10 @@ from async_inference.aws_names import (
 )
 from components.provider_account import ProviderAccount
 from components.rollback_guard import configured_variants, described
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker import SageMakerClient
+    from types_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
 
 SETTLED_WITHIN_S = 3600.0
 """The provider waits at most 60 minutes for an endpoint to be in service."""
@@ -254,7 +258,7 @@ class Resumption:
         ):
             await self._remove(sagemaker)
 
-    async def _remove(self, sagemaker: Any) -> None:
+    async def _remove(self, sagemaker: "SageMakerClient") -> None:
         pulumi.log.info(
             f"{self._endpoint_name} was left by a creation that was interrupted or failed; it is "
             "removed as soon as SageMaker allows it"
@@ -263,7 +267,9 @@ class Resumption:
             sagemaker.delete_endpoint(EndpointName=self._endpoint_name)
             await self._settled(sagemaker)
 
-    async def _existing(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> ExistingEndpoint:
+    async def _existing(
+        self, sagemaker: "SageMakerClient", endpoint: "DescribeEndpointOutputTypeDef"
+    ) -> ExistingEndpoint:
         try:
             role = _role(sagemaker, endpoint["EndpointConfigName"])
         except sagemaker.exceptions.ClientError:
@@ -282,7 +288,7 @@ class Resumption:
             tags={tag["Key"]: tag["Value"] for tag in tags},
         )
 
-    async def _settled(self, sagemaker: Any) -> bool:
+    async def _settled(self, sagemaker: "SageMakerClient") -> bool:
         """Wait until the endpoint is not in progress; returns whether it exists then."""
         end_s, pause_s, status = time.monotonic() + SETTLED_WITHIN_S, 0.25, ""
         while time.monotonic() < end_s:
@@ -302,7 +308,7 @@ class Resumption:
         )
 
 
-def _role(sagemaker: Any, configuration: str) -> str:
+def _role(sagemaker: "SageMakerClient", configuration: str) -> str:
     """What the model of an endpoint configuration runs as."""
     (variant, *_) = configured_variants(sagemaker, configuration)
     return sagemaker.describe_model(ModelName=variant["ModelName"])["ExecutionRoleArn"]

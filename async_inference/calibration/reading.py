@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 
+from async_inference.aws_clients import Clients
 from async_inference.aws_names import (
     INSTANCE_METRICS,
     QUEUE_METRICS,
@@ -26,6 +27,12 @@ from async_inference.calibration import records
 from async_inference.calibration.records import MINUTE_S, Minutes, Records
 from async_inference.scaling.plan import Metric
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling import ApplicationAutoScalingClient
+    from types_boto3_cloudwatch import CloudWatchClient
+    from types_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
+    from types_boto3_logs import CloudWatchLogsClient
 
 SPAN = timedelta(days=1)
 """Span of one GetMetricData call: 11 metrics of 1,440 minutes are far below its limit of 100,800
@@ -43,7 +50,6 @@ _METRICS: tuple[tuple[str, str, str, bool], ...] = (
 )
 """Field of `Minutes`, metric, statistic, and whether it has the dimension VariantName."""
 
-Clients = Callable[[str], Any]
 T = TypeVar("T")
 
 
@@ -151,7 +157,7 @@ def _said(error: ClientError) -> str:
 
 
 def _activities(
-    client: Any, endpoint: str, variant: str, since: datetime
+    client: "ApplicationAutoScalingClient", endpoint: str, variant: str, since: datetime
 ) -> Iterator[records.Activity]:
     pages = client.get_paginator("describe_scaling_activities").paginate(
         ServiceNamespace=SERVICE_NAMESPACE,
@@ -167,9 +173,9 @@ def _activities(
             yield activity
 
 
-def _alarms(client: Any, endpoint: str) -> Iterator[records.Alarm]:
+def _alarms(client: "CloudWatchClient", endpoint: str) -> Iterator[records.Alarm]:
     """The alarms on this endpoint's metrics; CloudWatch lists them by name only."""
-    mine = {"Name": "EndpointName", "Value": endpoint}
+    mine: DimensionTypeDef = {"Name": "EndpointName", "Value": endpoint}
     for page in client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm"]):
         for document in page["MetricAlarms"]:
             alarm = records.alarm(document)
@@ -178,7 +184,7 @@ def _alarms(client: Any, endpoint: str) -> Iterator[records.Alarm]:
 
 
 def _changes(
-    client: Any, alarms: Iterable[str], since: datetime, now: datetime
+    client: "CloudWatchClient", alarms: Iterable[str], since: datetime, now: datetime
 ) -> Iterator[records.StateChange]:
     pages = client.get_paginator("describe_alarm_history")
     for name in alarms:
@@ -191,25 +197,26 @@ def _changes(
                     yield change
 
 
-def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: datetime) -> Minutes:
+def _minutes(
+    client: "CloudWatchClient", endpoint: str, variant: str, since: datetime, now: datetime
+) -> Minutes:
     asked = [*_METRICS, *((metric, metric, "Average", False) for metric in Metric)]
-    queries = [
+    of_endpoint: list[DimensionTypeDef] = [{"Name": "EndpointName", "Value": endpoint}]
+    of_variant: list[DimensionTypeDef] = [*of_endpoint, {"Name": "VariantName", "Value": variant}]
+    queries: list[MetricDataQueryTypeDef] = [
         {
             "Id": f"q{number}",
             "MetricStat": {
                 "Metric": {
                     "Namespace": INSTANCE_METRICS if name == "CPUUtilization" else QUEUE_METRICS,
                     "MetricName": name,
-                    "Dimensions": [
-                        {"Name": "EndpointName", "Value": endpoint},
-                        *([{"Name": "VariantName", "Value": variant}] if of_variant else []),
-                    ],
+                    "Dimensions": of_variant if has_variant else of_endpoint,
                 },
                 "Period": MINUTE_S,
                 "Stat": statistic,
             },
         }
-        for number, (_, name, statistic, of_variant) in enumerate(asked)
+        for number, (_, name, statistic, has_variant) in enumerate(asked)
     ]
     found: dict[str, dict[int, float]] = {field: {} for field, *_ in asked}
     field_of = {f"q{number}": field for number, (field, *_) in enumerate(asked)}
@@ -230,7 +237,9 @@ def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: dat
     return Minutes(queue=queue, **found)
 
 
-def _containers(client: Any, endpoint: str, variant: str, since: datetime) -> Iterator[float]:
+def _containers(
+    client: "CloudWatchLogsClient", endpoint: str, variant: str, since: datetime
+) -> Iterator[float]:
     """When each container wrote its first line."""
     pages = client.get_paginator("describe_log_streams").paginate(
         logGroupName=log_group(endpoint),

@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from async_inference.scaling.autoscaler import CHANGE_REFUSED
 from async_inference.scaling.plan import Metric
+
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling.type_defs import ScalingActivityTypeDef
+    from types_boto3_cloudwatch.type_defs import AlarmHistoryItemTypeDef, MetricAlarmTypeDef
 
 MINUTE_S = 60
 SETTLED_S = 120
@@ -249,7 +253,7 @@ def foreign_changes(records: Records) -> tuple[tuple[float, int, int], ...]:
 # From AWS's responses
 
 
-def activity(document: Mapping[str, Any]) -> Activity:
+def activity(document: "ScalingActivityTypeDef") -> Activity:
     """An activity from an item of DescribeScalingActivities."""
     asked = _DESIRED.search(document.get("Description", ""))
     return Activity(
@@ -263,7 +267,7 @@ def activity(document: Mapping[str, Any]) -> Activity:
     )
 
 
-def alarm(document: Mapping[str, Any]) -> Alarm | None:
+def alarm(document: "MetricAlarmTypeDef") -> Alarm | None:
     """An alarm from an item of DescribeAlarms; None for an alarm on several metrics."""
     if "MetricName" not in document or "Threshold" not in document:
         return None
@@ -277,7 +281,7 @@ def alarm(document: Mapping[str, Any]) -> Alarm | None:
     )
 
 
-def state_change(document: Mapping[str, Any]) -> StateChange | None:
+def state_change(document: "AlarmHistoryItemTypeDef") -> StateChange | None:
     """A state change from a StateUpdate of DescribeAlarmHistory; None if no evaluation caused it.
 
     HistoryData holds `queryDate` and `evaluatedDatapoints`, newest first; those without data have

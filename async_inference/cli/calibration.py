@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,8 +19,10 @@ from async_inference.cli.target import Target, aws_errors_reported, target_of
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
+    from async_inference.aws_clients import Clients
     from async_inference.calibration.estimators import Estimate, Finding
     from async_inference.calibration.file import Merged
+    from async_inference.calibration.records import Records
 
 DEFAULT_DAYS = 14.0
 EXIT_DECLINED = 1
@@ -110,15 +113,15 @@ def calibrate(
         screen.print(f"Rehearsals of {name} now use {path}; commit it.", markup=False)
 
 
-def _clients(target: Target) -> Any:
+def _clients(target: Target) -> "Clients":
     from botocore.config import Config
 
     config = Config(retries={"mode": "adaptive", "max_attempts": 10})
-    return lambda service: target.session.client(service, endpoint_url=target.url, config=config)
+    return partial(target.session.client, endpoint_url=target.url, config=config)
 
 
 def _picture(
-    target: Target, records: Any, merged: "Merged", path: Path, screen: Console
+    target: Target, records: "Records", merged: "Merged", path: Path, screen: Console
 ) -> str | None:
     with screen.status("simulating the measured traffic (compiling takes 10 s the first time)"):
         from async_inference.calibration import comparison, file

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,9 @@ from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
     from async_inference.local_aws.daemon import Daemon
+    from async_inference.local_aws.services.alarms import AlarmReport
+    from async_inference.local_aws.services.autoscaling import Activity
+    from async_inference.local_aws.status import EndpointReport, Refusal, StatusReport
 
 CHARTED_MINUTES = 45
 """How many minutes fit into 80 columns, next to the numbers."""
@@ -69,7 +72,7 @@ def status(
         raise InvalidInputError(["--watch --json: choose one of them; --json prints once"])
     aws = _running()
 
-    def look() -> dict[str, Any]:
+    def look() -> "StatusReport":
         try:
             return httpx.get(
                 f"{aws.url}/_local/status",
@@ -158,7 +161,7 @@ def _running() -> "Daemon":
     return aws
 
 
-def _shown(found: dict[str, Any], url: str) -> Group:
+def _shown(found: "StatusReport", url: str) -> Group:
     speed = "in real time" if found["minute_s"] == 60 else f"a minute takes {found['minute_s']:g} s"
     parts: list[RenderableType] = [
         Text.assemble(
@@ -180,12 +183,12 @@ def _shown(found: dict[str, Any], url: str) -> Group:
     return Group(*parts)
 
 
-def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]:
+def _endpoint_shown(name: str, endpoint: "EndpointReport") -> list[RenderableType]:
     history = endpoint["history"]
     oldest_s = endpoint["oldest_age_s"]
 
-    def total(column: str) -> str:
-        return str(round(sum(value for value in history[column] if value is not None)))
+    def total(column: list[float | None]) -> str:
+        return str(round(sum(value for value in column if value is not None)))
 
     numbers = Table.grid(padding=(0, 2))
     window = Text(f"the last {CHARTED_MINUTES} simulated minutes", style="dim")
@@ -194,18 +197,18 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
         (
             "in service",
             f"{endpoint['in_service']} of {endpoint['desired']} desired",
-            "in_service",
+            history["in_service"],
         ),
-        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", "backlog"),
+        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", history["backlog"]),
         (
             "oldest",
             "none" if oldest_s is None else str(timedelta(seconds=int(oldest_s))),
-            "oldest_age_s",
+            history["oldest_age_s"],
         ),
-        ("done", total("done"), "done"),
-        ("failed", total("failed"), "failed"),
+        ("done", total(history["done"]), history["done"]),
+        ("failed", total(history["failed"]), history["failed"]),
     ):
-        bars = Text(_bars(history[column]), style="red" if what == "failed" else "cyan")
+        bars = Text(_bars(column), style="red" if what == "failed" else "cyan")
         numbers.add_row(Text(what, style="dim"), Text(value), bars)
     shown: list[RenderableType] = [
         Text.assemble((name, "bold"), f"  {endpoint['status']}, runs {endpoint['configuration']}"),
@@ -224,7 +227,7 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
     return shown
 
 
-def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
+def _alarms_shown(alarms: "list[AlarmReport]") -> Table:
     table = Table("alarm", "state", "since", "why", box=None, padding=(0, 2))
     styles = {"ALARM": "bold red", "OK": "green"}
     for alarm in alarms:
@@ -237,7 +240,7 @@ def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[str, Any]]) -> Table:
+def _activities_shown(activities: "list[Activity]", not_scaled: "list[Refusal]") -> Table:
     table = Table("at", "last activities", "cause", box=None, padding=(0, 2))
     both = sorted([*activities, *not_scaled], key=lambda each: each["StartTime"], reverse=True)
     for activity in both[:SHOWN_ACTIVITIES]:

@@ -4,14 +4,16 @@ import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
     import boto3
 
+    from async_inference.aws_clients import Clients
     from async_inference.stack.settings import Settings
 
 LOCAL_STACK = "local"
@@ -121,9 +123,10 @@ class Reached:
     url: str | None
     environment: Mapping[str, str]
 
-    def client(self, service: str) -> Any:
-        """A boto3 client of a service."""
-        return self.session.client(service, endpoint_url=self.url)
+    @property
+    def client(self) -> "Clients":
+        """Makes the client of a service."""
+        return partial(self.session.client, endpoint_url=self.url)
 
 
 def reached_by(stack: str, region: str) -> Reached:

@@ -85,8 +85,8 @@ class Aws:
         with self._lock:
             if (service, patient) not in self._clients:
                 half_s = PATIENCE_S if patient else self._look_s / 2
-                self._clients[service, patient] = self._session.client(
-                    service,
+                self._clients[service, patient] = self._session.client(  # ty: ignore[no-matching-overload]
+                    service,  # of any name that an effect has
                     endpoint_url=self._url,
                     config=Config(
                         connect_timeout=half_s,

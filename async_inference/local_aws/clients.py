@@ -7,8 +7,10 @@ never serves loopback.
 import os
 import re
 from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from async_inference.aws_clients import Clients
 
 if TYPE_CHECKING:
     import boto3
@@ -48,9 +50,9 @@ def session(region: str = REGION) -> "boto3.Session":
     )
 
 
-def client(url: str, service: str, region: str = REGION) -> Any:
-    """A client of one service at an embedded AWS's URL."""
-    return session(region).client(service, endpoint_url=url)
+def clients_at(url: str, region: str = REGION) -> Clients:
+    """Makes clients of the embedded AWS at a URL."""
+    return partial(session(region).client, endpoint_url=url)
 
 
 def variables(url: str) -> dict[str, str]:

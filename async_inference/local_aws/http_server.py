@@ -11,10 +11,13 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from wsgiref.types import WSGIApplication
 
 from cheroot import wsgi
+from cheroot.server import HTTPConnection
 
+Response = tuple[str, list[tuple[str, str]], list[bytes]]
+"""An HTTP response: status line, headers, parts of the body."""
 THREADS = 16
 MAX_HEADER_BYTES = 64 * 1024
 """The largest header; requests of AWS clients are far smaller."""
@@ -36,7 +39,7 @@ class Arriving:
         begun: whether some of them are there.
     """
 
-    connection: Any
+    connection: HTTPConnection
     since_s: float
     begun: bool = False
 
@@ -51,7 +54,7 @@ class HttpServer(wsgi.Server):
     """
 
     def __init__(
-        self, port: int, application: Any, headers_within_s: float = HEADERS_WITHIN_S
+        self, port: int, application: WSGIApplication, headers_within_s: float = HEADERS_WITHIN_S
     ) -> None:
         super().__init__(("127.0.0.1", port), application, numthreads=THREADS)
         self.max_request_header_size = MAX_HEADER_BYTES
@@ -80,7 +83,7 @@ class HttpServer(wsgi.Server):
             self._arriving.clear()
             self._arrivals.close()
 
-    def process_conn(self, conn: Any) -> None:
+    def process_conn(self, conn: HTTPConnection) -> None:
         """Give a connection to a worker, now or once its headers are there whole."""
         if _complete(conn):
             super().process_conn(conn)
@@ -118,7 +121,7 @@ class HttpServer(wsgi.Server):
                 self._arrivals.unregister(number)
 
 
-def _complete(connection: Any) -> bool:
+def _complete(connection: HTTPConnection) -> bool:
     """Whether a worker need not wait for headers: they are whole, too long, or end here."""
     reader, plain = connection.rfile, connection.socket
     if plain.fileno() < 0:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 from botocore.exceptions import EndpointConnectionError
@@ -27,9 +27,16 @@ from rich.text import Text
 
 from async_inference.aws_names import split_s3_uri
 from async_inference.local_aws import clients, daemon, page
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.daemon import AWS_FOLDER, LOCAL, Daemon
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker.type_defs import ProductionVariantSummaryTypeDef
+
+    from async_inference.local_aws.services.autoscaling import Activity
+
+T = TypeVar("T")
 
 STATE = "pulumi-state"
 PULUMI_STATE = LOCAL / STATE
@@ -158,7 +165,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     with stages.stage("idle: scale in to zero"):
         watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
     console.print(f'Submitting "{prompt}" to {name}, which has no instances.')
-    runtime = client(aws.url, "sagemaker-runtime")
+    runtime = clients_at(aws.url)("sagemaker-runtime")
     accepted = runtime.invoke_endpoint_async(
         EndpointName=name,
         Body=json.dumps({"prompt": prompt, "steps": 20, "seed": 7}),
@@ -213,7 +220,7 @@ class Watch:
         self._console = console
         self._aws = aws
         self._endpoint = endpoint
-        self._sagemaker = client(aws.url, "sagemaker")
+        self._sagemaker = clients_at(aws.url)("sagemaker")
         self._instances = -1
         self._told: set[str] = set()
         self._http = httpx.Client(base_url=aws.url, timeout=10, trust_env=False)
@@ -228,7 +235,7 @@ class Watch:
         """Instances asked for."""
         return self._variant()["DesiredInstanceCount"]
 
-    def until(self, what: str, condition: Callable[[], Any]) -> Any:
+    def until(self, what: str, condition: Callable[[], T | None]) -> T:
         """Wait until `condition` holds and print what happens; returns what it returned.
 
         Raises:
@@ -255,11 +262,11 @@ class Watch:
                 )
                 time.sleep(0.1)
 
-    def _variant(self) -> dict[str, Any]:
+    def _variant(self) -> "ProductionVariantSummaryTypeDef":
         found = self._sagemaker.describe_endpoint(EndpointName=self._endpoint)
         return found["ProductionVariants"][0]
 
-    def _activities(self) -> list[dict[str, Any]]:
+    def _activities(self) -> "list[Activity]":
         regions = self._http.get("/_local/status").json()["regions"].values()
         found = [activity for region in regions for activity in region["activities"]]
         return sorted(found, key=lambda activity: activity["StartTime"])
@@ -277,7 +284,7 @@ class Watch:
             self._instances = count
 
 
-def event(activity: dict[str, Any], in_service: int) -> str:
+def event(activity: "Activity", in_service: int) -> str:
     """A scaling activity on one line; `local status` has its full text.
 
     Args:
@@ -323,7 +330,7 @@ def _cut_short() -> bool:
     return False
 
 
-def _checkpoint() -> dict[str, Any]:
+def _checkpoint() -> dict[str, object]:
     """The state that Pulumi keeps of the stack, empty if there is none."""
     for state in (PULUMI_STATE / ".pulumi" / "stacks").rglob(f"{STACK}.json"):
         return json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
@@ -339,7 +346,7 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
         arguments = ["refresh", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         _pulumi(variables, *arguments, "--clear-pending-creates")
     # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
-    lost = not client(aws.url, "sagemaker").list_endpoints()["Endpoints"]
+    lost = not clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
     if _shown(variables, *arguments, *(["--refresh"] if lost else [])):
         raise InvalidInputError(
@@ -378,7 +385,7 @@ def _merged(variables: dict[str, str]) -> dict[str, str]:
 
 
 def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
-    s3 = client(aws.url, "s3")
+    s3 = clients_at(aws.url)("s3")
     for location in (output, failure):
         bucket, key = split_s3_uri(location)
         try:

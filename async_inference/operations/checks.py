@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Group
 from rich.table import Column, Table
@@ -67,7 +67,7 @@ def as_table(checks: Sequence[Check]) -> Group:
     return Group(table, *sentences, Text(f"{end}."))
 
 
-def as_json(checks: Sequence[Check]) -> dict[str, Any]:
+def as_json(checks: Sequence[Check]) -> dict[str, object]:
     """What `--json` prints."""
     return {
         "passed": all(check.passed for check in checks),

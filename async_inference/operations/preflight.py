@@ -9,17 +9,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import botocore.session
 from botocore.exceptions import ClientError
 
+from async_inference.aws_clients import Clients
 from async_inference.aws_names import split_s3_uri
 from async_inference.calibration import file as calibration
-from async_inference.operations.account import Clients, pages
 from async_inference.operations.checks import Check
 from async_inference.stack.images import DEFAULT_TAG, has_gpu
 from async_inference.stack.settings import Settings
+
+if TYPE_CHECKING:
+    from types_boto3_ecr.type_defs import ImageIdentifierTypeDef
+    from types_boto3_kms import KMSClient
+    from types_boto3_s3 import S3Client
+    from types_boto3_service_quotas import ServiceQuotasClient
+    from types_boto3_service_quotas.type_defs import ServiceQuotaTypeDef
 
 _NO_PROFILE = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
 """What botocore itself knows, whether or not AWS_PROFILE names a profile that exists."""
@@ -121,17 +128,22 @@ def region(settings: Settings, known: Iterable[str]) -> Check:
 # Quota
 
 
-def _quota(client: Any, settings: Settings) -> float | None:
-    """The account's quota for the instance type, else AWS's default, None where there is neither.
+def quotas(client: "ServiceQuotasClient") -> "Iterator[ServiceQuotaTypeDef]":
+    """SageMaker's quotas: first those that were ever changed for the account, then AWS's defaults.
 
-    A quota that nobody ever touched has no applied value (BC ListServiceQuotas).
+    A quota that was never changed has no applied value (BC ListServiceQuotas).
     """
+    for applied in client.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker"):
+        yield from applied["Quotas"]
+    defaults = client.get_paginator("list_aws_default_service_quotas")
+    for default in defaults.paginate(ServiceCode="sagemaker"):
+        yield from default["Quotas"]
+
+
+def _quota(client: "ServiceQuotasClient", settings: Settings) -> float | None:
+    """The account's quota for the instance type, None where AWS has no such quota."""
     wanted = quota_name(settings)
-    for operation in ("list_service_quotas", "list_aws_default_service_quotas"):
-        for each in pages(client, operation, "Quotas", ServiceCode="sagemaker"):
-            if each["QuotaName"] == wanted:
-                return each["Value"]
-    return None
+    return next((each["Value"] for each in quotas(client) if each["QuotaName"] == wanted), None)
 
 
 def quota_name(settings: Settings) -> str:
@@ -184,7 +196,9 @@ def image(settings: Settings, client: Clients) -> Check:
     )
     assert parts is not None  # settings took it for an ECR image
     account, _, repository, tag, digest = parts.groups()
-    wanted = {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    wanted: ImageIdentifierTypeDef = (
+        {"imageDigest": digest} if digest else {"imageTag": tag or "latest"}
+    )
     ecr = client("ecr")
     try:
         (known,) = ecr.describe_images(
@@ -256,7 +270,7 @@ def driver(settings: Settings) -> Check:
 # Model
 
 
-def weights(settings: Settings, s3: Any, say: Callable[[str], None]) -> Check:
+def weights(settings: Settings, s3: "S3Client", say: Callable[[str], None]) -> Check:
     """Whether the weights are where they are said to be, and an archive holds no links."""
     place, what = settings.weights, "weights"
     if not place.startswith("s3://"):
@@ -339,7 +353,7 @@ def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:
 # Keys
 
 
-def keys(settings: Settings, s3: Any, kms: Any) -> Check:
+def keys(settings: Settings, s3: "S3Client", kms: "KMSClient") -> Check:
     """Whether the endpoint may use the KMS keys of what lies outside its own bucket.
 
     Otherwise the first read of the weights fails, or the first write of an output.
@@ -360,7 +374,7 @@ def keys(settings: Settings, s3: Any, kms: Any) -> Check:
     return Check(what, asked, f"{used} outside the endpoint's own bucket")
 
 
-def _used_keys(settings: Settings, s3: Any) -> Iterator[tuple[str, str]]:
+def _used_keys(settings: Settings, s3: "S3Client") -> Iterator[tuple[str, str]]:
     """The places outside the endpoint's bucket that are under KMS keys, each with its key."""
     if settings.weights.startswith("s3://"):
         bucket, _, key = settings.weights.removeprefix("s3://").partition("/")

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from async_inference.operations.account import Clients, exported, pages
+from async_inference.aws_clients import Clients
+from async_inference.operations import preflight
+from async_inference.operations.account import StackState, exported
 from async_inference.operations.checks import Check
 from async_inference.stack.groups import LOCAL_STORAGE
 from async_inference.stack.settings import MAX_STACK_NAME, PROJECT, Settings
@@ -46,12 +47,11 @@ class Trial:
 def quotas(client: Clients) -> dict[str, float]:
     """How many instances of each type the account may run for endpoints."""
     found: dict[str, float] = {}
-    # What was applied to the account counts before AWS's default.
-    for operation in ("list_aws_default_service_quotas", "list_service_quotas"):
-        for each in pages(client("service-quotas"), operation, "Quotas", ServiceCode="sagemaker"):
-            named = _QUOTA.fullmatch(each["QuotaName"])
-            if named:
-                found[named[1]] = each["Value"]
+    for each in preflight.quotas(client("service-quotas")):
+        named = _QUOTA.fullmatch(each["QuotaName"])
+        if named:
+            # What was applied to the account comes first, and counts before AWS's default.
+            found.setdefault(named[1], each["Value"])
     return found
 
 
@@ -157,7 +157,7 @@ def probe(wanted: Trial, folder: Path, environment: Mapping[str, str] | None) ->
     return [*found, Check("taken down", "nothing left", said or "something is left", again)]
 
 
-def checks(wanted: Trial, said: str, state: Mapping[str, Any]) -> Iterator[Check]:
+def checks(wanted: Trial, said: str, state: StackState) -> Iterator[Check]:
     """What a trial showed.
 
     Args:

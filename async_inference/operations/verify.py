@@ -7,7 +7,7 @@ what AWS answers, as boto3 gives it. `account` reads both; here nothing is read.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from async_inference.aws_names import (
 )
 from async_inference.operations.checks import Check
 from async_inference.operations.iam import may, refused
+from async_inference.operations.weights import Manifest
 from async_inference.scaling import documents, waking
 from async_inference.scaling.plan import (
     MetricAlarm,
@@ -34,6 +35,19 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.stack.settings import Settings
 from async_inference.validation import problems_of
+
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling.type_defs import (
+        ScalableTargetTypeDef,
+        ScalingPolicyTypeDef,
+        ScheduledActionTypeDef,
+    )
+    from types_boto3_cloudwatch.type_defs import MetricAlarmTypeDef
+    from types_boto3_sagemaker.type_defs import (
+        AsyncInferenceOutputConfigOutputTypeDef,
+        DescribeEndpointConfigOutputTypeDef,
+        DescribeEndpointOutputTypeDef,
+    )
 
 Facts = Mapping[str, object]
 """What one resource is, fact by fact, in the words of the stack file."""
@@ -53,7 +67,7 @@ class Asked:
     settings: Settings
     configuration: str
     variant: str
-    alarms: Mapping[str, Mapping[str, Any]]
+    alarms: Mapping[str, documents.Document]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +88,17 @@ class Live:
         weights: what `weights publish` wrote there; None where it wrote nothing or AWS refused.
     """
 
-    endpoint: Mapping[str, Any] | None = None
-    configuration: Mapping[str, Any] | None = None
-    targets: Sequence[Mapping[str, Any]] = ()
-    policies: Sequence[Mapping[str, Any]] = ()
-    schedules: Sequence[Mapping[str, Any]] = ()
-    alarms: Mapping[str, Mapping[str, Any]]
-    topics: Mapping[str, Mapping[str, Any] | None]
-    role_policies: Sequence[Mapping[str, Any]] = ()
+    endpoint: "DescribeEndpointOutputTypeDef | None" = None
+    configuration: "DescribeEndpointConfigOutputTypeDef | None" = None
+    targets: "Sequence[ScalableTargetTypeDef]" = ()
+    policies: "Sequence[ScalingPolicyTypeDef]" = ()
+    schedules: "Sequence[ScheduledActionTypeDef]" = ()
+    alarms: "Mapping[str, MetricAlarmTypeDef]"
+    topics: Mapping[str, Mapping[str, object] | None]
+    role_policies: Sequence[Mapping[str, object]] = ()
     buckets: Mapping[str, bool]
     weights_uri: str | None = None
-    weights: Mapping[str, Any] | None = None
+    weights: Manifest | None = None
 
     @property
     def instances(self) -> int:
@@ -162,7 +176,7 @@ def _value(value: object) -> str:
 # The endpoint and what it runs
 
 
-def _endpoint(asked: Asked, endpoint: Mapping[str, Any]) -> Iterator[Check]:
+def _endpoint(asked: Asked, endpoint: "DescribeEndpointOutputTypeDef") -> Iterator[Check]:
     name = asked.settings.endpoint_name
     logs = f"its logs are in {log_group(name)}"
     status, reason = endpoint["EndpointStatus"], endpoint.get("FailureReason")
@@ -498,7 +512,7 @@ def _watches(alarm: documents.Document, asked: Asked) -> bool:
 # Where answers go
 
 
-def _output(live: Live) -> Mapping[str, Any]:
+def _output(live: Live) -> "AsyncInferenceOutputConfigOutputTypeDef":
     return (live.configuration or {}).get("AsyncInferenceConfig", {}).get("OutputConfig", {})
 
 
@@ -518,14 +532,14 @@ def _topics(asked: Asked, live: Live) -> Iterator[Check]:
             yield Check(what, wanted, "as asked")
 
 
-def topic_arns(output: Mapping[str, Any]) -> dict[str, str]:
+def topic_arns(output: "AsyncInferenceOutputConfigOutputTypeDef") -> dict[str, str]:
     """The topics of an asynchronous OutputConfig, `success` and `error`."""
     notifies = output.get("NotificationConfig", {})
     named = {"success": notifies.get("SuccessTopic"), "error": notifies.get("ErrorTopic")}
     return {kind: arn for kind, arn in named.items() if arn}
 
 
-def bucket_names(output: Mapping[str, Any]) -> dict[str, str]:
+def bucket_names(output: "AsyncInferenceOutputConfigOutputTypeDef") -> dict[str, str]:
     """The buckets of an asynchronous OutputConfig, by what goes there."""
     paths = {"outputs": output.get("S3OutputPath"), "failures": output.get("S3FailurePath")}
     return {what: split_s3_uri(path)[0] for what, path in paths.items() if path}

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from async_inference.aws_names import QUEUE_METRICS
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
 
 MINUTE_S = 60
 LARGEST_ANSWER = timedelta(minutes=1440)
@@ -43,7 +46,7 @@ class Minutes:
     total_ms: Mapping[int, float]
 
 
-def fetch(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Minutes:
+def fetch(cloudwatch: "CloudWatchClient", endpoint: str, variant: str, span: timedelta) -> Minutes:
     """Read a live endpoint's metrics (docs/aws-facts.md#metrics for their dimensions).
 
     Args:
@@ -74,7 +77,11 @@ def fetch(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Minu
     start = end - span
 
     def read(
-        metric: str, dimensions: Mapping[str, str], stat: str, *, durations: bool = False
+        metric: str,
+        dimensions: Mapping[str, str],
+        stat: Literal["Average", "SampleCount", "Sum"],
+        *,
+        durations: bool = False,
     ) -> dict[int, float]:
         found: dict[int, float] = {}
         at = start

@@ -156,7 +156,7 @@ class Session(boto3.Session):
         """A client of one service; options override the configuration."""
         given = {key: value for key, value in options.items() if value is not None}
         configured = _connection(self._config, service_name, self.region_name)
-        return super().client(service_name, **configured | given)
+        return super().client(service_name, **configured | given)  # ty: ignore[no-matching-overload]
 
 
 def session(values: Mapping[str, object], region: str) -> Session:
@@ -183,7 +183,7 @@ def session(values: Mapping[str, object], region: str) -> Session:
         raise InvalidInputError(
             ["aws:accessKey and aws:secretKey: are needed together; set both or neither"]
         )
-    if config.access_key is not None:
+    if config.access_key is not None and config.secret_key is not None:
         core.set_credentials(config.access_key, config.secret_key, config.token)
     sts = _connection(config, "sts", region)
     identity = config.assume_role_with_web_identity

@@ -36,7 +36,7 @@ def identifiers(prefix: str, most: int) -> st.SearchStrategy[list[str]]:
     return st.lists(one, min_size=1, max_size=most)
 
 
-def keys(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def keys(**values: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     """Some of these keys."""
     return st.fixed_dictionaries({}, optional=values)
 
@@ -122,7 +122,7 @@ def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
     }
 
 
-def as_pulumi_gives_it(config: dict[str, Any]) -> dict[str, str]:
+def as_pulumi_gives_it(config: dict[str, object]) -> dict[str, str]:
     return {"aws:region": "us-east-1"} | {
         f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in config.items()
@@ -213,7 +213,11 @@ def wrong(draw: st.DrawFn) -> tuple[str, object]:
     low, high = BOUNDS[key]
     below = st.floats(max_value=low, exclude_max=True, allow_infinity=False)
     whole = st.integers(max_value=math.ceil(low) - 1)
-    choices: list[st.SearchStrategy[Any]] = [below, whole, st.sampled_from([True, "many", "1.5x"])]
+    choices: list[st.SearchStrategy[object]] = [
+        below,
+        whole,
+        st.sampled_from([True, "many", "1.5x"]),
+    ]
     if high is not None:
         choices.append(st.integers(min_value=math.floor(high) + 1))
     return key, draw(st.one_of(choices))

@@ -129,7 +129,7 @@ def test_the_picture_without_calibration_rests_on_the_stacks_own_setup(project, 
     monkeypatch.setattr(file, "applied", lambda stated, _: stated)
     monkeypatch.setattr(comparison, "compare", lambda _, __, runs: compared.extend(runs))
 
-    command._picture(target, [], Mock(), project / "seen.png", Console())
+    command._picture(target, Mock(), Mock(), project / "seen.png", Console())
 
     assert {stated.setup_s for _, stated in compared} == {stack.usual_setup_s}
 

@@ -241,7 +241,7 @@ def test_samples_that_vary_or_are_means_already_are_no_evidence():
     varying = {minute: 1.0 + number % 3 for number, minute in enumerate(records.minutes.samples)}
     means = dict.fromkeys(records.minutes.backlog, 1.5)
 
-    def finding(**changed: Any):
+    def finding(**changed: object):
         minutes = replace(records.minutes, **changed)
         return estimate(replace(records, minutes=minutes))["samples_per_minute"]
 
@@ -317,15 +317,14 @@ def test_containers_logs_part_a_start():
 
 def test_an_activity_and_a_state_change_are_read_as_aws_writes_them():
     """Activity: AAS API reference; history: as public records of CloudWatch have it."""
-    read_activity = activity(
-        {
-            "Description": "Setting desired instance count to 2.",
-            "Cause": by_alarm("wake"),
-            "StartTime": "2026-11-28T10:00:00+00:00",
-            "EndTime": "2026-11-28T10:05:30+00:00",
-            "StatusCode": "Successful",
-        }
-    )
+    document: Any = {
+        "Description": "Setting desired instance count to 2.",
+        "Cause": by_alarm("wake"),
+        "StartTime": "2026-11-28T10:00:00+00:00",
+        "EndTime": "2026-11-28T10:05:30+00:00",
+        "StatusCode": "Successful",
+    }
+    read_activity = activity(document)
     change = state_change(
         {
             "AlarmName": "wake",

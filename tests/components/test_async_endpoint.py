@@ -2,7 +2,6 @@
 
 import json
 import tarfile
-from typing import Any
 
 import botocore.session
 import pulumi
@@ -443,7 +442,7 @@ def test_the_archive_holds_the_code_folder_and_no_symlinks(register, endpoint, h
 
 
 def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
-    asked: dict[str, Any] = {
+    asked: dict[str, object] = {
         "timeout_s": 120,
         "max_payload_bytes": 5000,
         "startup_timeout_s": 90,

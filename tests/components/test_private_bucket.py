@@ -43,7 +43,7 @@ class Bucket:
 
 
 def test_archives_and_old_versions_go():
-    bucket = Bucket(code__1__model=["archive"], async_sdxl__input__1=["old", None])
+    bucket: Any = Bucket(code__1__model=["archive"], async_sdxl__input__1=["old", None])
 
     empty(bucket, "demo")
 
@@ -51,7 +51,7 @@ def test_archives_and_old_versions_go():
 
 
 def test_objects_of_requests_are_kept_with_their_versions_and_the_way_out_said():
-    bucket = Bucket(
+    bucket: Any = Bucket(
         code__1__model=["archive"],
         async_sdxl__output__1=["old", "image"],
         async_sdxl__output__2=["old", None],
@@ -67,7 +67,7 @@ def test_objects_of_requests_are_kept_with_their_versions_and_the_way_out_said()
 
 
 def test_an_object_that_cannot_be_deleted_is_named():
-    bucket = Bucket(code__1__model=["archive"])
+    bucket: Any = Bucket(code__1__model=["archive"])
     bucket.locked = {"code/1/model"}
 
     with pytest.raises(BucketHoldsObjectsError, match="code/1/model cannot be deleted: is locked"):

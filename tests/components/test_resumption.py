@@ -77,7 +77,7 @@ class Leftovers:
         self.streams = streams
         self.deleted: list[str] = []
 
-    def describe_log_streams(self, **_: Any) -> dict[str, Any]:
+    def describe_log_streams(self, **_: object) -> dict[str, Any]:
         if self.streams is None:
             raise KeyError
         return {"logStreams": self.streams}
@@ -153,13 +153,13 @@ class Scaling:
         self.targets, self.policies = targets, policies
         self.deleted: list[str] = []
 
-    def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
         return {"ScalableTargets": self.targets}
 
-    def describe_scaling_policies(self, **_: Any) -> dict[str, Any]:
+    def describe_scaling_policies(self, **_: object) -> dict[str, Any]:
         return {"ScalingPolicies": self.policies}
 
-    def describe_scheduled_actions(self, **_: Any) -> dict[str, Any]:
+    def describe_scheduled_actions(self, **_: object) -> dict[str, Any]:
         return {"ScheduledActions": []}
 
     def deregister_scalable_target(self, **asked: str) -> None:
@@ -207,7 +207,7 @@ class Aws:
         self.states, self.role, self.targets = list(states), role, targets
         self.deleted_while: list[str] = []
 
-    def describe_endpoint(self, **_: Any) -> dict[str, Any]:
+    def describe_endpoint(self, **_: object) -> dict[str, Any]:
         if not self.states:
             raise _refused("DescribeEndpoint", "Could not find endpoint")
         state = self.states[0]
@@ -223,13 +223,13 @@ class Aws:
             raise _refused("DescribeModel", "Could not find model")
         return {"ExecutionRoleArn": self.role if ModelName == "left" else OWN}
 
-    def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
         return {"ScalableTargets": self.targets}
 
-    def list_tags(self, **_: Any) -> dict[str, Any]:
+    def list_tags(self, **_: object) -> dict[str, Any]:
         return {"Tags": []}
 
-    def delete_endpoint(self, **_: Any) -> None:
+    def delete_endpoint(self, **_: object) -> None:
         self.deleted_while.append(self.states[0])
         self.states = ["Deleting"]
 

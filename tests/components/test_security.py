@@ -198,7 +198,7 @@ def test_each_permission_of_the_role_is_one_that_something_needs(everything):
 
 @pytest.mark.parametrize("prefix", ONLY_WITH)
 def test_what_is_not_turned_on_is_not_permitted(register, endpoint, prefix):
-    def permitted(record: Any) -> bool:
+    def permitted(record: object) -> bool:
         return any(action.startswith(prefix) for action in actions(statements(record)))
 
     assert permitted(register(lambda: endpoint(**ONLY_WITH[prefix])))

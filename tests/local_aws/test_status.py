@@ -12,7 +12,7 @@ from tests.support.scaling import FAST_MINUTE_S, TARGET, activities, track, wake
 from tests.support.waiting import eventually
 
 
-def endpoint(**changes: Any) -> dict[str, Any]:
+def endpoint(**changes: object) -> Any:
     idle = {
         "status": "InService",
         "failure_reason": None,

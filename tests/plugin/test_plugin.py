@@ -127,7 +127,7 @@ def problems(schema: dict[str, Any], type_name: str, given: Any, path: str) -> l
 PYTHON_TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
 
 
-def _value_problems(schema: dict[str, Any], spec: Any, value: Any, path: str) -> list[str]:
+def _value_problems(schema: dict[str, object], spec: Any, value: Any, path: str) -> list[str]:
     if "$ref" in spec:
         return problems(schema, spec["$ref"].removeprefix("#/types/"), value, path)
     if spec["type"] == "array":

@@ -77,7 +77,7 @@ def test_a_wait_longer_than_the_whole_is_refused_since_units_must_differ():
 class CloudWatch:
     """Publishes one minute, each metric in its own unit."""
 
-    def list_metrics(self, **_: Any) -> dict[str, Any]:
+    def list_metrics(self, **_: object) -> dict[str, Any]:
         date = {"date": "Tue, 14 Nov 2023 23:00:00 GMT"}
         return {"Metrics": [{}], "ResponseMetadata": {"HTTPHeaders": date}}
 
@@ -94,7 +94,9 @@ class CloudWatch:
 
 
 def test_durations_are_taken_in_the_unit_that_each_datapoint_tells():
-    found = fetch(CloudWatch(), "sdxl", "AllTraffic", timedelta(hours=1))
+    cloudwatch: Any = CloudWatch()
+
+    found = fetch(cloudwatch, "sdxl", "AllTraffic", timedelta(hours=1))
 
     assert found.ended == {START_S: 2.0}, "a number of requests has no unit"
     assert found.in_backlog_ms == {START_S: 10_000.0}

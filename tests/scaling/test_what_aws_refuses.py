@@ -30,7 +30,7 @@ TARGET = {
 }
 
 
-def model_refuses(service: str, operation: str, request: dict[str, Any]) -> bool:
+def model_refuses(service: str, operation: str, request: dict[str, object]) -> bool:
     """Whether a service's own model forbids a request."""
     shape = BOTOCORE.get_service_model(service).operation_model(operation).input_shape
     assert shape is not None
@@ -138,7 +138,7 @@ def policy_forbidden(policy: Mapping[str, Any]) -> bool:
     )
 
 
-def refused(document: dict[str, Any], minimum: int, maximum: int) -> bool:
+def refused(document: dict[str, object], minimum: int, maximum: int) -> bool:
     try:
         ScalingRules.model_validate(document).within(minimum, maximum)
     except ValidationError:

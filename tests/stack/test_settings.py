@@ -7,6 +7,7 @@ from pathlib import Path
 import botocore.session
 import pytest
 import yaml
+from botocore.model import StringShape, StructureShape
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
@@ -254,7 +255,9 @@ def test_any_plan_can_be_said_in_a_stacks_config():
 def test_log_retention_takes_what_cloudwatch_logs_takes():
     """The service's model says so in words only (BC logs RetentionInDays)."""
     model = botocore.session.get_session().get_service_model("logs")
-    said = model.shape_for("PutRetentionPolicyRequest").members["retentionInDays"].documentation
+    shape = model.shape_for("PutRetentionPolicyRequest")
+    assert isinstance(shape, StructureShape)
+    said = shape.members["retentionInDays"].documentation
 
     listed = said.partition("are: ")[2].partition(".")[0]
     assert tuple(map(int, re.findall(r"\d+", listed))) == groups.LOG_RETENTION_DAYS
@@ -279,10 +282,9 @@ def test_a_plan_that_only_tracks_never_leaves_zero_by_the_pessimistic_reading():
 
 def test_the_families_are_those_that_sagemaker_hosts_without_the_burstable_ones():
     model = botocore.session.get_session().get_service_model("sagemaker")
-    known = {
-        instance_type.split(".")[1]
-        for instance_type in model.shape_for("ProductionVariantInstanceType").enum
-    }
+    shape = model.shape_for("ProductionVariantInstanceType")
+    assert isinstance(shape, StringShape)
+    known = {instance_type.split(".")[1] for instance_type in shape.enum}
 
     assert known - {"t2", "t3"} == INSTANCE_FAMILIES
 

@@ -22,7 +22,7 @@ from tools.pull_request_comment import (
 )
 
 
-def step(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
+def step(op: str, kind: str, name: str, **more: object) -> dict[str, Any]:
     urn = f"urn:pulumi:dev::async-inference::{kind}::{name}"
     return {"resourcePreEvent": {"metadata": {"op": op, "type": kind, "urn": urn, **more}}}
 
@@ -191,14 +191,14 @@ def test_what_others_wrote_stays_text():
 class Comments(BaseHTTPRequestHandler):
     """GitHub's comments of one issue, a page of a hundred at a time."""
 
-    comments: list[dict[str, Any]]
+    comments: list[dict[str, object]]
     calls: list[str]
 
     def _answer(self) -> None:
         self.calls.append(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", 0))
         given = json.loads(self.rfile.read(length) or "{}")
-        answer: Any = given
+        answer: object = given
         if self.command == "GET":
             page = int(self.path.rpartition("page=")[2])
             answer = self.comments[(page - 1) * 100 : page * 100]
@@ -214,7 +214,7 @@ class Comments(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PATCH = _answer  # noqa: N815 as http.server spells them
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
 
 

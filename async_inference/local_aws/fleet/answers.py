@@ -5,12 +5,28 @@ import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from async_inference.local_aws.fleet.instance import FleetPlan
 
 LARGEST_NOTIFIED_RESPONSE_BYTES = 128 * 1024
 """The largest response that a notification includes (BC IncludeInferenceResponseIn)."""
+
+
+class Invocation(TypedDict):
+    """An accepted request, as the journal keeps it."""
+
+    inference_id: str
+    input_location: str | None
+    content_type: str | None
+    accept: str | None
+    custom_attributes: str | None
+    ttl_s: int
+    timeout_s: int
+    output_location: str | None
+    failure_location: str | None
+    accepted_s: NotRequired[float]
+    expires_s: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def of_response(status: int, body: bytes, content_type: str) -> Outcome:
 def message(
     endpoint: str,
     region: str,
-    request: dict[str, Any],
+    request: Invocation,
     plan: FleetPlan,
     outcome: Outcome,
     received_s: float,
@@ -75,7 +91,7 @@ def message(
         "endpointName": endpoint,
         "inputLocation": request["input_location"],
     }
-    said: dict[str, Any] = {
+    said: dict[str, object] = {
         "awsRegion": region,
         "eventTime": _iso(now_s),
         "receivedTime": _iso(received_s),

@@ -5,10 +5,9 @@ import http.client
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from async_inference.local_aws.fleet import answers
-from async_inference.local_aws.fleet.answers import Outcome
+from async_inference.local_aws.fleet.answers import Invocation, Outcome
 from async_inference.local_aws.fleet.environment import Environment
 from async_inference.local_aws.fleet.instance import FleetPlan, Instance
 from async_inference.local_aws.journal import Call
@@ -80,13 +79,14 @@ class Backlog:
             accepted += [self._queue[0].accepted_s] if self._queue else []
         return max(0.0, self._environment.clock.now_s() - min(accepted)) if accepted else None
 
-    def accept(self, request: dict[str, Any], body: bytes | None) -> None:
+    def accept(self, request: Invocation, body: bytes | None) -> None:
         """Queue a request; once this returns it will be answered, whatever crashes."""
         now_s = self._environment.clock.now_s()
-        accepted = request | {"accepted_s": now_s, "expires_s": now_s + request["ttl_s"]}
+        expires_s = now_s + request["ttl_s"]
+        accepted: Invocation = {**request, "accepted_s": now_s, "expires_s": expires_s}
         with self._lock:
             number = self._environment.journal.accept(self._endpoint, accepted, body)
-            self._queue.append(Waiting(number, now_s, accepted["expires_s"]))
+            self._queue.append(Waiting(number, now_s, expires_s))
             self._lock.notify_all()
 
     def take(self) -> Waiting:
@@ -169,7 +169,7 @@ class Backlog:
         self._finish(waiting, plan, request, outcome, started_s)
 
     def _interrupted(
-        self, instance: Instance, waiting: Waiting, request: dict[str, Any], started_s: float
+        self, instance: Instance, waiting: Waiting, request: Invocation, started_s: float
     ) -> None:
         waiting.attempts += 1
         with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ class Backlog:
         self,
         waiting: Waiting,
         plan: FleetPlan,
-        request: dict[str, Any],
+        request: Invocation,
         outcome: Outcome,
         started_s: float,
     ) -> None:
@@ -260,6 +260,6 @@ class Backlog:
                 self._sums.setdefault((metric, configuration), []).append(value)
 
 
-def _expired(request: dict[str, Any]) -> Outcome:
+def _expired(request: Invocation) -> Outcome:
     failure = f"ClientError: The request expired after {request['ttl_s']} s in the queue"
     return Outcome(failure=failure, metric="ExpiredRequests")

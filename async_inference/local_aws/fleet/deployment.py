@@ -6,7 +6,13 @@ step, and what SageMaker refuses (DG deployment-guardrails).
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker.type_defs import (
+        CapacitySizeTypeDef,
+        DeploymentConfigUnionTypeDef,
+    )
 
 CANARY_PERCENT = (0, 50)
 LINEAR_PERCENT = (10, 50)
@@ -53,7 +59,7 @@ def all_at_once(instances: int) -> Deployment:
     return Deployment(steps=(Step(instances, 0.0),))
 
 
-def plan_deployment(config: dict[str, Any], instances: int) -> Deployment:
+def plan_deployment(config: "DeploymentConfigUnionTypeDef", instances: int) -> Deployment:
     """The steps of a DeploymentConfig.
 
     Args:
@@ -92,7 +98,7 @@ def plan_deployment(config: dict[str, Any], instances: int) -> Deployment:
     )
 
 
-def problems(config: dict[str, Any], instances: int) -> list[str]:
+def problems(config: "DeploymentConfigUnionTypeDef", instances: int) -> list[str]:
     """What SageMaker refuses about a DeploymentConfig for a fleet of this size."""
     blue_green, rolling = config.get("BlueGreenUpdatePolicy"), config.get("RollingUpdatePolicy")
     found = []
@@ -126,7 +132,7 @@ def problems(config: dict[str, Any], instances: int) -> list[str]:
 
 
 def _size_problems(
-    key: str, size: dict[str, Any], percent: tuple[int, int], instances: int
+    key: str, size: "CapacitySizeTypeDef", percent: tuple[int, int], instances: int
 ) -> list[str]:
     if not instances:
         # Nothing to shift: every size fits.
@@ -143,7 +149,7 @@ def _size_problems(
     ]
 
 
-def _count(size: dict[str, Any], instances: int) -> int:
+def _count(size: "CapacitySizeTypeDef", instances: int) -> int:
     if size["Type"] == "INSTANCE_COUNT":
         return size["Value"]
     return max(1, math.floor(instances * size["Value"] / 100))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, EndpointStatus, Series, arn
 from async_inference.local_aws.fleet.backlog import Backlog, Waiting
@@ -56,6 +56,17 @@ class Capacity:
     in_service: int
     scale_in_ends_s: float
     deploying: bool
+
+
+class InstanceReport(TypedDict):
+    """An instance as a status page shows it."""
+
+    name: str
+    configuration: str
+    state: Literal["starting", "in service", "leaving"]
+    asked_s: float
+    busy: int
+    concurrency: int
 
 
 class Endpoint:
@@ -239,7 +250,7 @@ class Endpoint:
             series = Series.of(INSTANCE_METRICS, "CPUUtilization", variant)
             self._environment.metrics.put(series, now_s, [0.0] * serving)
 
-    def instances(self) -> list[dict[str, Any]]:
+    def instances(self) -> list[InstanceReport]:
         """The instances as a status page shows them."""
         with self._lock:
             return [
@@ -265,7 +276,7 @@ class Endpoint:
 
     # Fleets
 
-    def _start_thread(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _start_thread(self, work: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._threads = [other for other in self._threads if other.is_alive()] + [thread]
         thread.start()

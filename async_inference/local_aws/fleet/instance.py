@@ -8,12 +8,12 @@ import tempfile
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from async_inference.local_aws.fleet.processes import InstanceProcess, ProcessTemplate
 from async_inference.local_aws.services.moto_services import (
@@ -21,6 +21,9 @@ from async_inference.local_aws.services.moto_services import (
     ObjectMissingError,
     split_uri,
 )
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker.type_defs import AdditionalModelDataSourceTypeDef
 
 PING_EVERY_S = 0.05
 DOWNLOADS_AT_ONCE = 4
@@ -52,7 +55,7 @@ class FleetPlan:
     environment: dict[str, str]
     model_data_url: str | None
     model_data_compression: str
-    additional_sources: tuple[dict[str, Any], ...]
+    additional_sources: "tuple[AdditionalModelDataSourceTypeDef, ...]"
     output_path: str
     failure_path: str | None
     success_topic: str | None
@@ -60,9 +63,9 @@ class FleetPlan:
     response_in: tuple[str, ...]
 
     @classmethod
-    def restored(cls, document: dict[str, Any]) -> "FleetPlan":
+    def restored(cls, document: Mapping[str, Any]) -> "FleetPlan":
         """The plan that was kept as JSON."""
-        kept: dict[str, Any] = dict(document)
+        kept = dict(document)
         for key in ("additional_sources", "response_in"):
             kept[key] = tuple(kept[key])
         return cls(**kept)

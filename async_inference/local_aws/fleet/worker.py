@@ -19,7 +19,6 @@ import sys
 import threading
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import numpy
 from sagemaker_inference import environment
@@ -52,7 +51,7 @@ class _Context(threading.local):
     def set_response_content_type(self, _index: int, value: str) -> None:
         self.content_type = value
 
-    def set_response_status(self, code: int = 200, **_: Any) -> None:
+    def set_response_status(self, code: int = 200, **_: object) -> None:
         self.status = code
         self.content_type = "text/plain"
 
@@ -89,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         return
 
 

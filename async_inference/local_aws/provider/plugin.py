@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pulumi
+from botocore.client import BaseClient
 from botocore.model import OperationModel
 from google.protobuf.message import Message
 from pulumi.provider.experimental import provider as protocol
@@ -23,7 +24,7 @@ from pulumi.provider.experimental.server import ProviderServicer
 from pulumi.runtime import rpc
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
-from async_inference.local_aws.clients import ACCOUNT_ID, client
+from async_inference.local_aws.clients import ACCOUNT_ID, session
 from async_inference.local_aws.provider.resources import KINDS
 from async_inference.local_aws.provider.resources.kind import Autoname, Kind, Properties
 from async_inference.local_aws.services.constraints import check_request
@@ -75,7 +76,7 @@ def wrapped_map(values: Properties) -> dict[str, PropertyValue]:
     return {key: wrapped(value) for key, value in values.items()}
 
 
-def same(old: Any, new: Any) -> bool:
+def same(old: object, new: object) -> bool:
     """Whether two values mean the same to AWS: absent or empty, and JSON in any layout."""
     if old in (None, {}, []) and new in (None, {}, []):
         return True
@@ -96,15 +97,18 @@ class LocalAwsProvider(protocol.Provider):
 
     def __init__(self) -> None:
         self._region = "us-east-1"
-        self._known: dict[str, Any] = {}
+        self._clients: dict[str, BaseClient] = {}
 
     def _client(self, service: str) -> Any:
-        if service not in self._known:
-            known = client(os.environ["AWS_ENDPOINT_URL"], service, self._region)
-            # moto takes what AWS would refuse; the services' own models do not.
-            known.meta.events.register("provide-client-params", _check)
-            self._known[service] = known
-        return self._known[service]
+        """The client of a kind's service, of the type that the kind asks for."""
+        if service not in self._clients:
+            made = session(self._region).client(  # ty: ignore[no-matching-overload] of any kind
+                service, endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+            )
+            # moto accepts what AWS would refuse; the services' own models do not.
+            made.meta.events.register("provide-client-params", _check)
+            self._clients[service] = made
+        return self._clients[service]
 
     def _kind(self, nested: str) -> Kind:
         token = _token(nested)
@@ -267,14 +271,16 @@ class _Servicer(ProviderServicer):
     planned state). So the engine sees no difference next time, and sends an update without one.
     """
 
-    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802 the gRPC method's name
+    async def Update(  # noqa: N802 the gRPC method's name
+        self, request: provider_pb2.UpdateRequest, context: grpc.aio.ServicerContext
+    ) -> provider_pb2.UpdateResponse:
         update = protocol.UpdateRequest(
             request.urn,
             request.id,
             PropertyValue.unmarshal_map(request.olds),
             PropertyValue.unmarshal_map(request.news),
             timeout=request.timeout,
-            ignore_changes=request.ignoreChanges,
+            ignore_changes=list(request.ignoreChanges),
             preview=request.preview,
         )
         try:
@@ -314,7 +320,7 @@ def _drifted(known: Properties, found: Properties) -> Properties:
     return {key: value for key, value in found.items() if not same(known.get(key), value)}
 
 
-def _check(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+def _check(params: dict[str, object], model: OperationModel, **_: object) -> None:
     if model.input_shape is not None:
         check_request(model.input_shape, params)
 

@@ -9,9 +9,9 @@ import json
 import math
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from moto.cloudwatch.models import Alarm, MetricDataQuery
 
@@ -52,6 +52,26 @@ _MEMBERS = (
     "TreatMissingData",
 )
 """Members of an alarm that moto stores under the same name in snake_case."""
+
+
+class Band(TypedDict):
+    """A state that an alarm was in, from one second to another."""
+
+    state: str
+    from_s: float
+    to_s: float
+
+
+class AlarmReport(TypedDict):
+    """An alarm as a status page shows it."""
+
+    name: str
+    endpoint: str | None
+    condition: str
+    state: str
+    since_s: float
+    reason: str
+    bands: NotRequired[list[Band]]
 
 
 class Alarms:
@@ -145,7 +165,7 @@ class Alarms:
         for at_s, name in due:
             self._evaluate(name, at_s)
 
-    def states(self) -> list[dict[str, Any]]:
+    def states(self) -> list[AlarmReport]:
         """The alarms as a status page shows them."""
         with self._lock:
             return [
@@ -255,7 +275,7 @@ class Alarms:
 
     def _reason_data(
         self, rule: AlarmRule, on: MetricStat, points: Sequence[float | None], at_s: float
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 
         `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
@@ -279,7 +299,9 @@ class Alarms:
             ],
         }
 
-    def _note(self, name: str, kind: str, summary: str, data: dict[str, Any] | None = None) -> None:
+    def _note(
+        self, name: str, kind: str, summary: str, data: Mapping[str, object] | None = None
+    ) -> None:
         with self._lock:
             self._cloudwatch.alarm_history.append(
                 {

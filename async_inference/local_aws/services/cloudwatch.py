@@ -8,7 +8,7 @@ from that store, which keeps high resolution.
 from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
@@ -38,6 +38,17 @@ HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
 
 
+class HistoryItem(TypedDict):
+    """An item of DescribeAlarmHistory."""
+
+    AlarmName: str
+    AlarmType: str
+    Timestamp: datetime
+    HistoryItemType: str
+    HistorySummary: str
+    HistoryData: NotRequired[str]
+
+
 class CloudWatch(CloudWatchBackend):
     """One region's CloudWatch."""
 
@@ -48,7 +59,7 @@ class CloudWatch(CloudWatchBackend):
         super().__init__(region_name, account_id)
         self.metrics = MetricStore()
         self.clock = Clock()
-        self.alarm_history: deque[dict[str, Any]] = deque(maxlen=KEPT_HISTORY)
+        self.alarm_history: deque[HistoryItem] = deque(maxlen=KEPT_HISTORY)
 
     def put_metric_data(self, namespace: str, metric_data: list[dict[str, Any]]) -> None:
         """Keep what a client publishes, at this AWS's time unless it says another one."""

@@ -5,12 +5,17 @@ check the rest; here the service is this process.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from botocore.model import ListShape, MapShape, Shape, StructureShape
 
 from async_inference.local_aws.services.errors import validation_error
+
+Answer = dict[str, object]
+"""What an operation of the embedded AWS answers, in JSON. The types of boto3 describe what boto3
+makes of it: times as datetime, members that may be missing as present, and response metadata."""
 
 _KINDS = {
     "string": str,
@@ -39,7 +44,7 @@ _JAVA_CLASSES = {
 """Java's character classes in AWS's patterns, and the nearest that Python has."""
 
 
-def check_request(shape: Shape, request: dict[str, Any]) -> None:
+def check_request(shape: Shape, request: Mapping[str, object]) -> None:
     """Refuse a request that the service's model does not allow.
 
     Raises:
@@ -114,7 +119,7 @@ def _matches(pattern: str, value: str) -> bool:
         return True
 
 
-def _violation(value: Any, path: str, rule: str) -> str:
+def _violation(value: object, path: str, rule: str) -> str:
     shown = "null" if value is None else f"'{value}'"
     return f"Value {shown} at '{path}' failed to satisfy constraint: {rule}"
 

@@ -5,13 +5,12 @@ Nothing is patched before `install`: moto's classes belong to everybody who impo
 
 import json
 from datetime import UTC
-from typing import Any
 
 from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.cloudwatch.responses import CloudWatchResponse
 from moto.core.request import Request
-from moto.core.responses import ActionResult
+from moto.core.responses import TYPE_RESPONSE, ActionResult
 from moto.core.utils import get_service_model
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.s3.models import FakeBucket
@@ -92,7 +91,7 @@ def _parse_and_check(self: CloudWatchResponse, request: Request) -> None:
         # moto's parsers expect well-formed input.
         refusal = f"The request cannot be parsed: {error}"
 
-    def refuse() -> Any:
+    def refuse() -> TYPE_RESPONSE:
         status, headers, body = self.serialized(ActionResult(InvalidParameterValue(refusal)))
         return status, {**headers, "status": str(status)}, body
 

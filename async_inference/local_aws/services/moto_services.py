@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+from wsgiref.types import WSGIEnvironment
 
 from botocore.model import OperationNotFoundError
+from flask import Flask
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -31,6 +33,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from async_inference.aws_names import region_of, split_s3_uri
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.http_server import Response
 from async_inference.local_aws.journal import Call, Journal
 from async_inference.local_aws.services import moto_patches
 from async_inference.local_aws.services.errors import AwsError
@@ -46,7 +49,7 @@ PUT_OBJECT, PUBLISH = "PutObject", "Publish"
 """The calls that this process makes itself, directly to moto without HTTP."""
 
 
-def _backend_app(service: Any) -> Any:
+def _backend_app(service: Any) -> Flask:
     """One service of moto, whose exceptions come through instead of becoming a page in HTML."""
     application = create_backend_app(service)
     application.config["PROPAGATE_EXCEPTIONS"] = True
@@ -88,7 +91,7 @@ class MotoServices:
         for number, call in journal.calls():
             self._apply(number, call)
 
-    def handle(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+    def handle(self, environ: WSGIEnvironment, body: bytes) -> Response:
         """Serve one HTTP request from outside.
 
         Returns:
@@ -109,16 +112,16 @@ class MotoServices:
             until_s = time.monotonic() + wait_s
         with self.lock:
             while True:
-                status, headers, parts, changed = self._serve(call, operation)
+                response, changed = self._serve(call, operation)
                 if changed:
                     self._changed.notify_all()
                 left_s = until_s - time.monotonic()
-                if changed or not status.startswith("2") or left_s <= 0:
-                    return status, headers, parts
+                if changed or not response[0].startswith("2") or left_s <= 0:
+                    return response
                 # Messages become visible by time, too.
                 self._changed.wait(min(left_s, VISIBLE_AGAIN_S))
 
-    def _serve(self, call: Call, operation: str | None) -> tuple[str, list, list[bytes], bool]:
+    def _serve(self, call: Call, operation: str | None) -> tuple[Response, bool]:
         """Do a call once; the last says whether it changed anything."""
         mock_random.seed(self._journal.next_call())
         try:
@@ -131,7 +134,7 @@ class MotoServices:
         changed = status.startswith("2") and _changes(call, operation, parts)
         if changed:
             self._journal.record(call)
-        return status, headers, parts, changed
+        return (status, headers, parts), changed
 
     def get_object(self, bucket: str, key: str) -> tuple[bytes, str]:
         """An object's bytes and content type.
@@ -235,7 +238,7 @@ class MotoServices:
         else:
             self._send(call)
 
-    def _send(self, call: Call) -> tuple[str, list, list[bytes]]:
+    def _send(self, call: Call) -> Response:
         builder = EnvironBuilder(
             method=call.method,
             path=call.path,
@@ -302,7 +305,7 @@ def _s3_with(bucket: str) -> S3Backend:
     return backend
 
 
-def operation_name(environ: dict[str, Any], body: bytes) -> str | None:
+def operation_name(environ: WSGIEnvironment, body: bytes) -> str | None:
     """The operation that a request of the JSON, query or RPC protocols names; None for REST."""
     target = environ.get("HTTP_X_AMZ_TARGET")
     if target:
@@ -339,7 +342,7 @@ def _changes(call: Call, operation: str | None, parts: list[bytes]) -> bool:
     return call.method in {"PUT", "POST", "DELETE", "PATCH"}
 
 
-def _call(environ: dict[str, Any], body: bytes) -> Call:
+def _call(environ: WSGIEnvironment, body: bytes) -> Call:
     headers = {
         key[5:].replace("_", "-").title(): value
         for key, value in environ.items()
