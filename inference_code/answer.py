@@ -54,7 +54,7 @@ class Answer:
         return asdict(self.metadata) | {"timings_s": self.timings_s}
 
 
-def negotiated(accept: str | None, images: int) -> str:
+def negotiate(accept: str | None, images: int) -> str:
     """The media type of the answer: the first possible one of those with the highest q-value.
 
     Args:
@@ -80,7 +80,7 @@ def negotiated(accept: str | None, images: int) -> str:
 
 
 def encode(answer: Answer, media_type: str) -> bytes:
-    """The answer's bytes in a type that `negotiated` returned for this number of images."""
+    """The answer's bytes in a type that `negotiate` returned for this number of images."""
     if media_type == JSON:
         pngs = [_image(answer, index, "image/png") for index in range(len(answer.images))]
         images = [base64.b64encode(png).decode() for png in pngs]

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from answer import JSON, Answer, encode, negotiated
+from answer import JSON, Answer, encode, negotiate
 from device import end_process_if_broken, free_memory, is_out_of_memory
 from errors import Refusal, RefusedError, answer_without_traceback
 from request import ImageRequest, parse
@@ -38,7 +38,7 @@ def input_fn(body, content_type, context) -> ImageRequest | Refusal:
     try:
         request = parse(body, content_type)
         # Refuse an impossible Accept before the work, not after it.
-        negotiated(_accepted(context), request.num_images)
+        negotiate(_accepted(context), request.num_images)
         return request
     except RefusedError as error:
         return error.refusal
@@ -81,7 +81,7 @@ def output_fn(answer, accept, context):
     if isinstance(answer, Refusal):
         context.set_response_status(code=answer.status, phrase="Refused")
         return answer.body, JSON
-    media_type = negotiated(accept, len(answer.images))
+    media_type = negotiate(accept, len(answer.images))
     return encode(answer, media_type), media_type
 
 

@@ -164,7 +164,7 @@ def _said(*command: str, folder: Path = ROOT, codes: tuple[int, ...] = (0,)) -> 
     return done.stdout.strip()
 
 
-def far(newer: Newer) -> int:
+def versions_behind(newer: Newer) -> int:
     """How far behind the pin is: 2 for a major version, 1 for a minor one, 0 for less."""
     try:
         old, new = Version(newer.pinned.lstrip("^~")), Version(newer.newest)
@@ -195,7 +195,7 @@ def main() -> int:
             found += source()
         except UnreachableError as error:
             unreachable.append(f"{kind}: {error}")
-    for each in sorted(found, key=far, reverse=True):
+    for each in sorted(found, key=versions_behind, reverse=True):
         table.add_row(each.name, each.pinned, each.newest, each.changes, each.where)
     console.print(table if found else "Nothing is newer.")
     for module, why in KEPT.items():

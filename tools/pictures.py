@@ -5,10 +5,9 @@ A test draws them again and compares.
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
-from matplotlib.style import library
 
 from async_inference.rehearsal import report
 from async_inference.rehearsal.comparison import FIGURES
@@ -18,14 +17,9 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 DPI = 110
 SHOWN_H = (0.5, 5.5)
 """The hours that the README's picture shows: a few bursts."""
-DARK = library["dark_background"] | {
-    "figure.facecolor": "#0d1117",
-    "axes.facecolor": "#0d1117",
-}
-"""GitHub's dark background."""
 
 
-def drawn() -> dict[str, Figure]:
+def draw() -> dict[str, Figure]:
     """Each picture by file name; must run in the project's folder, because it reads stack files."""
     found = rehearse(
         stack="dev",
@@ -36,7 +30,7 @@ def drawn() -> dict[str, Figure]:
         seed=0,
     )
     light = {"zero-to-n.png": _zero_to_n(found), "tuned-on-bursts.png": report.timeline(found)}
-    with mpl.rc_context(DARK):  # ty: ignore[invalid-argument-type] its keys are rcParams
+    with style.context("dark_background"):
         return light | {"zero-to-n-dark.png": _zero_to_n(found)}
 
 
@@ -75,5 +69,5 @@ def _zero_to_n(found: Rehearsal) -> Figure:
 
 
 if __name__ == "__main__":
-    for name, figure in drawn().items():
+    for name, figure in draw().items():
         figure.savefig(IMAGES / name, dpi=DPI)

@@ -74,7 +74,7 @@ class Experiment:
             yield "No reading changes this plan's mean wait; it can measure the setup time."
 
 
-def designed(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> Experiment:
+def design(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> Experiment:
     """The experiment for a plan, with enough time between visits for the endpoint to become idle.
 
     Args:

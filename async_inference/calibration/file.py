@@ -191,10 +191,12 @@ def apply(assumptions: "Assumptions", stack: str, besides: Collection[str] = ())
         InvalidInputError: the file is wrong.
     """
     calibration = read(path_of(stack))
-    return assumptions if calibration is None else applied(assumptions, calibration, besides)
+    return (
+        assumptions if calibration is None else apply_calibration(assumptions, calibration, besides)
+    )
 
 
-def applied(
+def apply_calibration(
     assumptions: "Assumptions", calibration: Calibration, besides: Collection[str] = ()
 ) -> "Assumptions":
     """The assumptions, with the values of a calibration."""
@@ -219,7 +221,7 @@ class Merged:
     notes: tuple[str, ...]
 
 
-def merged(before: Calibration | None, records: Records, estimate: Estimate) -> Merged:
+def merge(before: Calibration | None, records: Records, estimate: Estimate) -> Merged:
     """Add a look to a calibration.
 
     Where the spans of an older look and this one overlap, the evidence counts once.

@@ -90,7 +90,7 @@ def calibrate(
         records = reading.read(_clients(target), target.endpoint, timedelta(days=days))
     found = estimate(records)
     tells = any(each.value is not None for each in found.findings)
-    merged = file.merged(before, records, found) if tells else None
+    merged = file.merge(before, records, found) if tells else None
     if merged is not None:
         file.write(merged.calibration, path)
     sentence = None
@@ -139,7 +139,7 @@ def _picture(
             own.plan,
             (
                 ("without calibration", stated),
-                ("calibrated", file.applied(stated, merged.calibration)),
+                ("calibrated", file.apply_calibration(stated, merged.calibration)),
             ),
         )
         if compared is None:
@@ -154,13 +154,13 @@ def _run(target: Target, payload: str, service_s: float, step_s: float, screen: 
     with screen.status("designing the experiment (compiling takes 10 s the first time)"):
         from async_inference.calibration import experiment
         from async_inference.operations.load import Payload
-        from async_inference.rehearsal.rehearse import assumed
+        from async_inference.rehearsal.rehearse import stack_assumptions
 
         assert target.settings is not None
-        assumptions, _ = assumed(target.settings, ())
+        assumptions, _ = stack_assumptions(target.settings, ())
         how = Payload(payload, step_s)
         plan = target.settings.plan
-        chosen = experiment.designed(plan, assumptions, how.served_s(service_s))
+        chosen = experiment.design(plan, assumptions, how.served_s(service_s))
     for sentence in chosen.sentences(target.endpoint):
         screen.print(sentence, markup=False)
     if not typer.confirm("Send them?", err=True):

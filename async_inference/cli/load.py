@@ -56,9 +56,9 @@ def load(
         from async_inference.client import InferenceError
         from async_inference.operations import load as loads
         from async_inference.rehearsal import traffic as traffics
-        from async_inference.rehearsal.rehearse import assumed
+        from async_inference.rehearsal.rehearse import stack_assumptions
 
-        assumptions, _ = assumed(target.settings, changed or [])
+        assumptions, _ = stack_assumptions(target.settings, changed or [])
         how = loads.Payload(payload, step_s)
         sent = loads.shaped(traffics.load(traffic, seed), how, speed=speed, limit=limit)
         runs = loads.predicted(target.settings.plan, sent, assumptions)

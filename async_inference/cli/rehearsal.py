@@ -57,7 +57,7 @@ def rehearse(
             stack=stack,
             traffic=traffic,
             policy=policy,
-            against=_usual(stack, policy) if against is None else against,
+            against=_default_comparison(stack, policy) if against is None else against,
             changed=changed or [],
             seed=seed,
             seeds=seeds,
@@ -77,7 +77,7 @@ def rehearse(
         Console(stderr=True, soft_wrap=True).print(f"Report: {page}")
 
 
-def _usual(stack: str, policy: str | None) -> list[str]:
+def _default_comparison(stack: str, policy: str | None) -> list[str]:
     """The preset that a plan is compared with by default."""
     from async_inference.scaling.plan import PRESETS
     from async_inference.stack import settings

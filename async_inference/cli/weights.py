@@ -21,7 +21,7 @@ app = typer.Typer(help="Publish a model's weights to S3.", no_args_is_help=True)
 
 
 @app.callback()
-def room() -> None:
+def weights_group() -> None:
     """A model's weights on S3."""
 
 

@@ -100,7 +100,7 @@ def span(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def expected(inference_id: str, like: Accepted) -> Accepted | None:
+def expected_locations(inference_id: str, like: Accepted) -> Accepted | None:
     """A request's locations, inferred from those of another request of the batch.
 
     Filename is part of the output's name (BC), but SageMaker does not document how the name is
@@ -238,7 +238,7 @@ class Batch:
     async def _answered_before(self, entry: Entry) -> Ended | None:
         """The result or failure of a request that an earlier run may have sent, if there is one."""
         known = (other.accepted for other in self._ledger.entries.values() if other.accepted)
-        place = next((expected(entry.inference_id, accepted) for accepted in known), None)
+        place = next((expected_locations(entry.inference_id, accepted) for accepted in known), None)
         if place is None:
             return None
         ended = await self._client.run(self._client.protocol.found(place))

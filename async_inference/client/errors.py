@@ -137,7 +137,7 @@ def is_transient(error: Exception) -> bool:
     )
 
 
-def typed(
+def typed_error(
     error: Exception,
     doing: str,
     permission: str,
@@ -191,7 +191,7 @@ _EXPIRED = re.compile(r"\bexpired\b", re.IGNORECASE)
 """UNSETTLED: AWS does not document the message of an expired request, so one word decides."""
 
 
-def of_failure(text: str) -> RejectedError | FailedError:
+def failure_error(text: str) -> RejectedError | FailedError:
     """The error for the text of a failure object or notification, with the model's message.
 
     A 4xx status of the container is a rejection: the same request would be rejected again. A JSON

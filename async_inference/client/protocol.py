@@ -371,7 +371,7 @@ class Protocol:
         pause_s = self.pace.first_s
         try:
             if ended.failed and ended.accepted.failure_location is None:
-                raise errors.of_failure(ended.reason or "the model failed; its log says why")
+                raise errors.failure_error(ended.reason or "the model failed; its log says why")
             while True:
                 try:
                     return (yield from self._collect(ended.accepted, ended.failed, into))
@@ -381,7 +381,7 @@ class Protocol:
                     if errors.is_missing(error):
                         # Only a notification reported the failure, or somebody removed the object.
                         reason = ended.reason or "its output was removed before it was fetched"
-                        raise errors.of_failure(reason) from error
+                        raise errors.failure_error(reason) from error
                     if self.now_s() >= until_s:
                         raise self.too_late(ended.accepted, error) from error
                     yield Sleep(min(pause_s, max(0.0, until_s - self.now_s())))
@@ -430,7 +430,7 @@ class Protocol:
             except errors.TROUBLE as error:
                 if errors.is_transient(error):
                     return None
-                raise errors.typed(
+                raise errors.typed_error(
                     error, f"listing s3://{bucket}", "s3:ListBucket", StorageError
                 ) from error
             keys = [entry["Key"] for entry in page.get("Contents", ())]
@@ -541,7 +541,7 @@ class Protocol:
         except errors.TROUBLE as error:
             if errors.is_missing(error) or errors.is_transient(error):
                 raise
-            refused = errors.typed(
+            refused = errors.typed_error(
                 error,
                 f"reading {location}",
                 "s3:GetObject, and s3:ListBucket on its bucket",
@@ -554,7 +554,7 @@ class Protocol:
                 )
             raise refused from error
         if failed:
-            raise errors.of_failure((result.body or b"").decode("utf-8", "replace"))
+            raise errors.failure_error((result.body or b"").decode("utf-8", "replace"))
         return result
 
     def _upload(
@@ -587,7 +587,7 @@ class Protocol:
                 return (yield call)
             except errors.TROUBLE as error:
                 if not errors.is_transient(error):
-                    raise errors.typed(error, doing, permission) from error
+                    raise errors.typed_error(error, doing, permission) from error
                 left_s = until_s - self.now_s()
                 if left_s <= 0:
                     kind = ThrottledError if errors.is_throttle(error) else DeadlineError

@@ -148,7 +148,7 @@ class Watch:
                 yield Sleep(min(left_s, self.protocol.pace.first_s))
         except errors.TROUBLE as error:
             if not errors.is_transient(error):
-                raise errors.typed(
+                raise errors.typed_error(
                     error, f"receiving from {queue_url}", "sqs:ReceiveMessage and sqs:DeleteMessage"
                 ) from error
             yield Sleep(min(left_s, self.protocol.pace.longest_s))

@@ -125,7 +125,7 @@ def rehearse(
     arriving = traffics.load_for_seeds(traffic, taken)
     if steps is not None:
         arriving = tuple(with_steps(each, own.instance_type, steps) for each in arriving)
-    assumptions, age_limit_s = assumed(own, changed)
+    assumptions, age_limit_s = stack_assumptions(own, changed)
     named = [_plan(own, policy or stack, stack)]
     named += [_plan(own, name, stack) for name in against]
     plans = comparison.run_plans(named, arriving, assumptions, taken)
@@ -381,7 +381,7 @@ def _warnings(plan: ScalingPlan) -> Iterator[str]:
     yield from plan.warnings()
 
 
-def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
+def stack_assumptions(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     """A rehearsal's assumptions for a stack, and the lower bound's age limit in seconds.
 
     Raises:

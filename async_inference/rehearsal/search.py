@@ -24,9 +24,9 @@ from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.comparison import FIGURES, Estimate, PlanRuns
 from async_inference.rehearsal.rehearse import (
     COLUMNS,
-    assumed,
     bound_instance_hours,
     runs_as_json,
+    stack_assumptions,
     traffic_as_json,
     value_text,
 )
@@ -148,7 +148,7 @@ assert set(CHOICES) == {field.name for field in fields(PlanParameters)}
 
 
 def rules(parameters: PlanParameters) -> ScalingRules:
-    """The policies and schedules of a parameters."""
+    """The policies and schedules of a plan with these parameters."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
     policies: list[ScalingPolicy] = [_wake(parameters)]
@@ -346,7 +346,7 @@ def tune(
         InvalidInputError: everything that is wrong with the arguments.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    assumptions, _ = assumed(own, changed)
+    assumptions, _ = stack_assumptions(own, changed)
     taken = tuple(range(seed, seed + seeds))
     halved = [split_in_half(each) for each in traffics.load_for_seeds(traffic, taken)]
     training = [first for first, _, _ in halved]
@@ -386,12 +386,12 @@ def tune(
 
     def score(parameters: PlanParameters) -> float:
         run, in_surge = tried[parameters]
-        return own_score(parameters, run) + PENALTY * (
+        return base_score(parameters, run) + PENALTY * (
             _excess(in_surge.mean(HOURS), surge_before.mean(HOURS))
             + _excess(in_surge.mean(P95_WAIT_S), SURGE_SLACK * surge_before.mean(P95_WAIT_S))
         )
 
-    def own_score(parameters: PlanParameters, found: PlanRuns) -> float:
+    def base_score(parameters: PlanParameters, found: PlanRuns) -> float:
         if not _serves_all(found):
             return math.inf
         deviations = sum(
@@ -441,7 +441,7 @@ def _excess(value: float, limit: float) -> float:
 
 
 def _child(parents: Sequence[PlanParameters], rng: random.Random) -> PlanParameters:
-    """A parameters with each number from one of two parents, up to two of them drawn at random."""
+    """Parameters with each number from one of two parents, up to two of them drawn at random."""
     couple = rng.choice(parents), rng.choice(parents)
     mixed = {name: getattr(rng.choice(couple), name) for name in CHOICES}
     changed = rng.sample(sorted(CHOICES), rng.choice((0, 1, 1, 2)))

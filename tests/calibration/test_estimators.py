@@ -295,7 +295,7 @@ def test_target_tracking_that_rang_at_zero_and_did_nothing_never_leaves_it():
 
 
 def test_target_tracking_that_could_not_leave_zero_tells_nothing():
-    """A schedule had closed the endpoint, the maximum was reached, or nothing was to be had."""
+    """A schedule had closed the endpoint, the maximum was reached, or AWS was short of capacity."""
     own = cycles()
     closed = [*own[:1], replace(own[1], cause="maximum capacity was set to 0"), *own[2:]]
     at_maximum = [*own, asked(3100, 0, 0, not_scaled=("AlreadyAtMaxCapacity",))]

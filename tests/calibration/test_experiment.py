@@ -1,11 +1,11 @@
-"""The designed afternoon tells what matters for a plan, at the cost that it names before."""
+"""The design afternoon tells what matters for a plan, at the cost that it names before."""
 
 from typing import Any
 
 import pytest
 
 from async_inference.calibration.estimators import estimate
-from async_inference.calibration.experiment import designed
+from async_inference.calibration.experiment import design
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.scaling.plan import AWS, DOCUMENTED, TUNED
 from async_inference.scaling.unsettled import Unsettled
@@ -26,7 +26,7 @@ OTHERWISE: dict[str, Any] = {
 @pytest.mark.parametrize("name", PLANS)
 def test_the_afternoon_tells_what_it_promised(name, unsettled):
     plan = PLANS[name].within(0, 5)
-    chosen = designed(plan, Assumptions(), 25.0)
+    chosen = design(plan, Assumptions(), 25.0)
 
     found = estimate(
         live(World(plan=plan, traffic=chosen.traffic, unsettled=unsettled, setup_s=300.0)).records
@@ -44,7 +44,7 @@ def test_the_afternoon_tells_what_it_promised(name, unsettled):
 
 
 def test_it_says_what_it_costs_and_how_long_it_takes_before_anything_is_sent():
-    chosen = designed(DOCUMENTED.within(0, 5), Assumptions(), 25.0)
+    chosen = design(DOCUMENTED.within(0, 5), Assumptions(), 25.0)
 
     first, second = chosen.sentences("sdxl")
 

@@ -9,7 +9,7 @@ import pytest
 
 from async_inference.client import AccessError, AsyncClient, EndpointGoneError, Request
 from async_inference.client import batch as batches
-from async_inference.client.batch import Batch, Progress, estimate, expected
+from async_inference.client.batch import Batch, Progress, estimate, expected_locations
 from async_inference.client.ledger import FILE, Item, Ledger
 from async_inference.client.protocol import Accepted
 from tests.support.client import QUICK, session
@@ -193,7 +193,7 @@ def test_a_batch_announces_all_of_it_at_once_and_goes_on_with_what_is_left(tmp_p
     ],
 )
 def test_where_an_output_will_be_is_learned_from_another_one(like, place):
-    assert expected("bbb", like) == place
+    assert expected_locations("bbb", like) == place
 
 
 @pytest.mark.parametrize(

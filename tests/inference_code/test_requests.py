@@ -223,7 +223,7 @@ def test_a_picture_gives_its_size_and_a_data_url_is_one(handler):
     ],
 )
 def test_the_most_wanted_type_that_can_be_made_is_made(handler, accept, images, media_type):
-    assert importlib.import_module("answer").negotiated(accept, images) == media_type
+    assert importlib.import_module("answer").negotiate(accept, images) == media_type
 
 
 @pytest.mark.parametrize(

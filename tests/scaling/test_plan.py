@@ -121,7 +121,7 @@ def test_an_exact_capacity_below_zero_is_refused():
 
 @pytest.mark.parametrize("period_s", [10, 20, 30])
 def test_a_policys_alarm_has_a_point_in_each_of_its_periods(period_s):
-    """SageMaker publishes one a minute; an alarm on a metric of one's own may look more often."""
+    """SageMaker publishes one a minute; an alarm on a custom metric may look more often."""
     alarm = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1, period_s=period_s)
 
     with pytest.raises(ValidationError, match="use a multiple of 60"):
