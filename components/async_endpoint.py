@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -107,7 +106,7 @@ class AsyncEndpointArgs:
     updates: Updates = field(default_factory=Updates)
     force_destroy_bucket: bool = False
     tags: dict[str, str] = field(default_factory=dict)
-    provider_config: Mapping[str, Any] | None = None
+    provider_config: Mapping[str, object] | None = None
 
 
 def wrong(args: AsyncEndpointArgs) -> list[str]:

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from async_inference.stack.settings import Settings
 from components.async_endpoint import AsyncEndpointArgs
 
 
-def endpoint_args(stack: Settings, **instead: Any) -> AsyncEndpointArgs:
+def endpoint_args(stack: Settings, **instead: object) -> AsyncEndpointArgs:
     """What the settings ask for.
 
     Args:

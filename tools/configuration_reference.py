@@ -72,7 +72,9 @@ def page() -> str:
     return HEAD + "\n".join(lines) + "\n"
 
 
-def _objects(schema: dict[str, Any], keys: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(
+    schema: dict[str, Any], keys: dict[str, object]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object type that a key leads to, outermost first, once."""
     seen: list[str] = []
     waiting = [name for key in keys for name in _referred(schema["properties"].get(key, {}))]
@@ -88,7 +90,7 @@ def _objects(schema: dict[str, Any], keys: dict[str, Any]) -> Iterator[tuple[str
         ]
 
 
-def _referred(entry: Any) -> list[str]:
+def _referred(entry: object) -> list[str]:
     if isinstance(entry, list):
         return [name for each in entry for name in _referred(each)]
     if not isinstance(entry, dict):

@@ -126,7 +126,7 @@ class _aws_says:  # noqa: N801 reads as a statement
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
 
         if isinstance(error, BotoCoreError | ClientError):

@@ -151,7 +151,7 @@ class Session(boto3.Session):
         self._config = config
         super().__init__(botocore_session=core, region_name=region)
 
-    def client(self, service_name: str, **options: Any) -> Any:  # ty: ignore[incompatible-method-override]
+    def client(self, service_name: str, **options: object) -> Any:  # ty: ignore[incompatible-method-override]
         """A client of one service; what the options give comes before the configuration."""
         given = {key: value for key, value in options.items() if value is not None}
         own = _connection(self._config, service_name, self.region_name)
@@ -250,7 +250,7 @@ class _Fetched(CredentialProvider):
 
     METHOD = "assume-role"
 
-    def __init__(self, fetch: Callable[[], Any]) -> None:
+    def __init__(self, fetch: Callable[[], object]) -> None:
         super().__init__()
         self._fetch = fetch
 

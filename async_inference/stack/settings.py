@@ -518,7 +518,7 @@ def load(values: Mapping[str, object], *, stack: str) -> Settings:
     return settings
 
 
-def checked(candidate: dict[str, Any]) -> tuple[Settings, set[str], list[str]]:
+def checked(candidate: dict[str, object]) -> tuple[Settings, set[str], list[str]]:
     """The settings as far as they are right, the fields that are wrong, and every problem.
 
     What is right is kept, so that rules over several keys still report in the same message.
