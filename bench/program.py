@@ -13,7 +13,6 @@ from pulumi.runtime import mocks
 
 from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
-from async_inference.scaling.plan import DOCUMENTED, ScalingPlan
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +83,6 @@ def build_under_mocks(folder: Path) -> Work:
                     endpoint_name="bench",
                     region="us-east-1",
                     instance_type="ml.g5.xlarge",
-                    plan=ScalingPlan(min_capacity=0, max_capacity=5, policies=DOCUMENTED.policies),
                     handler=handler,
                     weights="tiny",
                 ),

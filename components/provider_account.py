@@ -1,7 +1,7 @@
 """AWS clients for hooks, in the account and region of the component's provider only.
 
-With the shell's credentials a hook could find no endpoint in another account, and let the live
-configuration of this one be deleted.
+With the shell's credentials, a hook could look for the endpoint in another account, find none, and
+let the live configuration of this one be deleted.
 """
 
 from collections.abc import Mapping
@@ -26,31 +26,32 @@ if TYPE_CHECKING:
 
 REMEDY = (
     "Nothing was looked at and nothing deleted. A component with an explicit provider needs that "
-    "one's configuration as its provider_config too (profile, assumeRoles, ...); otherwise the "
+    "provider's configuration as provider_config (profile, assumeRoles, ...); otherwise the "
     "stack's aws: config and this shell must lead to the account that the provider acts in"
 )
 
 
 class WrongAccountError(Exception):
-    """A hook would look at another account or region than its provider's, or cannot tell."""
+    """A hook would reach another account or region than its provider, or cannot tell."""
 
 
 def refuse_elsewhere(acts_in: tuple[str | None, str | None], reached: tuple[str, str]) -> None:
-    """Refuse to look where the provider does not act.
+    """Refuse to act in another account or region than the provider.
 
     Args:
-        acts_in: the provider's account and region, None for what it does not tell.
+        acts_in: the provider's account and region, None for what is unknown.
         reached: the account and region that a hook reached.
 
     Raises:
         WrongAccountError: they differ.
     """
     if acts_in != reached:
-        own, other = (
+        provider, hook = (
             " in ".join(str(each or "unknown") for each in at) for at in (acts_in, reached)
         )
         raise WrongAccountError(
-            f"the provider acts in account {own}, and this hook reached account {other}. {REMEDY}."
+            f"the provider acts in account {provider}, and this hook reached account {hook}. "
+            f"{REMEDY}."
         )
 
 
@@ -61,7 +62,7 @@ class ProviderAccount:
         region: where the component's resources are; None is the provider's.
         config: the configuration of an explicit provider, by the keys of `aws:` config without
             that prefix; None is the stack's.
-        opts: tell which provider is asked.
+        opts: determine which provider is asked.
     """
 
     id: pulumi.Output[str]

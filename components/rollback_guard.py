@@ -1,7 +1,7 @@
 """Resource hooks that protect live resources and fail the update after a silent rollback.
 
-Hooks run in the program while the engine works, so they look at AWS itself; that is why
-`pulumi destroy` needs `--run-program` (docs/aws-facts.md#silent-rollback).
+The hooks ask AWS what is live. They run in the program, so `pulumi destroy` needs `--run-program`
+(docs/aws-facts.md#silent-rollback).
 """
 
 import uuid
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 
 class StillLiveError(Exception):
-    """What Pulumi was about to delete is what the endpoint runs."""
+    """Pulumi was about to delete what the endpoint runs."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """What an endpoint runs now: its configuration, and that one's models and instance types."""
+    """What an endpoint runs now: its configuration, with its models and instance types."""
 
     configuration: str
     models: frozenset[str]
@@ -54,7 +54,12 @@ class Live:
 def described(
     sagemaker: "SageMakerClient", endpoint_name: str
 ) -> "DescribeEndpointOutputTypeDef | None":
-    """What SageMaker says of an endpoint, None if it does not exist."""
+    """SageMaker's description of an endpoint, None if it does not exist.
+
+    Args:
+        sagemaker: a boto3 client.
+        endpoint_name: the endpoint.
+    """
     try:
         return sagemaker.describe_endpoint(EndpointName=endpoint_name)
     except sagemaker.exceptions.ClientError as error:
@@ -64,7 +69,12 @@ def described(
 
 
 def live(sagemaker: "SageMakerClient", endpoint_name: str) -> Live | None:
-    """What the endpoint runs, None if it does not exist or is being deleted."""
+    """What the endpoint runs, None if it does not exist or is being deleted.
+
+    Args:
+        sagemaker: a boto3 client.
+        endpoint_name: whose configuration to look up.
+    """
     endpoint = described(sagemaker, endpoint_name)
     if endpoint is None or endpoint["EndpointStatus"] == EndpointStatus.DELETING:
         return None
@@ -92,15 +102,15 @@ def _instance_types(variants: "Sequence[ProductionVariantOutputTypeDef]") -> fro
 
 @dataclass(frozen=True)
 class Scaled:
-    """All that scales a variant, as AWS describes it; what deregistering its target deletes.
+    """Everything that scales a variant, as AWS describes it. Deregistering its target deletes it.
 
     Args:
         target: the scalable target.
         tags: its tags.
         policies: its scaling policies.
         schedules: its scheduled actions.
-        alarms: for the ARN of each step policy, the alarms that run it. They stay, but a policy
-            that is put again may get another ARN.
+        alarms: the alarms that run each step policy, by the policy's ARN. They are not deleted, but
+            a policy that is put again may get another ARN.
     """
 
     target: "ScalableTargetTypeDef"
@@ -117,7 +127,7 @@ def scaled(
 
     Args:
         autoscaling, cloudwatch: clients of boto3.
-        resource_id: what Application Auto Scaling calls the variant.
+        resource_id: Application Auto Scaling's id of the variant.
     """
     targets = autoscaling.describe_scalable_targets(
         ServiceNamespace=SERVICE_NAMESPACE,
@@ -162,7 +172,7 @@ def scale_again(
         autoscaling, cloudwatch: clients of boto3.
         released: what was there before the target was deregistered.
     """
-    # The role that AWS tells is the service's own, which it takes by itself.
+    # AWS returns its service-linked role, which it uses without being told.
     target = {key: value for key, value in released.target.items() if key != "RoleARN"}
     target |= {"Tags": dict(released.tags)} if released.tags else {}
     _repeat(autoscaling, "RegisterScalableTarget", target)
@@ -178,7 +188,7 @@ def scale_again(
 def _repeat(
     client: "BaseClient", operation: str, described: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Call any operation with those of its parameters that AWS described; returns its answer."""
+    """Call an operation with a description's values for its parameters; returns the answer."""
     shape = client.meta.service_model.operation_model(operation).input_shape
     assert shape is not None
     request = {key: value for key, value in described.items() if key in shape.members}
@@ -230,7 +240,7 @@ class RollbackGuard:
         )
 
     def registered_for(self, running: str) -> str:
-        """What the target is registered for, after the endpoint's update: it follows a change.
+        """The configuration for which the target is registered; a change registers it again.
 
         Args:
             running: the configuration that the endpoint runs, as the provider read it.
@@ -244,7 +254,7 @@ class RollbackGuard:
         return f"{running}, {uuid.uuid4()}"
 
     async def confirm_scaled(self, policies: int) -> None:
-        """Fail the deployment if it deregistered the target and that is not back.
+        """Fail the deployment if it deregistered the target and did not register it again.
 
         Args:
             policies: how many policies the target should have.
@@ -297,7 +307,7 @@ class RollbackGuard:
         )
 
     async def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
-        """After a failed update; whether to try that again, which is left to the next `up`."""
+        """After a failed update: register the target again. The update is left to the next `up`."""
         if self._released_for is None or self._before is None or args.failed_operation != "update":
             return False
         autoscaling, cloudwatch = await self._scaling_clients()
@@ -312,7 +322,7 @@ class RollbackGuard:
         return False
 
     async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
-        """After the target is registered again: what a schedule had set holds until the next."""
+        """After the target is registered again: keep bounds that a schedule has set."""
         asked = args.new_inputs or {}
         kept = scheduled_bounds(self._before, asked) if self._before else {}
         if kept:
@@ -333,14 +343,14 @@ class Bounds(TypedDict, total=False):
 
 
 def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> Bounds:
-    """The bounds of a target that one of its schedules has set otherwise than asked.
+    """The bounds of a target that one of its schedules has changed.
 
     Args:
-        before: what scaled before.
+        before: what scaled the variant before the update.
         asked: the target's inputs, properties of any type by their camelCase names.
 
     Returns:
-        None of them where no schedule has set any.
+        Parameters of RegisterScalableTarget; empty where no schedule has changed them.
     """
     actions = [schedule.get("ScalableTargetAction", {}) for schedule in before.schedules]
     kept: Bounds = {}
@@ -349,7 +359,7 @@ def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> Bounds:
             kept[bound] = before.target[bound]
     low = kept.get("MinCapacity", asked["minCapacity"])
     high = kept.get("MaxCapacity", asked["maxCapacity"])
-    # A plan may have got new bounds meanwhile, which those of before do not fit.
+    # The plan's bounds may have changed, so that the earlier ones no longer fit.
     same = (low, high) == (asked["minCapacity"], asked["maxCapacity"])
     return {} if same or low > high else kept
 

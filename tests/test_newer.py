@@ -67,4 +67,4 @@ def test_a_source_that_does_not_answer_leaves_the_others(monkeypatch, capsys):
     assert newer.main() == 1
     said = capsys.readouterr().out
     assert "1.1.0" in said
-    assert "could not be looked up: actions: git: no network" in said
+    assert "could not be checked: actions: git: no network" in said

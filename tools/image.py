@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "components" / "images" / "ray.txt"
-PINNED_IN = (ROOT / "async_inference" / "images.py", ROOT / "Pulumi.yaml")
+PINNED_IN = ROOT / "async_inference" / "stack" / "images.py"
 TAG = re.compile(r"serve-ml-sagemaker-cuda-v\d+\.\d+")
 
 
@@ -55,8 +55,7 @@ def main() -> int:
     ).stdout.strip()
     lock = (checkout / "docker/ray/uv.lock").read_text()
     LIST.write_text(listed(lock, tag, commit))
-    for file in PINNED_IN:
-        file.write_text(TAG.sub(tag, file.read_text()))
+    PINNED_IN.write_text(TAG.sub(tag, PINNED_IN.read_text()))
     print(f"pinned {tag}; next: make lock docs, then make test")
     return 0
 

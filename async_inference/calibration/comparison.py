@@ -77,7 +77,7 @@ def compare(
     ]
     backlog, ended, in_backlog_ms, total_ms = own
     try:
-        traffic = history.reconstructed(history.Minutes(backlog, ended, in_backlog_ms, total_ms))
+        traffic = history.reconstruct(history.Minutes(backlog, ended, in_backlog_ms, total_ms))
     except InvalidInputError:
         return None
     origin_s = min([*ended, *backlog])

@@ -87,7 +87,7 @@ class Calibration(StackValue):
     def _readings_are_known(cls, readings: dict[str, Value]) -> dict[str, Value]:
         unknown = sorted(set(readings) - {*MEASURED, *READINGS})
         if unknown:
-            raise ValueError(f"{', '.join(unknown)}: there is no such reading; remove it")
+            raise ValueError(f"{', '.join(unknown)}: no such reading; remove it")
         for name in MEASURED:
             value = readings.get(name, 1.0)
             if isinstance(value, bool | str) or not 0 <= value < math.inf:

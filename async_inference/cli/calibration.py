@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference.cli.options import EndpointOption, JsonOption
-from async_inference.cli.target import Target, target_of
+from async_inference.cli.target import Target, aws_errors_reported, target_of
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def calibrate(
     before = file.read(path)
     if runs:
         _run(target, payload, service_s, step_s, screen)
-    with screen.status("reading activities, alarms and metrics"), _aws_says():
+    with screen.status("reading activities, alarms and metrics"), aws_errors_reported():
         records = reading.read(_clients(target), target.endpoint, timedelta(days=days))
     found = estimate(records)
     tells = any(each.value is not None for each in found.findings)
@@ -120,19 +120,6 @@ def _clients(target: Target) -> "Clients":
     return partial(target.session.client, endpoint_url=target.url, config=config)
 
 
-class _aws_says:  # noqa: N801 reads as a statement
-    """Turns botocore's errors into bad input, with AWS's message."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        if isinstance(error, BotoCoreError | ClientError):
-            raise InvalidInputError([f"AWS: {error}"]) from error
-
-
 def _picture(
     target: Target, records: "Records", merged: "Merged", path: Path, screen: Console
 ) -> str | None:
@@ -143,7 +130,7 @@ def _picture(
         own = target.settings
         assert own is not None
         stated = Assumptions(
-            setup_s=float(own.setup_s),
+            setup_s=own.usual_setup_s,
             concurrency=own.max_concurrent_invocations_per_instance,
             request_ttl_s=float(own.request_ttl_s),
         )

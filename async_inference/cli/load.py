@@ -60,7 +60,7 @@ def load(
 
         assumptions, _ = assumed(target.settings, changed or [])
         how = loads.Payload(payload, step_s)
-        sent = loads.shaped(traffics.loaded(traffic, seed), how, speed=speed, limit=limit)
+        sent = loads.shaped(traffics.load(traffic, seed), how, speed=speed, limit=limit)
         runs = loads.predicted(target.settings.plan, sent, assumptions)
     clock = 60 / target.minute_s
     cost_usd = sorted(run.cost_usd for run in runs)[len(runs) // 2]

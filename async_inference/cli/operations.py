@@ -1,8 +1,7 @@
 """`verify`: does a stack run as its config says? `preflight`: can it run?"""
 
 import json
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from async_inference.cli.options import JsonOption
-from async_inference.cli.target import reached_by
+from async_inference.cli.target import aws_errors_reported, reached_by
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def verify(
     request = smoke.BODY if body is None else _read(body)
     reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
-    with console.status("reading Pulumi's state and what runs"), _aws_says():
+    with console.status("reading Pulumi's state and what runs"), aws_errors_reported():
         asked = account.asked(own, account.exported(stack, reached.environment))
         live = account.live(reached.client, asked)
         found = verify.checks(asked, live)
@@ -82,7 +81,7 @@ def preflight(
     own = settings.from_stack_file(file)
     reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
-    with console.status("looking at the account"), _aws_says():
+    with console.status("looking at the account"), aws_errors_reported():
         found = preflight.preflight(own, reached.client, console.print)
     if tries:
         found += _probed(own, file, reached, console, yes=yes)
@@ -95,7 +94,7 @@ def _probed(
     """The checks of a probe, after the user has agreed to it."""
     from async_inference.operations import probe
 
-    with console.status("reading the quotas"), _aws_says():
+    with console.status("reading the quotas"), aws_errors_reported():
         instance_type = probe.without_quota(own, probe.quotas(reached.client))
     if instance_type is None:
         raise InvalidInputError(
@@ -123,16 +122,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInputError([f"--body {path}: cannot be read ({error.strerror})"]) from error
-
-
-@contextmanager
-def _aws_says() -> Generator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise InvalidInputError([f"AWS: {error}"]) from error
 
 
 def _show(found: "Sequence[Check]", as_json: bool) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from async_inference.cli.options import ChangedOption, JsonOption, StackOption, TrafficOption
-from async_inference.cli.target import target_of
+from async_inference.cli.target import aws_errors_reported, target_of
 from async_inference.validation import InvalidInputError
 
 
@@ -169,21 +169,16 @@ def history(
 
     For example: async-inference history --stack prod --days 7 --output mine.csv
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     from async_inference.rehearsal import history as histories
     from async_inference.rehearsal import traffic as traffics
 
     if not output.parent.is_dir():
         raise InvalidInputError([f"--output: there is no folder {output.parent}; create it first"])
     target = target_of(endpoint, stack)
-    try:
-        with Console(stderr=True).status("reading CloudWatch"):
-            cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
-            minutes = histories.fetched(cloudwatch, target.endpoint, variant, timedelta(days=days))
-    except (BotoCoreError, ClientError) as error:
-        raise InvalidInputError([f"CloudWatch: {error}"]) from error
-    found = histories.reconstructed(minutes)
+    with Console(stderr=True).status("reading CloudWatch"), aws_errors_reported():
+        cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
+        minutes = histories.fetch(cloudwatch, target.endpoint, variant, timedelta(days=days))
+    found = histories.reconstruct(minutes)
     traffics.write(found, output)
     console = Console(soft_wrap=True)
     console.print(

@@ -1,7 +1,8 @@
 """The endpoint that a command uses, and how to reach it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ class Target:
             asked: whether to announce; None announces if the stack's policies use it.
         """
         if asked is None:
-            asked = self.settings is not None and self.settings.plan.hears_announcements
+            asked = self.settings is not None and self.settings.plan.uses_announcements
         return ANNOUNCED_EVERY_S * self.minute_s / 60 if asked else None
 
     @property
@@ -104,7 +105,7 @@ def target_of(endpoint: str | None, stack: str | None, begun_at: str | None = No
         else boto3.Session(region_name=begun_at)
     )
     if session.region_name is None:
-        raise InvalidInputError(["AWS_REGION: no region is set; set it, or name --stack"])
+        raise InvalidInputError(["no region is set; set AWS_DEFAULT_REGION, or name --stack"])
     return Target(name, session.region_name, session, None, 60.0, own)
 
 
@@ -159,3 +160,17 @@ def _runs(url: str, endpoint: str) -> bool:
         httpx.get(f"{url}/_local/status", timeout=10, trust_env=False).json()["regions"].values()
     )
     return any(endpoint in region["endpoints"] for region in regions)
+
+
+@contextmanager
+def aws_errors_reported() -> Generator[None]:
+    """Report botocore's errors as bad input, with AWS's message and the remedy if it is known."""
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+    try:
+        yield
+    except NoCredentialsError as error:
+        remedy = "set AWS_PROFILE, or name a stack whose config has aws:profile"
+        raise InvalidInputError([f"AWS: {error}; {remedy}"]) from error
+    except (BotoCoreError, ClientError) as error:
+        raise InvalidInputError([f"AWS: {error}"]) from error

@@ -46,9 +46,7 @@ class Minutes:
     total_ms: Mapping[int, float]
 
 
-def fetched(
-    cloudwatch: "CloudWatchClient", endpoint: str, variant: str, span: timedelta
-) -> Minutes:
+def fetch(cloudwatch: "CloudWatchClient", endpoint: str, variant: str, span: timedelta) -> Minutes:
     """Read a live endpoint's metrics (docs/aws-facts.md#metrics for their dimensions).
 
     Args:
@@ -114,7 +112,7 @@ def fetched(
     )
 
 
-def reconstructed(minutes: Minutes) -> Traffic:
+def reconstruct(minutes: Minutes) -> Traffic:
     """The traffic of these minutes; its time starts with the first of them.
 
     Arrivals up to the end of a minute are the requests that have ended by then plus the backlog;

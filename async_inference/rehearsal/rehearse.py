@@ -122,7 +122,7 @@ def rehearse(
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     taken = tuple(range(seed, seed + seeds))
-    arriving = traffics.loaded_for(traffic, taken)
+    arriving = traffics.load_for_seeds(traffic, taken)
     if steps is not None:
         arriving = tuple(with_steps(each, own.instance_type, steps) for each in arriving)
     assumptions, age_limit_s = assumed(own, changed)
@@ -321,7 +321,7 @@ def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
         ("Interrupted by a scale-in and started again", _counted("interrupted")),
         ("Expired in the queue", _counted("expired")),
     ):
-        each = ", ".join(f"{runs.name} {count(runs):.4g}" for runs in rehearsal.plans)
+        each = ", ".join(f"{runs.name} {round(count(runs), 1):g}" for runs in rehearsal.plans)
         yield f"{heading}: {each}."
     given = traffic_as_json(rehearsal.traffics)
     yield (

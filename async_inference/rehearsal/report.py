@@ -28,8 +28,17 @@ body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid #8886; text-align: right }
 td:first-child, th:first-child { text-align: left }
-img { max-width: 100%; background: white }
+.wide { overflow-x: auto }
+.wide td, .wide th { white-space: nowrap }
+img { width: 100%; min-width: 45rem; max-width: 75rem; background: white }
 """
+
+
+ALTS = (
+    "Arrivals, backlog, instances, waits, cost and policy actions on one time axis",
+    "Share of requests served, by their wait",
+)
+"""Alternative texts of the page's pictures."""
 
 
 def write(rehearsal: Rehearsal, folder: Path) -> Path:
@@ -83,13 +92,13 @@ def timeline(rehearsal: Rehearsal) -> Figure:
         cost.plot(changes_s / unit_s, spent_s / HOUR_S * price, color=color)
         _draw_actions(actions, name, run, color, unit_s, labels)
     queued.set_ylabel("backlog, requests")
-    queued.legend(loc="upper right")
-    instances.set_ylabel("instances\n(dotted: asked for)")
+    figure.legend(loc="outside upper right", ncols=len(rehearsal.plans))
+    instances.set_ylabel("instances\n(dotted: desired)")
     waits.set_ylabel("wait, s")
     cost.set_ylabel("cost, $")
     actions.set_yticks(range(len(labels)), labels, fontsize=8)
     actions.set_ylim(len(labels) - 0.5, -0.5)
-    actions.set_ylabel("policies: up, down,\ndots did nothing")
+    actions.set_title("scale-out ▲, scale-in ▼, no effect: grey", loc="left", fontsize=9)
     actions.set_xlabel(unit)
     return figure
 
@@ -212,7 +221,10 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
             else ()
         ),
         f"<h2>The run of seed {rehearsal.seeds[0]}</h2>",
-        *(f'<img alt="" src="data:image/png;base64,{image}">' for image in images),
+        *(
+            f'<div class="wide"><img alt="{alt}" src="data:image/png;base64,{image}"></div>'
+            for alt, image in zip(ALTS, images, strict=True)
+        ),
         "<h2>Policy actions without effect</h2>",
         _table(["run", "policy", "reason", "times"], ignored),
         "<h2>Assumptions</h2>",
@@ -220,6 +232,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Rehearsal</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
 
@@ -250,4 +263,4 @@ def _table(heads: list[str], rows: list[Any]) -> str:
     lines = (
         "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'

@@ -60,7 +60,7 @@ machine."""
 MARGIN = 0.98
 """Fraction of the limit that a plan may use on training traffic, because unseen traffic differs."""
 PENALTY = 4.0
-STRANGENESS = 0.004
+DEVIATION_PENALTY = 0.004
 """Penalty for each number that differs from preset `tuned`. It keeps what the training traffic
 never needed, such as the reaction to a spike."""
 SURGE_SLACK = 1.5
@@ -75,7 +75,7 @@ Objective = Literal["hours", "wait"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class PlanParameters:
     """A plan in the few numbers that the search changes; 0 leaves a policy out.
 
     A percentage is the part of the instances that thinning or sleep removes at a time, at
@@ -112,7 +112,7 @@ class Shape:
     warm_hours: int = 0
 
 
-TUNED_SHAPE = Shape()
+TUNED_PARAMETERS = PlanParameters()
 
 CHOICES: dict[str, tuple] = {
     "wake_minutes": (1, 2),
@@ -144,63 +144,69 @@ CHOICES: dict[str, tuple] = {
     "warm_from_h": tuple(range(24)),
     "warm_hours": (0, 0, 0, 0, 2, 4, 6, 8, 10, 12),
 }
-assert set(CHOICES) == {field.name for field in fields(Shape)}
+assert set(CHOICES) == {field.name for field in fields(PlanParameters)}
 
 
-def rules(shape: Shape) -> ScalingRules:
-    """The policies and schedules of a shape."""
+def rules(parameters: PlanParameters) -> ScalingRules:
+    """The policies and schedules of a parameters."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
-    policies: list[ScalingPolicy] = [_wake(shape)]
-    alarm = _alarm(Metric.BACKLOG_SIZE, shape.flood_at, shape.flood_minutes)
-    policies.append(_step("Flood", alarm, _flood_steps(shape), shape.flood_cooldown_s))
-    if shape.pressure_at:
-        alarm = _alarm(per_instance, shape.pressure_at, shape.pressure_minutes)
-        policies.append(_step("Pressure", alarm, one_more, shape.pressure_cooldown_s))
-    if shape.tracking_target:
+    policies: list[ScalingPolicy] = [_wake(parameters)]
+    alarm = _alarm(Metric.BACKLOG_SIZE, parameters.flood_at, parameters.flood_minutes)
+    policies.append(_step("Flood", alarm, _flood_steps(parameters), parameters.flood_cooldown_s))
+    if parameters.pressure_at:
+        alarm = _alarm(per_instance, parameters.pressure_at, parameters.pressure_minutes)
+        policies.append(_step("Pressure", alarm, one_more, parameters.pressure_cooldown_s))
+    if parameters.tracking_target:
         policies.append(
             TargetTrackingPolicy(
                 name="Tracking-ScalingPolicy",
-                target=shape.tracking_target,
-                disable_scale_in=not shape.tracking_scales_in,
+                target=parameters.tracking_target,
+                disable_scale_in=not parameters.tracking_scales_in,
             )
         )
-    if shape.thinning_below:
-        alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
-        policies.append(_less("Thinning", alarm, shape.thinning_percent, shape.thinning_cooldown_s))
-    # On the whole backlog, which has data at zero instances under every reading (unsettled.py).
-    alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
-    policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
-    return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
-
-
-def _wake(shape: Shape) -> StepScalingPolicy:
-    """The scale-out from zero: one step, or a larger one from `wake_more_at` requests on."""
-    alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
-    steps = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
-    if shape.wake_more_at:
-        alarm = _alarm(Metric.BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
-        more = max(shape.wake_adds, shape.wake_more_adds)
-        steps = (
-            steps[0].model_copy(update={"upper_bound": float(shape.wake_more_at)}),
-            StepAdjustment(lower_bound=shape.wake_more_at, adjustment=more),
+    if parameters.thinning_below:
+        alarm = _alarm(per_instance, -parameters.thinning_below, parameters.thinning_minutes)
+        policies.append(
+            _less("Thinning", alarm, parameters.thinning_percent, parameters.thinning_cooldown_s)
         )
-    return _step("WakeUp", alarm, steps, shape.wake_cooldown_s)
+    # On the whole backlog, which has data at zero instances under every reading (unsettled.py).
+    alarm = _alarm(
+        Metric.BACKLOG_SIZE, -EMPTY_BELOW, parameters.sleep_minutes, parameters.sleep_share
+    )
+    policies.append(_less("Sleep", alarm, parameters.sleep_percent, parameters.sleep_cooldown_s))
+    return ScalingRules(policies=tuple(policies), schedules=_warm_window(parameters))
 
 
-def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
+def _wake(parameters: PlanParameters) -> StepScalingPolicy:
+    """The scale-out from zero: one step, or a larger one from `wake_more_at` requests on."""
+    alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, parameters.wake_minutes)
+    steps = (StepAdjustment(lower_bound=0, adjustment=parameters.wake_adds),)
+    if parameters.wake_more_at:
+        alarm = _alarm(Metric.BACKLOG_WITHOUT_CAPACITY, 0.5, parameters.wake_minutes)
+        more = max(parameters.wake_adds, parameters.wake_more_adds)
+        steps = (
+            steps[0].model_copy(update={"upper_bound": float(parameters.wake_more_at)}),
+            StepAdjustment(lower_bound=parameters.wake_more_at, adjustment=more),
+        )
+    return _step("WakeUp", alarm, steps, parameters.wake_cooldown_s)
+
+
+def _flood_steps(parameters: PlanParameters) -> tuple[StepAdjustment, ...]:
     """Two or three steps, each at least as large as the one below it."""
-    deluge_adds = max(shape.flood_adds, shape.deluge_adds)
-    from_deluge = StepAdjustment(lower_bound=shape.deluge_above, adjustment=deluge_adds)
+    deluge_adds = max(parameters.flood_adds, parameters.deluge_adds)
+    from_deluge = StepAdjustment(lower_bound=parameters.deluge_above, adjustment=deluge_adds)
     steps = [
-        StepAdjustment(lower_bound=0, upper_bound=shape.deluge_above, adjustment=shape.flood_adds),
+        StepAdjustment(
+            lower_bound=0, upper_bound=parameters.deluge_above, adjustment=parameters.flood_adds
+        ),
         from_deluge,
     ]
-    if shape.torrent_adds:
-        torrent = shape.deluge_above + max(shape.torrent_above, 1)
+    if parameters.torrent_adds:
+        torrent = parameters.deluge_above + max(parameters.torrent_above, 1)
         steps[-1] = from_deluge.model_copy(update={"upper_bound": float(torrent)})
         steps.append(
-            StepAdjustment(lower_bound=torrent, adjustment=deluge_adds + shape.torrent_adds)
+            StepAdjustment(lower_bound=torrent, adjustment=deluge_adds + parameters.torrent_adds)
         )
     return tuple(steps)
 
@@ -233,20 +239,20 @@ def _less(name: str, alarm: MetricAlarm, percent: int, cooldown_s: int) -> StepS
     return _step(name, alarm, (removed,), cooldown_s).model_copy(update={"adjustment_type": kind})
 
 
-def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
-    if not shape.warm_hours:
+def _warm_window(parameters: PlanParameters) -> tuple[ScheduledAction, ...]:
+    if not parameters.warm_hours:
         return ()
-    until_h = (shape.warm_from_h + shape.warm_hours) % 24
+    until_h = (parameters.warm_from_h + parameters.warm_hours) % 24
     return (
         ScheduledAction(
-            name="warm", schedule=f"cron(0 {shape.warm_from_h} * * ? *)", min_capacity=1
+            name="warm", schedule=f"cron(0 {parameters.warm_from_h} * * ? *)", min_capacity=1
         ),
         ScheduledAction(name="cold", schedule=f"cron(0 {until_h} * * ? *)", min_capacity=0),
     )
 
 
 @dataclass(frozen=True)
-class JudgedPlan:
+class EvaluatedPlan:
     """A plan with its runs over both halves of the traffic."""
 
     name: str
@@ -264,9 +270,9 @@ class SearchResult:
     half with an age limit of `max_p95_wait_s`.
     """
 
-    chosen: JudgedPlan
-    documented: JudgedPlan
-    front: tuple[JudgedPlan, ...]
+    chosen: EvaluatedPlan
+    documented: EvaluatedPlan
+    front: tuple[EvaluatedPlan, ...]
     unseen: tuple[Traffic, ...]
     tried: int
     max_p95_wait_s: float
@@ -274,7 +280,7 @@ class SearchResult:
     assumptions: Assumptions
 
 
-def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
+def split_in_half(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
     """The first and second half of the traffic by time, and when the second starts.
 
     Raises:
@@ -292,7 +298,7 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
     return first, second, float(middle_s)
 
 
-def surged(traffic: Traffic, capacity: int) -> Traffic:
+def with_surge(traffic: Traffic, capacity: int) -> Traffic:
     """The traffic with a surge in the middle: an hour's work for all instances in half an hour.
 
     It protects a plan against traffic that the training lacks. For example, a plan that was trained
@@ -342,15 +348,15 @@ def tune(
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     assumptions, _ = assumed(own, changed)
     taken = tuple(range(seed, seed + seeds))
-    halved = [halves(each) for each in traffics.loaded_for(traffic, taken)]
+    halved = [split_in_half(each) for each in traffics.load_for_seeds(traffic, taken)]
     training = [first for first, _, _ in halved]
     unseen = tuple(second for _, second, _ in halved)
-    surges = [surged(each, own.max_capacity * assumptions.concurrency) for each in training]
+    surges = [with_surge(each, own.max_capacity * assumptions.concurrency) for each in training]
 
     def within(found: ScalingRules) -> ScalingPlan:
         return found.within(own.min_capacity, own.max_capacity)
 
-    def trained(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
+    def train(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
         """A plan's runs over the training halves, and over the same with a surge."""
 
         def over(arriving: Sequence[Traffic]) -> PlanRuns:
@@ -359,7 +365,7 @@ def tune(
 
         return over(training), over(surges)
 
-    def judged(name: str, plan: ScalingPlan, runs: PlanRuns) -> JudgedPlan:
+    def evaluate(name: str, plan: ScalingPlan, runs: PlanRuns) -> EvaluatedPlan:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             over_unseen = pool.map(
                 lambda number: simulate(
@@ -367,58 +373,60 @@ def tune(
                 ),
                 range(seeds),
             )
-        return JudgedPlan(
+        return EvaluatedPlan(
             name, plan, replace(runs, name=name), PlanRuns(name, plan, tuple(over_unseen))
         )
 
-    baseline, surge_before = trained(within(DOCUMENTED))
-    documented = judged("documented", within(DOCUMENTED), baseline)
+    baseline, surge_before = train(within(DOCUMENTED))
+    documented = evaluate("documented", within(DOCUMENTED), baseline)
     limit_s = baseline.mean(P95_WAIT_S) if max_p95_wait_s is None else max_p95_wait_s
 
-    def runs(shape: Shape) -> tuple[PlanRuns, PlanRuns]:
-        return trained(within(rules(shape)))
+    def runs(parameters: PlanParameters) -> tuple[PlanRuns, PlanRuns]:
+        return train(within(rules(parameters)))
 
-    def score(shape: Shape) -> float:
-        run, in_surge = tried[shape]
-        return own_score(shape, run) + PENALTY * (
+    def score(parameters: PlanParameters) -> float:
+        run, in_surge = tried[parameters]
+        return own_score(parameters, run) + PENALTY * (
             _excess(in_surge.mean(HOURS), surge_before.mean(HOURS))
             + _excess(in_surge.mean(P95_WAIT_S), SURGE_SLACK * surge_before.mean(P95_WAIT_S))
         )
 
-    def own_score(shape: Shape, found: PlanRuns) -> float:
+    def own_score(parameters: PlanParameters, found: PlanRuns) -> float:
         if not _serves_all(found):
             return math.inf
-        strange = sum(getattr(shape, name) != getattr(TUNED_SHAPE, name) for name in CHOICES)
-        hours = math.log(found.mean(HOURS)) + STRANGENESS * strange
+        deviations = sum(
+            getattr(parameters, name) != getattr(TUNED_PARAMETERS, name) for name in CHOICES
+        )
+        hours = math.log(found.mean(HOURS)) + DEVIATION_PENALTY * deviations
         if objective == "hours":
             return hours + PENALTY * _excess(found.mean(P95_WAIT_S), MARGIN * limit_s)
-        wait = math.log(max(found.mean(MEAN_WAIT_S), 1.0)) + STRANGENESS * strange
+        wait = math.log(max(found.mean(MEAN_WAIT_S), 1.0)) + DEVIATION_PENALTY * deviations
         return wait + PENALTY * _excess(found.mean(HOURS), MARGIN * baseline.mean(HOURS))
 
-    dice = random.Random(seed)
-    tried: dict[Shape, tuple[PlanRuns, PlanRuns]] = {}
-    parents = [TUNED_SHAPE]
+    rng = random.Random(seed)
+    tried: dict[PlanParameters, tuple[PlanRuns, PlanRuns]] = {}
+    parents = [TUNED_PARAMETERS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while len(tried) < plans:
-            batch = [] if tried else [TUNED_SHAPE]
+            batch = [] if tried else [TUNED_PARAMETERS]
             for _ in range(100 * BATCH):
                 if len(batch) >= min(BATCH, plans - len(tried)):
                     break
-                shape = _child(parents, dice)
-                if shape not in tried and shape not in batch:
-                    batch.append(shape)
+                parameters = _child(parents, rng)
+                if parameters not in tried and parameters not in batch:
+                    batch.append(parameters)
             if not batch:
                 break
             tried.update(zip(batch, pool.map(runs, batch), strict=True))
             parents = sorted(dict.fromkeys((*parents, *batch)), key=score)[:PARENTS]
             advance(len(batch))
     best = parents[0]
-    front = _front({shape: run for shape, (run, _) in tried.items()})
-    names = {shape: f"plan {number}" for number, shape in enumerate(front, start=1)}
+    front = _front({parameters: run for parameters, (run, _) in tried.items()})
+    names = {parameters: f"plan {number}" for number, parameters in enumerate(front, start=1)}
     return SearchResult(
-        chosen=judged("chosen", within(rules(best)), tried[best][0]),
+        chosen=evaluate("chosen", within(rules(best)), tried[best][0]),
         documented=documented,
-        front=tuple(judged(names[s], within(rules(s)), tried[s][0]) for s in front),
+        front=tuple(evaluate(names[s], within(rules(s)), tried[s][0]) for s in front),
         unseen=unseen,
         tried=len(tried),
         max_p95_wait_s=limit_s,
@@ -432,26 +440,29 @@ def _excess(value: float, limit: float) -> float:
     return max(0.0, math.log(max(value, 1.0) / max(limit, 1.0)))
 
 
-def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
-    """A shape with each number from one of two parents, up to two of them drawn at random."""
-    couple = dice.choice(parents), dice.choice(parents)
-    mixed = {name: getattr(dice.choice(couple), name) for name in CHOICES}
-    changed = dice.sample(sorted(CHOICES), dice.choice((0, 1, 1, 2)))
-    return Shape(**mixed | {name: dice.choice(CHOICES[name]) for name in changed})
+def _child(parents: Sequence[PlanParameters], rng: random.Random) -> PlanParameters:
+    """A parameters with each number from one of two parents, up to two of them drawn at random."""
+    couple = rng.choice(parents), rng.choice(parents)
+    mixed = {name: getattr(rng.choice(couple), name) for name in CHOICES}
+    changed = rng.sample(sorted(CHOICES), rng.choice((0, 1, 1, 2)))
+    return PlanParameters(**mixed | {name: rng.choice(CHOICES[name]) for name in changed})
 
 
 def _serves_all(found: PlanRuns) -> bool:
     return all(run.completed and not run.expired for run in found.runs)
 
 
-def _front(tried: dict[Shape, PlanRuns]) -> list[Shape]:
+def _front(tried: dict[PlanParameters, PlanRuns]) -> list[PlanParameters]:
     best, front = math.inf, []
-    figures = {shape: (found.mean(P95_WAIT_S), found.mean(HOURS)) for shape, found in tried.items()}
-    for shape in sorted(tried, key=lambda shape: figures[shape]):
-        _, hours = figures[shape]
-        if _serves_all(tried[shape]) and hours < best:
+    figures = {
+        parameters: (found.mean(P95_WAIT_S), found.mean(HOURS))
+        for parameters, found in tried.items()
+    }
+    for parameters in sorted(tried, key=lambda parameters: figures[parameters]):
+        _, hours = figures[parameters]
+        if _serves_all(tried[parameters]) and hours < best:
             best = hours
-            front.append(shape)
+            front.append(parameters)
     every = max(1, math.ceil(len(front) / SHOWN))
     return front[::every]
 
@@ -464,7 +475,8 @@ def as_json(found: SearchResult) -> dict[str, Any]:
         "tried": found.tried,
         "max_p95_wait_s": found.max_p95_wait_s,
         "runs": [
-            runs_as_json(judged.unseen) for judged in (found.documented, found.chosen, *found.front)
+            runs_as_json(evaluated.unseen)
+            for evaluated in (found.documented, found.chosen, *found.front)
         ],
         "chosen": found.chosen.plan.model_dump(mode="json", by_alias=True, exclude_none=True),
         "bound": {
@@ -480,8 +492,8 @@ def as_table(found: SearchResult) -> Group:
     for column in table.columns[1:]:
         column.justify = "right"
     before = found.documented.unseen
-    for judged in (found.documented, found.chosen, *found.front):
-        runs = judged.unseen
+    for evaluated in (found.documented, found.chosen, *found.front):
+        runs = evaluated.unseen
         part = Estimate.of(
             [
                 run.instance_hours / other.instance_hours
@@ -489,15 +501,15 @@ def as_table(found: SearchResult) -> Group:
             ]
         )
         table.add_row(
-            judged.name,
+            evaluated.name,
             *(
                 COLUMNS[name][1].format(value_text(name, runs.mean(FIGURES[name])))
                 for name in ("p95_wait_s", "mean_wait_s", "instance_hours")
             ),
             f"{part.mean:.2f} ({part.low:.2f}..{part.high:.2f})",
             value_text("starts", runs.mean(FIGURES["starts"])),
-            style="bold" if judged is found.chosen else None,
-            end_section=judged is found.chosen,
+            style="bold" if evaluated is found.chosen else None,
+            end_section=evaluated is found.chosen,
         )
     bound, hours = found.bound_instance_hours, found.chosen.unseen.mean(HOURS)
     given, seeds = traffic_as_json(found.unseen), len(found.unseen)
@@ -529,15 +541,15 @@ def _made_of(found: SearchResult) -> Table:
     """What the instance hours of the unseen half were spent on."""
     table = Table("GPU-hours spent on")
     shown = (found.documented, found.chosen)
-    for judged in shown:
-        table.add_column(judged.name, justify="right")
+    for evaluated in shown:
+        table.add_column(evaluated.name, justify="right")
     for field in fields(InstanceHours):
         hours = [
-            judged.unseen.mean(lambda run, part=field.name: getattr(run.made_of, part))
-            for judged in shown
+            evaluated.unseen.mean(lambda run, part=field.name: getattr(run.made_of, part))
+            for evaluated in shown
         ]
         table.add_row(field.name.replace("_", "-"), *(f"{each:.1f}" for each in hours))
-    detections_s = [judged.unseen.mean(lambda run: run.detection_s) for judged in shown]
+    detections_s = [evaluated.unseen.mean(lambda run: run.detection_s) for evaluated in shown]
     table.add_section()
     table.add_row(
         "detection from zero",
@@ -551,12 +563,12 @@ def picture(found: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
 
-    def place(judged: JudgedPlan) -> tuple[float, float]:
-        return judged.unseen.mean(P95_WAIT_S), judged.unseen.mean(HOURS)
+    def place(evaluated: EvaluatedPlan) -> tuple[float, float]:
+        return evaluated.unseen.mean(P95_WAIT_S), evaluated.unseen.mean(HOURS)
 
     axes.plot(*zip(*sorted(map(place, found.front)), strict=True), "o-", label="tried plans")
-    for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
-        axes.plot(*place(judged), marker, ms=12, label=judged.name)
+    for evaluated, marker in ((found.chosen, "*"), (found.documented, "s")):
+        axes.plot(*place(evaluated), marker, ms=12, label=evaluated.name)
     if found.bound_instance_hours is not None:
         axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="lower bound")
     axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")

@@ -305,7 +305,7 @@ def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
         elif alarm.metric in starved:
             role = _Role.WAKE
         else:
-            role = _Role.SCALE_OUT if alarm.looks_up else _Role.SCALE_IN
+            role = _Role.SCALE_OUT if alarm.fires_when_high else _Role.SCALE_IN
         yield role, evaluated_every_s(alarm.period_s)
 
 

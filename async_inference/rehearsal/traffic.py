@@ -245,7 +245,7 @@ GENERATORS: dict[str, Callable[[np.random.Generator], Traffic]] = {
 }
 
 
-def generated(name: str, seed: int) -> Traffic:
+def generate(name: str, seed: int) -> Traffic:
     """The traffic of a named generator with a seed.
 
     Raises:
@@ -258,16 +258,16 @@ def generated(name: str, seed: int) -> Traffic:
     return GENERATORS[name](np.random.default_rng(seed))
 
 
-def loaded(source: str, seed: int) -> Traffic:
+def load(source: str, seed: int) -> Traffic:
     """The traffic of a CSV file or of a named generator.
 
     Raises:
         InvalidInputError: there is neither, or the file is wrong.
     """
-    return read(Path(source)) if Path(source).is_file() else generated(source, seed)
+    return read(Path(source)) if Path(source).is_file() else generate(source, seed)
 
 
-def loaded_for(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
+def load_for_seeds(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
     """The traffic for each seed: different from a generator, the same from a file.
 
     Raises:
@@ -275,7 +275,7 @@ def loaded_for(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
     """
     if Path(source).is_file():
         return (read(Path(source)),) * len(tuple(seeds))
-    return tuple(generated(source, seed) for seed in seeds)
+    return tuple(generate(source, seed) for seed in seeds)
 
 
 def _poisson(

@@ -112,8 +112,11 @@ class StepAdjustment(StackValue):
     """
 
     lower_bound: float | None = None
+    """Distance from the alarm's threshold at which the step begins; none is minus infinity"""
     upper_bound: float | None = None
+    """Distance from the alarm's threshold at which the step ends; none is infinity"""
     adjustment: Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    """Instances to add, negative to remove, or what the adjustment type makes of it"""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -129,10 +132,15 @@ class AlarmRule(StackValue):
     """When an alarm fires: M of N datapoints breach a threshold, for any metric."""
 
     comparison: Comparison = Comparison.GREATER_OR_EQUAL
+    """How a datapoint is compared with the threshold"""
     threshold: float
+    """Value that a datapoint is compared with"""
     evaluation_periods: int = Field(default=1, ge=1)
+    """Datapoints that the alarm looks at (N)"""
     datapoints_to_alarm: int = Field(default=1, ge=1)
+    """How many of them must breach the threshold (M)"""
     treat_missing_data: MissingData = MissingData.MISSING
+    """What periods without data count as"""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -144,7 +152,7 @@ class AlarmRule(StackValue):
         return self
 
     @property
-    def looks_up(self) -> bool:
+    def fires_when_high(self) -> bool:
         """Whether the alarm fires when its metric is high, not when it is low."""
         return self.comparison in (Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
 
@@ -162,8 +170,11 @@ class MetricAlarm(AlarmRule):
     """A CloudWatch alarm on one metric: M of N datapoints breach a threshold."""
 
     metric: Metric
+    """A metric of the endpoint's queue, or RequestsWithoutCapacity, which clients publish"""
     statistic: Statistic = "Average"
+    """How CloudWatch aggregates a period"""
     period_s: int = 60
+    """Seconds of a period: 10, 20, 30 or a multiple of 60"""
 
     @model_validator(mode="after")
     def _window(self) -> Self:
@@ -183,12 +194,19 @@ class StepScaling(StackValue):
     """A step policy as Application Auto Scaling stores it, without the alarms that invoke it."""
 
     type: Literal["StepScaling"] = "StepScaling"
+    """Kind of policy"""
     name: PolicyName
+    """Name of the policy"""
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
+    """What the steps' adjustments are"""
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
+    """What happens at which distance from the threshold"""
     min_adjustment_magnitude: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
+    """Fewest instances that a percentage adds or removes"""
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
+    """How Application Auto Scaling aggregates the metric's datapoints"""
     cooldown_s: CooldownSeconds = 300
+    """Seconds after a scaling activity in which the policy does not scale again"""
 
     @model_validator(mode="after")
     def _capacity_exists(self) -> Self:
@@ -245,7 +263,9 @@ class StepScalingPolicy(StepScaling):
     """
 
     alarm: MetricAlarm
+    """Runs the policy"""
     more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
+    """Run it too, under the same cooldown"""
 
     @model_validator(mode="after")
     def _points_in_each_period(self) -> Self:
@@ -269,18 +289,26 @@ class TargetTracking(StackValue):
     """A target-tracking policy on any metric; AWS creates its two alarms."""
 
     type: Literal["TargetTrackingScaling"] = "TargetTrackingScaling"
+    """Kind of policy"""
     name: PolicyName
+    """Name of the policy"""
     target: float = Field(gt=0)
+    """Value at which the metric is kept"""
     scale_out_cooldown_s: CooldownSeconds = 300
+    """Seconds after a scale-out in which the policy does not scale out again"""
     scale_in_cooldown_s: CooldownSeconds = 300
+    """Seconds after a scale-in in which the policy does not scale in again"""
     disable_scale_in: bool = False
+    """Only scale out"""
 
 
 class TargetTrackingPolicy(TargetTracking):
     """A target-tracking policy on a queue metric; AWS creates its two alarms."""
 
     metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
+    """The metric that is tracked"""
     statistic: Statistic = "Average"
+    """How CloudWatch aggregates a minute"""
 
     @field_validator("metric")
     @classmethod
@@ -303,10 +331,15 @@ class ScheduledAction(StackValue):
     """New capacity bounds at a time: `at(...)`, `rate(...)` or `cron(...)` in an IANA time zone."""
 
     name: ScheduleName
+    """Name of the scheduled action"""
     schedule: Annotated[str, Field(max_length=1600)]
+    """When: at(...), rate(...) or cron(...)"""
     timezone: str = "UTC"
+    """Time zone of the schedule, by its IANA name"""
     min_capacity: Capacity | None = None
+    """New minimum; none leaves it"""
     max_capacity: Capacity | None = None
+    """New maximum; none leaves it"""
 
     @model_validator(mode="after")
     def _due_and_useful(self) -> Self:
@@ -329,7 +362,9 @@ class ScalingRules(StackValue):
     """The policies and schedules of a plan, without its capacity bounds."""
 
     policies: tuple[ScalingPolicy, ...] = ()
+    """Step policies and target-tracking policies"""
     schedules: tuple[ScheduledAction, ...] = ()
+    """Capacity bounds at certain times"""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -350,7 +385,7 @@ class ScalingRules(StackValue):
         return self
 
     @property
-    def hears_announcements(self) -> bool:
+    def uses_announcements(self) -> bool:
         """Whether an alarm watches the metric that clients publish when they submit requests."""
         return any(
             alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
@@ -403,7 +438,7 @@ class ScalingPlan(ScalingRules):
         for policy in steps:
             exact = policy.adjustment_type == AdjustmentType.EXACT_CAPACITY
             starts = any(step.adjustment > self.min_capacity for step in policy.steps)
-            if exact and starts and not policy.alarm.looks_up:
+            if exact and starts and not policy.alarm.fires_when_high:
                 yield (
                     f"policy {policy.name}: ExactCapacity also raises the capacity, so this "
                     f"scale-in starts instances from {self.min_capacity} again and again; use "
@@ -415,9 +450,13 @@ class ScalingPlan(ScalingRules):
 def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
     """Warnings about a scale-out and a scale-in on one metric that fire at the same values."""
     changing = [p for p in policies if p.adjustment_type != AdjustmentType.EXACT_CAPACITY]
-    growing = [p for p in changing if p.alarm.looks_up and any(s.adjustment > 0 for s in p.steps)]
+    growing = [
+        p for p in changing if p.alarm.fires_when_high and any(s.adjustment > 0 for s in p.steps)
+    ]
     shrinking = [
-        p for p in changing if not p.alarm.looks_up and any(s.adjustment < 0 for s in p.steps)
+        p
+        for p in changing
+        if not p.alarm.fires_when_high and any(s.adjustment < 0 for s in p.steps)
     ]
     for out, into in product(growing, shrinking):
         if out.alarm.metric != into.alarm.metric:

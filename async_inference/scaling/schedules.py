@@ -144,7 +144,7 @@ def _values(
             start, end, every = 0, -1, 0
         if not (low <= start <= end <= high and every >= 1):
             raise ValueError(
-                f"cron({expression}): {item!r} is not a valid {name}; use numbers from {low} to "
+                f"cron({expression}): {item!r} is not valid for {name}; use numbers from {low} to "
                 f"{high}, lists (1,2), ranges (1-5), steps (*/15) or *"
             )
         found.update(range(start, end + 1, every))

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from async_inference.stack.arguments import INSTANCE_FAMILIES
 from async_inference.stack.groups import LOG_RETENTION_DAYS, MAX_LIFECYCLE_DAYS
-from async_inference.stack.settings import INSTANCE_FAMILIES, PROJECT, load
+from async_inference.stack.settings import PROJECT, load
 from async_inference.validation import InvalidInputError
 from tests.support import ROOT
 from tests.support.program import run
@@ -109,7 +110,6 @@ def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
         "maxPayloadBytes": draw(st.integers(1, 2_000_000_000)),
         "modelDownloadTimeoutS": draw(st.integers(60, 3600)),
         "startupHealthCheckTimeoutS": draw(st.integers(60, 3600)),
-        "outputPath": draw(st.sampled_from(["", "s3://elsewhere/out"])),
         "forceDestroyBucket": draw(st.booleans()),
         "tags": draw(
             st.dictionaries(st.text("abc", min_size=1), st.text("abc", max_size=256), max_size=5)
@@ -118,6 +118,7 @@ def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
         "retention": draw(RETENTION),
         "observability": draw(OBSERVABILITY),
         "updates": draw(updates(max(1, minimum))),
+        **draw(keys(outputPath=st.just("s3://elsewhere/out"), setupS=st.integers(1, 340))),
     }
 
 
@@ -145,7 +146,7 @@ def test_any_config_within_the_ranges_deploys(register, monkeypatch, preset, dat
 BOUNDS = {
     "minCapacity": (0, None),
     "maxCapacity": (1, None),
-    "setupS": (0, 3600),
+    "setupS": (1, 3600),
     "maxConcurrentInvocationsPerInstance": (1, 1000),
     "invocationTimeoutS": (1, 3600),
     "requestTtlS": (60, 21_600),

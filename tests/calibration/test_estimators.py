@@ -104,7 +104,7 @@ def test_two_starts_are_not_enough():
     found = estimate(read(cycles(2)))
 
     assert found["setup_s"].value is None
-    assert found["setup_s"].because == "2 starts of 3 that are needed"
+    assert found["setup_s"].because == "there are 2 starts, and 3 are needed"
 
 
 def test_a_start_that_waited_for_capacity_is_left_out_and_said():
@@ -113,14 +113,14 @@ def test_a_start_that_waited_for_capacity_is_left_out_and_said():
     found = estimate(read(slow))
 
     assert found["setup_s"].value == pytest.approx(300)
-    assert "1 start left out that took up to 2040 s: no instance was to be had" in found.notes
+    assert "1 start left out that took up to 2040 s: AWS was short of capacity" in found.notes
 
 
 def test_an_endpoint_that_never_scaled_says_so_and_invents_nothing():
     found = estimate(read([], minutes=Minutes()))
 
     assert {each.value for each in found.findings} == {None}
-    assert "the endpoint has not scaled" in "\n".join(found.notes)
+    assert "AWS has no record that the endpoint ever scaled" in "\n".join(found.notes)
     assert "no datapoint of ApproximateBacklogSize" in "\n".join(found.notes)
 
 
@@ -201,7 +201,7 @@ def test_a_persons_own_change_is_told_and_the_next_change_counted_from_what_was_
     records = read(own, minutes=replace(minutes, instances={**minutes.instances, **by_hand}))
 
     assert (
-        "0 instances were asked for and 2 in service without an activity, 7.3 hours before this "
+        "0 instances were requested and 2 in service without an activity, 7.3 hours before this "
         "was read: somebody changed the capacity by hand" in told(records)
     )
     # From two to one is no start.

@@ -58,7 +58,7 @@ def test_what_is_written_is_what_is_read_and_a_person_can_read_it(tmp_path):
 
     assert file.read(path) == merged.calibration
     text = path.read_text()
-    assert text.startswith("# What the endpoint showed")
+    assert text.startswith("# Readings of AWS that were measured on the endpoint")
     assert "capacity_change_in_progress: refused" in text
     assert "setup_s: 300.0" in text
 
@@ -129,7 +129,7 @@ def test_looks_that_contradict_each_other_are_told():
     after = file.merged(before, look(60), found(reading("allowed", 49.0)))
 
     assert after.calibration.readings["capacity_change_in_progress"] == "allowed"
-    assert "looks contradict each other, taken is allowed, not refused" in after.notes[0]
+    assert "looks contradict each other; allowed is used, not refused" in after.notes[0]
 
 
 def test_much_evidence_outweighs_a_little_that_is_newer():

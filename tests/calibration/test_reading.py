@@ -136,14 +136,14 @@ def test_a_missing_permission_is_told_and_the_rest_is_read(operation, kind):
 
     (sentence,) = records.unread
     assert sentence.startswith(f"{kind}: is not permitted (the stack's output operator_policy")
-    assert "; it would tell " in sentence
+    assert "; needed for " in sentence
     assert operation == "describe_scaling_activities" or records.activities
 
 
 def test_throttling_beyond_all_repetitions_is_told():
     (sentence,) = reading(get_metric_data="ThrottlingException").unread
 
-    assert "throttled it after all repetitions; run this again" in sentence
+    assert "throttled it after all retries; try again" in sentence
 
 
 def test_an_endpoint_that_may_not_be_described_is_bad_input():

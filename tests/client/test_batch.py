@@ -199,10 +199,10 @@ def test_where_an_output_will_be_is_learned_from_another_one(like, place):
 @pytest.mark.parametrize(
     ("progress", "says"),
     [
-        (Progress(10), "no answer yet"),
-        (Progress(10, instances=0), "cold: no instances yet; the first answer in about 8 min"),
-        (Progress(10, instances=2), "warm: 2 in service; no answer yet"),
-        (Progress(10, done=1, ends_s=(90.0,)), "the second makes an estimate"),
+        (Progress(10), "no result yet"),
+        (Progress(10, instances=0), "cold: no instances yet; first result expected in about 8 min"),
+        (Progress(10, instances=2), "warm: 2 in service; no result yet"),
+        (Progress(10, done=1, ends_s=(90.0,)), "an estimate needs two"),
         (Progress(30, done=4, ends_s=(70.0, 80.0, 90.0, 100.0)), "about 4 min left"),
         (Progress(10, started_s=-600.0, instances=0), "cold: no instances yet, 2 min later than"),
     ],

@@ -31,13 +31,20 @@ def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
                 "error: prompts.csv: cannot be read (No such file or directory)",
             ],
         ),
-        (("resume", "out"), ["error: out/ledger.jsonl: no such ledger"]),
+        (
+            ("resume", "out"),
+            ["error: out/ledger.jsonl: does not exist; name the folder of a batch"],
+        ),
         (
             ("generate", "a seven"),
             [
-                "error: which endpoint? Name --stack or --endpoint, or start the local stack "
-                "with make up"
+                "error: no endpoint is named; use --stack or --endpoint, or start the local "
+                "stack: make up"
             ],
+        ),
+        (
+            ("generate", "a seven", "--endpoint", "mine"),
+            ["error: no region is set; set AWS_DEFAULT_REGION, or name --stack"],
         ),
         (
             ("generate", "a seven", "--stack", "local"),

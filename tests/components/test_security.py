@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from async_inference.scaling.plan import PRESETS
 from async_inference.stack.groups import Retention, Security, Updates
 from components.access import deployer_policy
 from tests.support.async_endpoint import (
@@ -256,8 +255,7 @@ def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere
     register, endpoint
 ):
     def announces(preset: str) -> list[dict[str, Any]]:
-        plan = PRESETS[preset].within(0, 5)
-        record = register(lambda: endpoint(plan=plan))
+        record = register(lambda: endpoint(scaling_preset=preset))
         document = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])
         return [each for each in document["Statement"] if "cloudwatch" in str(each["Action"])]
 

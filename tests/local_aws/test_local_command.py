@@ -42,7 +42,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         (["status"], "the embedded AWS is not running; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
         (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
-        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),
+        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json prints once"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence_with_a_way_out(

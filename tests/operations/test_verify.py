@@ -240,7 +240,7 @@ def test_an_alarm_that_cannot_fire_strands_the_endpoint_at_zero(broken):
     [
         (
             {"PredefinedMetricSpecification": {"PredefinedMetricType": "Mine"}},
-            "the predefined metric Mine is not known here",
+            "predefined metric Mine is not supported",
         ),
         ({"CustomizedMetricSpecification": {"Metrics": []}}, "metric none"),
         ({"TargetValue": 0.0}, "target = 0.0: input should be greater than 0"),

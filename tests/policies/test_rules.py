@@ -238,7 +238,7 @@ def test_an_alarm_that_scales_by_a_metric_of_the_queue_passes():
 def test_an_alarm_that_scales_by_a_metric_that_is_never_published_is_refused():
     (said,) = violations(ALARMS, *queue(metric="InvocationsPerInstance"))
 
-    assert "runs a scaling policy by InvocationsPerInstance" in said
+    assert "invokes a scaling policy on InvocationsPerInstance" in said
 
 
 def test_an_alarm_that_looks_more_often_than_sagemaker_publishes_is_refused():
@@ -260,7 +260,9 @@ def test_an_alarm_that_looks_more_often_than_sagemaker_publishes_is_refused():
 
     (said,) = violations(ALARMS, target, policy, alarm, hasty, announced)
 
-    assert said.startswith("hasty looks at HasBacklogWithoutCapacity more often than the minute")
+    assert said.startswith(
+        "hasty has a period below 60 s, but HasBacklogWithoutCapacity is published once"
+    )
 
 
 def test_an_alarm_on_invocations_that_only_tells_people_passes():
@@ -377,7 +379,7 @@ def test_a_bucket_that_is_open_or_in_the_clear_is_refused():
     bucket, encryption, block = stored(**BLOCKED | {"ignorePublicAcls": False})
 
     assert violations("buckets-are-closed", bucket, encryption, block) == [
-        "bucket is not blocked from the public: set ignorePublicAcls."
+        "bucket does not block public access: set ignorePublicAcls."
     ]
     (said,) = violations("buckets-are-closed", bucket, *stored("other", **BLOCKED)[1:])[:1]
     assert said == "bucket has no encryption configuration."

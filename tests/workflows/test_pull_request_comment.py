@@ -112,8 +112,8 @@ def test_the_comment_tells_changes_policies_waits_and_cost():
     assert "| cost | $9.40 | $4.70 | -50% |  |" in said
     assert "| expired requests | 0 | 3 | new |  |" in said
     assert "| starts | 5 | 5 |  |  |" in said
-    assert "An estimate by simulation: 500 requests over 7.0 days; means over 8 seeds" in said
-    assert "Most depends on `samples_per_minute=6`." in said
+    assert "A simulated estimate: 500 requests over 7.0 days; means over 8 seeds" in said
+    assert "The reading that matters most is `samples_per_minute=6`." in said
 
 
 def test_a_change_on_whose_sign_the_seeds_disagree_is_called_noise():
@@ -277,7 +277,7 @@ def test_a_real_rehearsal_is_what_the_comment_reads(tmp_path, monkeypatch):
 
     said = body([report(rehearsal=rehearsal)])
 
-    assert "| rehearsal | aws | this | change | this, however AWS is read |" in said
+    assert "| rehearsal | aws | this | change | this, under any reading |" in said
     assert said.count("%") >= 4
 
 
