@@ -46,7 +46,7 @@ def test_rehearse_takes_it_and_says_from_how_many_starts(project):
     shown = " ".join(run("rehearse", "--traffic", "sparse").split())
     found = json.loads(run("rehearse", "--traffic", "sparse", "--json"))["assumptions"]
 
-    assert f"It is {SAID}: it takes 206 s from asking for an instance" in shown
+    assert f"It is {SAID}: it takes 206 s from requesting an instance" in shown
     assert found["calibrated"] == SAID
     assert (found["setup_s"], found["setup_sigma"]) == (205.5, 0.12)
     assert found["unsettled"]["samples_per_minute"] == 6

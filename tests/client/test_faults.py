@@ -197,7 +197,7 @@ def test_an_interrupted_batch_says_how_to_go_on(aws):
     client.send_signal(signal.SIGINT)
     _, complaints = client.communicate(timeout=60)
     assert client.returncode == 130
-    assert "To continue: async-inference resume two" in complaints
+    assert "To resume: async-inference resume two" in complaints
 
     scale(aws.account, INSTANCES)
     client = command(aws.folder, "resume", "two")

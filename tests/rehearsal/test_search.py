@@ -42,7 +42,7 @@ def test_the_halves_share_no_request_and_each_starts_at_its_own_zero():
 
 
 def test_traffic_that_cannot_be_halved_is_refused():
-    with pytest.raises(InvalidInputError, match="one half of its time holds no request"):
+    with pytest.raises(InvalidInputError, match="one half of its time has no requests"):
         search.split_in_half(Traffic(np.array([5.0]), np.array([10.0])))
 
 
@@ -123,10 +123,10 @@ def test_the_command_prints_the_front_and_writes_stack_file_and_picture(tmp_path
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--traffic", "hectic"), "is neither a file nor one of"),
+        (("--traffic", "hectic"), "must be a CSV file or one of"),
         (("--traffic", "bursts", "--objective", "fame"), "must be hours or wait"),
         (("--traffic", "bursts", "--output", "/nowhere/x.yaml"), "there is no folder /nowhere"),
-        (("--traffic", "bursts", "--set", "setup_s=soon"), "must be a number, not negative"),
+        (("--traffic", "bursts", "--set", "setup_s=soon"), "must be a number, 0 or more"),
     ],
 )
 def test_a_wrong_option_is_a_sentence_and_exit_code_2(arguments, sentence, command):

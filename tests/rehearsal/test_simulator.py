@@ -355,7 +355,7 @@ def test_the_command_warns_of_a_plan_that_never_leaves_zero(tmp_path, command):
 
     done = command("rehearse", "--traffic", "sparse", "--policy", str(asleep))
 
-    assert "no policy leaves zero for a single request" in " ".join(done.stdout.split())
+    assert "no policy scales out from zero for a single request" in " ".join(done.stdout.split())
 
 
 def test_the_command_prints_json_alone_with_the_agreed_keys():
@@ -394,10 +394,10 @@ def test_the_command_prints_json_alone_with_the_agreed_keys():
     ("arguments", "sentence"),
     [
         (("--stack", "nowhere"), "stack files here: Pulumi.dev.yaml"),
-        (("--traffic", "hectic"), "is neither a file nor one of"),
+        (("--traffic", "hectic"), "must be a CSV file or one of"),
         (("--against", "nothing"), "is not a preset (documented, aws, tuned, announced), a file"),
-        (("--set", "setup=3", "--set", "setup_s=soon"), "must be name=value with a name of"),
-        (("--set", "setup_s=-1"), "must be a number, not negative"),
+        (("--set", "setup=3", "--set", "setup_s=soon"), "must be name=value with one of the names"),
+        (("--set", "setup_s=-1"), "must be a number, 0 or more"),
         (("--set", "scale_in_ratio=7"), "must be within (0, 1]"),
     ],
 )
