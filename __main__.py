@@ -9,14 +9,13 @@ import pulumi
 from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 from components.async_endpoint import AsyncEndpoint
-from components.stack import endpoint_args
 
 try:
     stack = settings.from_pulumi()
 except InvalidInputError as error:
     raise pulumi.RunError(f"nothing was deployed:\n{error}") from None
 
-endpoint = AsyncEndpoint("sdxl", endpoint_args(stack))
+endpoint = AsyncEndpoint("sdxl", stack)
 
 pulumi.export("endpoint_name", endpoint.endpoint_name)
 pulumi.export("endpoint_arn", endpoint.endpoint_arn)

@@ -1,1 +1,1 @@
-"""What people run beside the deployment: settings, rehearsal, the local AWS, the client."""
+"""Settings, rehearsal, calibration, client, embedded AWS and commands for the deployed endpoint."""

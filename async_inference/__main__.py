@@ -1,4 +1,4 @@
-"""The command `async-inference`; `python -m async_inference`, where its script is not on PATH."""
+"""The command `async-inference`, or `python -m async_inference` if its script is not on PATH."""
 
 import sys
 
@@ -18,11 +18,11 @@ EXTRAS = {
     "moto": "local",
     "sagemaker_inference": "local",
 }
-"""Which extra of this package brings what a command imports."""
+"""The extra of this package that installs each module that a command imports."""
 
 
 def main() -> None:
-    """Run the command, or say which packages it needs."""
+    """Run the command, or print which package it lacks."""
     try:
         from async_inference.cli import main as command
 

@@ -1,6 +1,6 @@
-"""What AWS calls the things of an asynchronous endpoint, each spelled once.
+"""AWS's names for the parts of an asynchronous endpoint, each spelled once.
 
-`client/`, `inference_code/` and `policies/` stand alone and do not know this module.
+`client/`, `inference_code/` and `policies/` stand alone and do not import this module.
 """
 
 import re
@@ -10,29 +10,29 @@ from enum import StrEnum
 from typing import Any, Self
 
 QUEUE_METRICS = "AWS/SageMaker"
-"""The namespace of metrics of queues and requests (docs/aws-facts.md#metrics)."""
+"""CloudWatch namespace of queue and request metrics (docs/aws-facts.md#metrics)."""
 ANNOUNCEMENTS = "AsyncInference"
-"""The namespace of what clients publish about the requests that they hand in."""
+"""CloudWatch namespace in which clients announce the requests that they submit."""
 INSTANCE_METRICS = "/aws/sagemaker/Endpoints"
-"""The namespace of what instances use, and the folder of their log groups."""
+"""CloudWatch namespace of instance metrics, and prefix of the log groups."""
 
 SERVICE_NAMESPACE = "sagemaker"
 """SageMaker's name in Application Auto Scaling."""
 SCALING_SERVICE = "sagemaker.application-autoscaling.amazonaws.com"
-"""Whose service-linked role scales variants."""
+"""The service whose service-linked role scales variants."""
 SCALABLE_DIMENSION = "sagemaker:variant:DesiredInstanceCount"
 
 
 def scalable_id(endpoint_name: str, variant_name: str) -> str:
-    """What Application Auto Scaling calls an endpoint's variant."""
+    """Application Auto Scaling's resource id of an endpoint's variant."""
     return f"endpoint/{endpoint_name}/variant/{variant_name}"
 
 
 def scaled_variant(resource_id: str) -> tuple[str, str]:
-    """Endpoint and variant of a scalable target's id.
+    """Endpoint name and variant name in a scalable target's resource id.
 
     Raises:
-        ValueError: it is not a variant's.
+        ValueError: it is not the id of a variant.
     """
     parts = resource_id.split("/")
     if len(parts) != 4 or parts[::2] != ["endpoint", "variant"] or not all(parts):
@@ -41,12 +41,12 @@ def scaled_variant(resource_id: str) -> tuple[str, str]:
 
 
 def log_group(endpoint_name: str) -> str:
-    """Where an endpoint's instances write."""
+    """Name of the log group of an endpoint's instances."""
     return f"{INSTANCE_METRICS}/{endpoint_name}"
 
 
 class EndpointStatus(StrEnum):
-    """What DescribeEndpoint says of an endpoint (BC EndpointStatus)."""
+    """The status of an endpoint in DescribeEndpoint (BC EndpointStatus)."""
 
     CREATING = "Creating"
     UPDATING = "Updating"
@@ -68,13 +68,14 @@ IN_PROGRESS = frozenset(
         EndpointStatus.DELETING,
     }
 )
-"""States in which SageMaker refuses to update or delete (API reference, EndpointSummary)."""
+"""States in which SageMaker refuses to update or delete an endpoint (API reference,
+EndpointSummary)."""
 
 
 def arn(
     service: str, resource: str, *, region: str = "", account_id: str = "", partition: str = "aws"
 ) -> str:
-    """An ARN; S3 and IAM leave the region out, S3 the account too."""
+    """An ARN. Those of S3 and IAM have no region, and those of S3 no account."""
     return f"arn:{partition}:{service}:{region}:{account_id}:{resource}"
 
 
@@ -84,7 +85,7 @@ def region_of(arn: str) -> str:
 
 
 def split_s3_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of an `s3://` URI; the key is empty where it names a bucket."""
+    """Bucket and key of an `s3://` URI; the key of a bucket's URI is empty."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 
@@ -103,8 +104,8 @@ class Series:
         return cls(namespace, name, tuple(sorted(dimensions.items())))
 
 
-def pascal(value: Any) -> Any:
-    """camelCase keys as AWS writes them, all the way down; absent values left out."""
+def pascal(value: object) -> Any:
+    """A value with camelCase keys turned into PascalCase, recursively, without None values."""
     if isinstance(value, dict):
         return {
             key[0].upper() + key[1:]: pascal(item)
@@ -117,5 +118,5 @@ def pascal(value: Any) -> Any:
 
 
 def snake(member: str) -> str:
-    """A member of AWS's documents as Python writes it: `MetricName` is `metric_name`."""
+    """The snake_case form of a member's name: `MetricName` becomes `metric_name`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", member).lower()

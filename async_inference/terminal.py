@@ -1,8 +1,7 @@
-"""Long names in narrow columns: nothing is cut, and a name breaks where its parts meet."""
+"""Wraps long names in narrow columns between their parts, without cutting anything."""
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.containers import Lines
@@ -10,16 +9,16 @@ from rich.text import Text
 
 _WORD = re.compile(r"\s*\S+\s*")
 _PART = re.compile(r".+?(?:[-_/:.,=]+|(?<=[a-z0-9])(?=[A-Z])|$)", re.DOTALL)
-"""A part of a name ends after punctuation, and before a capital inside CamelCase."""
+"""A part of a name ends after punctuation, or before a capital letter in CamelCase."""
 
 
 class Name(Text):
-    """Text whose words, where one is longer than a line, continue on the next line.
+    """Text whose long words continue on the next line.
 
-    Rich cuts such a word, or breaks it after any letter.
+    Rich would cut a word that is longer than a line, or break it after any letter.
     """
 
-    def wrap(self, console: Console, width: int, **kwargs: Any) -> Lines:
+    def wrap(self, console: Console, width: int, **kwargs: object) -> Lines:
         """The lines that fit a width, in characters."""
         lines = Lines()
         for line in self.split(allow_blank=True):
@@ -31,7 +30,7 @@ class Name(Text):
 
 
 def _breaks(line: str, width: int) -> Iterator[int]:
-    """Where a line is broken: offsets in it."""
+    """The offsets at which a line is broken."""
     column = 0
     for word in _WORD.finditer(line):
         size = len(word[0].rstrip())

@@ -1,4 +1,4 @@
-"""Bad input as sentences: which key, which value, which rule, what to do; all in one message."""
+"""Reports all problems of bad input together: which key, which value, which rule, what to do."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 
 class StackValue(BaseModel):
-    """Frozen, closed to unknown keys, camelCase in stack files and snake_case in Python."""
+    """Base of frozen models that refuse unknown keys; keys are camelCase in stack files."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -21,7 +21,7 @@ class StackValue(BaseModel):
 
 
 class InvalidInputError(Exception):
-    """What a person gave cannot be used; `problems` says why, a sentence for each reason."""
+    """Input that cannot be used; `problems` has a sentence for each reason."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems: tuple[str, ...] = tuple(problems)
@@ -29,10 +29,10 @@ class InvalidInputError(Exception):
 
 
 def problems_of(error: ValidationError, prefix: Sequence[str] = ()) -> list[str]:
-    """One sentence for each problem that pydantic found.
+    """A sentence for each problem that pydantic found.
 
     Args:
-        error: what a model's validation raised.
+        error: the error of a model's validation.
         prefix: the keys that lead to the validated value, outermost first.
     """
     sentences: list[str] = []
@@ -61,6 +61,6 @@ def dotted(parts: Iterable[str | int]) -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value as a message shows it: its repr, cut to `limit` characters."""
+    """A value for a message: its repr, cut to `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""Runs every benchmark and prints one table: what was measured, against which target."""
+"""Runs all benchmarks and prints a table of measurements and targets."""
 
 import statistics
 import sys
@@ -17,7 +17,7 @@ WEIGHTS_BYTES = 2_000_000_000
 
 
 def median_s(work: Callable[[], object], runs: int = RUNS) -> float:
-    """Median seconds of several runs after one that does not count."""
+    """Median seconds of several runs, after one run that does not count."""
     work()
     took = []
     for _ in range(runs):

@@ -19,7 +19,7 @@ from async_inference.client.batch import SUBMITTERS, Batch
 from async_inference.client.ledger import Item, Ledger
 from async_inference.client.protocol import split
 from async_inference.local_aws import daemon
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from bench import runtime
 
 REQUESTS = 300
@@ -27,13 +27,16 @@ RUNS = 5
 
 
 def overhead_s(folder: Path) -> float:
-    """Median seconds a request that a batch takes longer than plain boto3, in alternating runs.
+    """Median seconds per request that a batch takes longer than plain boto3, in alternating runs.
 
-    Plain boto3 submits everything, waits until the queue is empty, and reads each output; it keeps
-    no ledger, writes no file, and would lose everything with a kill.
+    Plain boto3 submits everything, waits until the queue is empty, and reads each output. It keeps
+    no ledger, writes no file, and would lose everything if it were killed.
     """
     with _endpoint(folder / "aws") as url:
-        clients = {name: client(url, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        aws = clients_at(url)
+        clients: dict[str, Any] = {
+            name: aws(name) for name in ("s3", "sagemaker", "sagemaker-runtime")
+        }
         runtime.deploy(clients)
         while clients["sagemaker"].describe_endpoint(EndpointName="bench")["EndpointStatus"] != (
             "InService"
@@ -86,12 +89,12 @@ def _backlog(url: str) -> int:
 async def _batch(folder: Path, url: str) -> float:
     session = boto3.Session(
         aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106 the embedded AWS takes any
+        aws_secret_access_key="local",  # noqa: S106 the embedded AWS accepts any
         region_name="us-east-1",
     )
     items = [Item(str(n), Request(body=b"x" * 200), key=str(n)) for n in range(REQUESTS)]
     async with AsyncClient("bench", session=session, url=url) as caller:
-        await caller.state()  # A client that has loaded its services, as the plain one has.
+        await caller.state()  # Load the client's services, as in the plain run.
         started_s = time.perf_counter()
         with Ledger(
             folder, "bench", "local", now_s=time.time, new_batch=lambda: uuid.uuid4().hex[:8]

@@ -1,7 +1,7 @@
-"""The full-size SDXL on a GPU: seconds an image and peak memory, before and after what was changed.
+"""Full-size SDXL on a GPU: seconds per image and peak memory, before and after optimisation.
 
-    python -m bench.gpu          one run of at most eight minutes; what does not fit is left out
-    python -m bench.gpu --tiny   the same measurements with the tiny model: no GPU needed
+    python -m bench.gpu          one run of at most eight minutes; the rest is left out
+    python -m bench.gpu --tiny   the same measurements with the tiny model; needs no GPU
 
 Full size with random weights in fp16, 1024 pixels, 30 and 4 steps, 1, 2 and 4 images. Random
 weights take the same time and memory as trained ones; nothing is downloaded.
@@ -54,17 +54,17 @@ FULL_TEXT_2 = {
 
 
 DEADLINE_S = 470.0
-"""No measurement begins that would end later, by the slowest step so far."""
+"""No measurement starts that would end later, judging by the slowest step so far."""
 T4_GIB = 14.6
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the handler."""
+    """A way to run the handler."""
 
     name: str
     savers: bool = False
-    """Slice attention and tile, and decode all images at once, as before."""
+    """Slice attention, tile, and decode all images at once, as before the optimisation."""
     half_vae: bool = False
     """Decode in fp16, as MODEL_VAE=sdxl-vae-fp16-fix allows, not in fp32."""
     steps: tuple[int, ...] = (30, 4)
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def measured(tiny: bool, side: int, until_s: float) -> Iterator[tuple[str, str, str, str]]:
-    """Rows: how, what was asked, seconds an image, peak memory."""
+    """Rows of the table: how, what was requested, seconds per image, peak memory."""
     import pipeline as handler
     import torch
     from request import ImageRequest
@@ -113,7 +113,7 @@ def measured(tiny: bool, side: int, until_s: float) -> Iterator[tuple[str, str, 
     small = handler.load(Weights.from_environment(".", {"MODEL_WEIGHTS": "tiny"}))
     model = small if tiny else handler.Model(full_size(small.base), None, "full", "-", 0.0)
     fused = model.base.unet.attn_processors
-    # What is done only once: cuDNN's choice of algorithms, the first use of each kernel.
+    # One-time work: cuDNN's choice of algorithms, the first use of each kernel.
     handler.generate(model, ImageRequest(prompt="x", steps=1, seed=1, width=side, height=side))
     slowest_step_s = 0.0
     for way in WAYS:
@@ -149,7 +149,7 @@ def _set(base: Any, way: Way, fused: dict[str, Any]) -> None:
         share = way.memory_gib * 2**30 / total if way.memory_gib else 1.0
         torch.cuda.set_per_process_memory_fraction(min(1.0, share))
     base.vae.register_to_config(force_upcast=not way.half_vae)
-    # The dictionary is emptied by what it is given to.
+    # A copy, because diffusers empties the dictionary.
     base.unet.set_attn_processor(dict(fused))
     if way.savers:
         base.enable_attention_slicing()
@@ -168,7 +168,7 @@ def _measured(model: Any, request: Any) -> tuple[float, str]:
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     started_s = time.perf_counter()
-    # Its end is the images' on the CPU, so that nothing is still to be computed.
+    # The images are on the CPU at the end, so the GPU is done.
     handler.generate(model, request)
     seconds = (time.perf_counter() - started_s) / request.num_images
     peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if gpu else "-"
@@ -176,7 +176,7 @@ def _measured(model: Any, request: Any) -> tuple[float, str]:
 
 
 def full_size(tiny: Any) -> Any:
-    """SDXL with random weights in half precision on the GPU, and the tiny one's tokenizer."""
+    """SDXL with random weights in half precision on the GPU, and the tiny model's tokenizer."""
     import torch
     from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection

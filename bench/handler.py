@@ -1,4 +1,4 @@
-"""What the handler adds to diffusers, step by step from process start, and how weights arrive."""
+"""The handler's overhead over diffusers, its start step by step, and the loading of weights."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.server import LocalAws, Options
 from components.model_source import WEIGHTS_CHANNEL
 
@@ -76,7 +76,7 @@ def timed(work):
     return time.perf_counter() - started
 if not repeats:
     sys.exit()
-# Alternating, so that whatever else the machine does falls on both.
+# Alternating, so that other load on the machine affects both.
 pairs = [(timed(image), timed(bare)) for _ in range(repeats)]
 print(json.dumps({
     "start_s": took,
@@ -88,13 +88,13 @@ print(json.dumps({
 
 
 def overhead(steps: int = 20, pixels: int = 256, repeats: int = 7) -> dict:
-    """The handler beside a bare call of the same pipeline, and its start step by step, seconds."""
+    """Seconds of the handler, of a bare call of the same pipeline, and of each start step."""
     done = _script(HANDLER, steps, pixels, repeats)
     return json.loads(done.splitlines()[-1])
 
 
 def start_to_image_s(script: str, steps: int = 20, pixels: int = 64) -> float:
-    """Seconds of a whole process that makes one image."""
+    """Seconds of a process that makes one image."""
     started = time.perf_counter()
     _script(script, steps, pixels, 0)
     return time.perf_counter() - started
@@ -113,16 +113,17 @@ def _script(source: str, *arguments: int) -> str:
 
 
 def weights_ready_s(folder: Path, total_bytes: int) -> tuple[float, float]:
-    """Seconds until an endpoint serves, with weights as they are and as one tar.gz."""
+    """Seconds until an endpoint serves, with uncompressed weights and with a tar.gz."""
     import numpy as np
 
     aws = LocalAws(Options(folder=folder))
     aws.start()
     try:
-        s3, sagemaker = client(aws.url, "s3"), client(aws.url, "sagemaker")
+        client = clients_at(aws.url)
+        s3, sagemaker = client("s3"), client("sagemaker")
         s3.create_bucket(Bucket="bench")
         random = np.random.default_rng(0)
-        # Normal numbers in half precision, as weights are: they compress to nine tenths.
+        # Normal numbers in half precision, like weights; they compress to nine tenths.
         weights = random.standard_normal(total_bytes // WEIGHT_FILES // 2, "f4").astype("f2")
         body = weights.tobytes()
         archive = io.BytesIO()
@@ -132,7 +133,7 @@ def weights_ready_s(folder: Path, total_bytes: int) -> tuple[float, float]:
                 s3.put_object(Bucket="bench", Key=f"weights/{name}", Body=body)
                 _add(tar, name, body)
         archive.seek(0)
-        # In parts, as an archive of this size is sent to S3.
+        # In parts, because an archive of this size is uploaded that way.
         parts = TransferConfig(multipart_chunksize=64 << 20)
         s3.upload_fileobj(archive, "bench", "weights.tar.gz", Config=parts)
         code = io.BytesIO()

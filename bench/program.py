@@ -13,7 +13,6 @@ from pulumi.runtime import mocks
 
 from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.server import LocalAws, Options
-from async_inference.scaling.plan import DOCUMENTED, ScalingPlan
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +21,7 @@ Work = Callable[[], object]
 
 @contextmanager
 def previews(folder: Path) -> Generator[tuple[Work, Work]]:
-    """A preview of stack local, nothing deployed yet, and one of a program that does nothing."""
+    """Previews of stack local before its first deployment, and of a program that does nothing."""
     ours, empty = folder / "ours", folder / "empty"
     for program in (ours, empty):
         (program / STATE).mkdir(parents=True)
@@ -84,7 +83,6 @@ def build_under_mocks(folder: Path) -> Work:
                     endpoint_name="bench",
                     region="us-east-1",
                     instance_type="ml.g5.xlarge",
-                    plan=ScalingPlan(min_capacity=0, max_capacity=5, policies=DOCUMENTED.policies),
                     handler=handler,
                     weights="tiny",
                 ),

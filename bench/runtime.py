@@ -1,4 +1,4 @@
-"""What the embedded endpoint adds to a handler that does nothing."""
+"""The overhead of the embedded endpoint over a handler that does nothing."""
 
 import io
 import statistics
@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.fleet.endpoint import Endpoint
 from async_inference.local_aws.server import LocalAws, Options
 
@@ -29,10 +29,10 @@ STARTS = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """Throughput of a filled queue, time of a single request, what idling and an instance cost.
+    """Throughput with a full queue, overhead of one request, and the cost of idling and instances.
 
     Args:
-        instance_bytes: memory of an instance that it shares with no other process.
+        instance_bytes: memory that an instance does not share with other processes.
     """
 
     requests_per_s: float
@@ -47,7 +47,8 @@ def measure(folder: Path) -> Measured:
     aws = LocalAws(Options(folder=folder))
     aws.start()
     try:
-        clients = {name: client(aws.url, name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+        at = clients_at(aws.url)
+        clients = {name: at(name) for name in ("s3", "sagemaker", "sagemaker-runtime")}
         deploy(clients)
         running = aws.running("us-east-1")["bench"]
         while running.status != "InService":
@@ -84,7 +85,7 @@ def measure(folder: Path) -> Measured:
 
 
 def _start_s(running: Endpoint) -> float:
-    """Seconds from asking for one more instance until it serves."""
+    """Seconds from requesting one more instance until it serves."""
     before, started = running.in_service, time.perf_counter()
     running.set_desired(before + 1)
     while running.in_service == before:

@@ -1,4 +1,4 @@
-"""How long a rehearsal takes, all scaling on, and the same queue in SimPy without any."""
+"""Duration of a rehearsal with all scaling, and of the same queue in SimPy without scaling."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def rehearse(traffic: Traffic, max_capacity: int) -> Callable[[], object]:
 
 
 def in_simpy(traffic: Traffic, servers: int) -> Callable[[], object]:
-    """The same queue before a fixed number of servers: nothing scales, nothing is sampled."""
+    """The same queue with a fixed number of servers, without scaling or metrics."""
 
     def run() -> None:
         environment = simpy.Environment()

@@ -1,6 +1,6 @@
 """IAM policy documents for the clients and deployers of an endpoint.
 
-The program attaches them to no role: the deployer has one already, and clients belong to others.
+The program attaches them to no role: the deployer already has one, and clients' roles are others'.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from async_inference.aws_names import (
     arn,
     log_group,
 )
-from async_inference.stack.settings import ENDPOINT_TAG
+from async_inference.stack.arguments import ENDPOINT_TAG
 from components.execution_role import bucket_arn, object_arn
 from components.statements import actions, allow, document
 
@@ -35,9 +35,9 @@ def invoker_policy(
         partition: `aws`, `aws-cn` or `aws-us-gov`.
         writable: S3 URIs under which inputs are put.
         readable: S3 URIs under which outputs and failures are found.
-        kms_key_arn: the key of bucket and topics; None for AWS's own.
+        kms_key_arn: the key of bucket and topics; None for AWS's keys.
         other_key_arns: keys of output buckets that are elsewhere.
-        announces: whether the scaling policies listen to what clients announce.
+        announces: whether a scaling policy uses what clients announce.
     """
     statements = [
         allow(
@@ -79,7 +79,7 @@ def operator_policy(
     """Read what `async-inference calibrate` and `history` read of one endpoint; change nothing.
 
     Args:
-        name: the component's name, from which names of resources start.
+        name: the component's name, with which the names of resources begin.
         endpoint_name: the endpoint.
         account_id: where it is deployed.
         partition: `aws`, `aws-cn` or `aws-us-gov`.
@@ -97,13 +97,13 @@ def operator_policy(
                     here("sagemaker", f"endpoint/{endpoint_name.lower()}"),
                 ],
             ),
-            # Alarms are found by their metric, so all are listed.
+            # Alarms are found by their metric, so all of them are listed.
             allow(
                 "Alarms",
                 actions("cloudwatch", "DescribeAlarmHistory DescribeAlarms"),
                 here("cloudwatch", "alarm:*"),
             ),
-            # These know no narrower resource, as their services' authorization references say.
+            # These allow no narrower resource (their services' authorization references).
             allow(
                 "Everywhere",
                 [
@@ -132,16 +132,16 @@ def deployer_policy(
 ) -> dict[str, object]:
     """What `pulumi up`, `refresh` and `destroy` of one endpoint call, for a role that CI assumes.
 
-    Pulumi names what it registers after its logical name, so names limit it; keys have none, so
-    the endpoint's tag limits those.
+    Pulumi derives a resource's name from its logical name, so most statements are limited by name.
+    Keys have no names, so those are limited by the endpoint's tag.
 
     Args:
-        name: the component's name, from which names of resources start.
+        name: the component's name, with which the names of resources begin.
         endpoint_name: the endpoint.
         account_id: where it is deployed.
         partition: `aws`, `aws-cn` or `aws-us-gov`.
         region: where it is deployed.
-        given_key_arn: a key that is not the endpoint's own.
+        given_key_arn: an existing key, not created by this stack.
     """
 
     here = partial(arn, partition=partition, region=region, account_id=account_id)
@@ -191,7 +191,7 @@ def deployer_policy(
                 actions("application-autoscaling", "ListTagsForResource TagResource UntagResource"),
                 here("application-autoscaling", "scalable-target/*"),
             ),
-            # These know no narrower resource, as their services' authorization references say.
+            # These allow no narrower resource (their services' authorization references).
             allow(
                 "Everywhere",
                 [
@@ -206,7 +206,7 @@ def deployer_policy(
                 ],
                 "*",
             ),
-            # Also by the policy that they run, not by their names.
+            # Alarms are looked up by the policy that they run, too.
             allow("SeeAlarms", "cloudwatch:DescribeAlarms", here("cloudwatch", "alarm:*")),
             allow(
                 "Alarms",
@@ -286,7 +286,7 @@ def deployer_policy(
                 "iam:CreateServiceLinkedRole",
                 everywhere("iam", f"role/aws-service-role/{SCALING_SERVICE}/*"),
             ),
-            # Before it has the tag, a key is told by the one that it is to get.
+            # A new key has no tag yet, so the request's tag limits these.
             allow("NewKey", "kms:CreateKey", "*", asked),
             allow("TagNewKey", "kms:TagResource", keys, asked),
             allow(

@@ -11,15 +11,15 @@ from pathlib import Path
 def archived(
     files: Mapping[str, Path], folder: Path, derived: Mapping[str, Path] | None = None
 ) -> Path:
-    """Pack files, each under its name, unless that was done before.
+    """Pack files, each under its name, unless the archive exists.
 
-    Reading is quick, compressing is not: a preview without a change does not pack again.
+    Reading is quick and compressing is not, so a preview without changes does not pack again.
 
     Args:
         files: by their names in the archive.
         folder: where it goes.
-        derived: more files, which follow from the others and have no part in its name: not every
-            machine makes them, nor the same bytes.
+        derived: more files, generated from the others. The archive's name does not depend on them,
+            since machines differ in whether and how they generate them.
 
     Returns:
         The archive, `<folder>/<sha256 of names and contents>.tar.gz`.
@@ -30,7 +30,7 @@ def archived(
     archive = folder / f"{content.hexdigest()}.tar.gz"
     if not archive.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # A folder of its own: another stack's program may pack the same files at the same time.
+        # A new folder: another stack's program may pack the same files at the same time.
         with tempfile.TemporaryDirectory(dir=folder, prefix="archive-") as unfinished:
             packed = Path(unfinished) / archive.name
             _pack({**files, **(derived or {})}, packed)

@@ -11,7 +11,7 @@ from components.provider_account import ProviderAccount
 from components.resumption import clears_alias
 
 DELETION_WINDOW_D = 30
-"""Days in which a scheduled deletion can be cancelled, the longest that KMS allows (BC): what was
+"""Days in which a scheduled deletion can be cancelled, the most that KMS allows (BC): data that is
 encrypted with a deleted key is lost."""
 
 
@@ -37,24 +37,24 @@ class EncryptionKeyArgs:
 def volume_key(
     kms_key_arn: pulumi.Output[str] | None, instance_type: str
 ) -> pulumi.Output[str] | None:
-    """The key of the instances' volumes: none where the instances' own hardware encrypts them."""
+    """The key of the instances' volumes; None where the instances' hardware encrypts them."""
     return None if instance_type.split(".")[1] in LOCAL_STORAGE else kms_key_arn
 
 
 def key_policy(
     *, account_id: str, partition: str, region: str, log_group: str
 ) -> dict[str, object]:
-    """Who may use the key: whom IAM policies of the account allow, and three services.
+    """Who may use the key: principals with IAM policies of this account, and three services.
 
-    CloudWatch alarms and budgets cannot publish to a topic under AWS's own key for SNS, whose
-    policy nobody can change (CW alarms and SNS); hence their statement.
+    Alarms and budgets publish to a topic that is encrypted with this key. With AWS's key for SNS
+    they could not, since nobody can change that key's policy (CW alarms and SNS).
     """
     from_here = {"StringEquals": {"aws:SourceAccount": account_id}}
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
-                # Without it nobody could change the key any more (KMS default key policy).
+                # Without it, nobody could manage the key any more (KMS default key policy).
                 "Sid": "LetIamPoliciesDecide",
                 "Effect": "Allow",
                 "Principal": {
@@ -106,10 +106,10 @@ def key_policy(
 
 
 class EncryptionKey(pulumi.ComponentResource):
-    """A KMS key of the endpoint's own.
+    """The endpoint's KMS key.
 
     - the key, rotated every year, with a policy for this account, alarms, budgets and logs
-    - an alias, so that a person finds it
+    - an alias, by which people find it
     """
 
     arn: pulumi.Output[str]

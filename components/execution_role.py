@@ -1,4 +1,4 @@
-"""The role that the endpoint runs as: its own prefixes, image, topics, key, logs and metrics."""
+"""The endpoint's execution role: access to its prefixes, image, topics, key, logs and metrics."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,20 +9,8 @@ import pulumi
 import pulumi_aws as aws
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS, arn, log_group, split_s3_uri
+from async_inference.stack.groups import Security
 from components.statements import Statement, actions, allow, document
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """Where in a VPC the model runs.
-
-    Args:
-        subnet_ids: 1-16 private subnets, with a gateway endpoint for S3 (BC VpcConfig).
-        security_group_ids: 1-5 security groups of that VPC (BC VpcConfig).
-    """
-
-    subnet_ids: Sequence[str]
-    security_group_ids: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +21,14 @@ class ExecutionRoleArgs:
         account_id: the account whose endpoints may assume the role.
         partition: `aws`, `aws-cn` or `aws-us-gov`.
         region: the endpoint's region.
-        endpoint_name: whose log group it writes.
+        endpoint_name: the endpoint, to whose log group it writes.
         image_uri: the ECR image that SageMaker pulls with it.
         readable: S3 URIs whose objects it reads (inputs, code, weights).
         writable: S3 URIs under which it writes (outputs, failures).
         topic_arns: SNS topics to which SageMaker publishes with it.
-        kms_key_arn: the key of bucket, topics and volumes; None for AWS's own keys.
-        other_key_arns: keys of weights and output buckets that are elsewhere.
-        network: the VPC interfaces that it makes; None without a VPC.
+        kms_key_arn: the key of bucket, topics and volumes; None for AWS's keys.
+        security: keys of weights and output buckets that are elsewhere, and the VPC in which it
+            creates network interfaces.
         rollback_alarm: name of the alarm that SageMaker watches during an update; None without.
         tags: tags for the role.
     """
@@ -54,8 +42,7 @@ class ExecutionRoleArgs:
     writable: Sequence[pulumi.Input[str]]
     topic_arns: Sequence[pulumi.Input[str]]
     kms_key_arn: pulumi.Input[str] | None = None
-    other_key_arns: Sequence[str] = ()
-    network: Network | None = None
+    security: Security = field(default_factory=Security)
     rollback_alarm: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -109,11 +96,11 @@ def _permissions(
     optional: list[Statement] = []
     if kms_key_arn is not None:
         optional += _key_use(kms_key_arn)
-    if args.other_key_arns:
+    if args.security.other_key_arns:
         use = actions("kms", "Decrypt GenerateDataKey")
-        optional.append(allow("UseOtherKeys", use, list(args.other_key_arns)))
-    if args.network is not None:
-        optional += _interfaces(args.network, partial(here, "ec2"))
+        optional.append(allow("UseOtherKeys", use, list(args.security.other_key_arns)))
+    if args.security.subnet_ids:
+        optional += _interfaces(args.security, partial(here, "ec2"))
     if args.rollback_alarm is not None:
         alarm = here("cloudwatch", f"alarm:{args.rollback_alarm}")
         # DG deployment-guardrails-configuration.
@@ -136,21 +123,21 @@ def _permissions(
                 sorted({bucket_arn(uri, partition) for uri in [*readable, *writable]}),
             ),
             allow("Notify", "sns:Publish", list(topic_arns)),
-            # ECR knows no narrower resource for this one action.
+            # This action allows no narrower resource.
             allow("LogInToEcr", "ecr:GetAuthorizationToken", "*"),
             allow(
                 "PullImage",
                 actions("ecr", "BatchCheckLayerAvailability BatchGetImage GetDownloadUrlForLayer"),
                 repository_arn(image_uri, partition),
             ),
-            # The group is the program's: a late line after a destroy must not make it again, where
-            # it would have no retention and stand in the way of the next creation.
+            # The program creates the group. A late line after a destroy must not create it again:
+            # it would never expire, and would block the next creation.
             allow(
                 "WriteLogs",
                 actions("logs", "CreateLogStream DescribeLogStreams PutLogEvents"),
                 [endpoint_logs, f"{endpoint_logs}:*"],
             ),
-            # CloudWatch knows no resources for metrics; the namespace is the limit it offers.
+            # Metrics have no ARNs; their namespace is the only limit.
             allow(
                 "PublishMetrics",
                 "cloudwatch:PutMetricData",
@@ -176,16 +163,16 @@ def _key_use(kms_key_arn: str) -> list[Statement]:
     ]
 
 
-def _interfaces(network: Network, ec2: Callable[[str], str]) -> list[Statement]:
-    """What a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
+def _interfaces(vpc: Security, ec2: Callable[[str], str]) -> list[Statement]:
+    """What the role of a model in a VPC needs (DG sagemaker-roles, CreateModel)."""
     return [
         allow(
             "AttachToVpc",
             "ec2:CreateNetworkInterface",
             [
                 ec2("network-interface/*"),
-                *(ec2(f"subnet/{each}") for each in network.subnet_ids),
-                *(ec2(f"security-group/{each}") for each in network.security_group_ids),
+                *(ec2(f"subnet/{each}") for each in vpc.subnet_ids),
+                *(ec2(f"security-group/{each}") for each in vpc.security_group_ids),
             ],
         ),
         allow(
@@ -197,7 +184,7 @@ def _interfaces(network: Network, ec2: Callable[[str], str]) -> list[Statement]:
             ),
             ec2("network-interface/*"),
         ),
-        # EC2 knows no resources for these.
+        # These actions allow no narrower resource.
         allow(
             "LookAtVpc",
             actions(
@@ -214,8 +201,8 @@ class ExecutionRole(pulumi.ComponentResource):
     """The endpoint's execution role.
 
     - the role, assumed by SageMaker for this account only
-    - one inline policy: its S3 prefixes, image repository, topics, log group and metrics; with a
-      key of the customer's, a VPC or rollback alarms, those too
+    - one inline policy: its S3 prefixes, image repository, topics, log group and metrics, and the
+      customer's key, VPC and rollback alarm, if any
     """
 
     arn: pulumi.Output[str]
@@ -248,8 +235,8 @@ class ExecutionRole(pulumi.ComponentResource):
         )
         self.policy = aws.iam.RolePolicy(
             f"{name}-role-policy",
-            # Under a random name, one that an interrupted `up` left would keep the role from being
-            # deleted (IAM DeleteRole, DeleteConflict).
+            # With a random name, a policy left by an interrupted `up` would keep the role from
+            # being deleted (IAM DeleteRole, DeleteConflict).
             name=f"{name}-role-policy",
             role=role.name,
             policy=pulumi.Output.json_dumps(

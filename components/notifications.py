@@ -17,12 +17,12 @@ class NotificationsArgs:
     """What `Notifications` needs.
 
     Args:
-        listeners: who is told; those of the topic `operations` are not its business.
-        kms_key_arn: encrypts the topics; None is AWS's own key for SNS.
+        subscriptions: who is told; those to the topic `operations` are `EndpointWatch`'s.
+        kms_key_arn: encrypts the topics; None is AWS's key for SNS.
         tags: tags for the topics.
     """
 
-    listeners: Sequence[Subscription] = ()
+    subscriptions: Sequence[Subscription] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -31,7 +31,7 @@ class Notifications(pulumi.ComponentResource):
     """Success and error topics of an asynchronous endpoint.
 
     - the two topics, encrypted
-    - a subscription for each listener; e-mail addresses confirm theirs by a link
+    - the subscriptions; e-mail addresses confirm theirs by a link
     """
 
     success_topic_arn: pulumi.Output[str]
@@ -51,9 +51,9 @@ class Notifications(pulumi.ComponentResource):
             ).arn
             for topic in ("success", "error")
         }
-        for listener in args.listeners:
-            if listener.topic in arns:
-                subscribe(name, arns[listener.topic], listener, child)
+        for subscription in args.subscriptions:
+            if subscription.topic in arns:
+                subscribe(name, arns[subscription.topic], subscription, child)
         self.success_topic_arn = arns["success"]
         self.error_topic_arn = arns["error"]
         self.register_outputs(
@@ -65,15 +65,18 @@ class Notifications(pulumi.ComponentResource):
 
 
 def subscribe(
-    name: str, topic_arn: pulumi.Input[str], listener: Subscription, opts: pulumi.ResourceOptions
+    name: str,
+    topic_arn: pulumi.Input[str],
+    subscription: Subscription,
+    opts: pulumi.ResourceOptions,
 ) -> None:
-    """Register one listener's subscription to a topic."""
-    # The address names the subscription, so that a changed list touches only what changed.
-    address = hashlib.sha256(listener.address.encode()).hexdigest()[:8]
+    """Register a subscription to a topic."""
+    # The address is part of the name, so that a changed list changes no other subscription.
+    address = hashlib.sha256(subscription.address.encode()).hexdigest()[:8]
     aws.sns.TopicSubscription(
-        f"{name}-{listener.topic}-{listener.protocol}-{address}",
+        f"{name}-{subscription.topic}-{subscription.protocol}-{address}",
         topic=topic_arn,
-        protocol=listener.protocol,
-        endpoint=listener.address,
+        protocol=subscription.protocol,
+        endpoint=subscription.address,
         opts=opts,
     )

@@ -9,13 +9,13 @@ import pulumi_aws as aws
 
 from async_inference.aws_names import INSTANCE_METRICS, QUEUE_METRICS
 from async_inference.scaling.plan import Comparison, ScalingPlan
+from async_inference.stack.arguments import ENDPOINT_TAG
 from async_inference.stack.groups import Observability, Subscription
-from async_inference.stack.settings import ENDPOINT_TAG
 from components.notifications import subscribe
 
 MINUTE_S = 60
 TREND_S = 300
-"""Period of alarms on a trend, long enough that one request is none."""
+"""Period of alarms on a trend, long enough that one request does not make one."""
 RUNBOOK = "docs/operations.md"
 NEAR_TTL = 0.8
 """Share of a request's time to live after which an alarm fires."""
@@ -27,17 +27,17 @@ class EndpointWatchArgs:
     """What an `EndpointWatch` watches.
 
     Args:
-        settings: what, and from where on.
+        settings: what is watched, and the thresholds.
         account_id: whose alarms and budgets may publish to the topic.
         region: of the endpoint.
         endpoint_name: the endpoint.
         variant_name: its variant.
         plan: for the floor and the ceiling of its capacity.
         request_ttl_s: seconds until an unserved request expires.
-        listeners: those of the topic `operations` are told.
-        heard_after: what is there before they are. A new alarm turns from INSUFFICIENT_DATA to OK
-            and says so; that takes minutes, the endpoint longer, so nobody hears it at the first
-            deployment.
+        subscriptions: those to the topic `operations` are created.
+        subscribed_after: what exists before they do. A new alarm notifies when it turns from
+            INSUFFICIENT_DATA to OK. That takes minutes, the endpoint takes longer, so the first
+            deployment sends nobody a message for each alarm.
         kms_key_arn: encrypts the topic.
         tags: tags for topic, alarms and budget.
     """
@@ -49,8 +49,8 @@ class EndpointWatchArgs:
     variant_name: str
     plan: ScalingPlan
     request_ttl_s: int
-    listeners: Sequence[Subscription] = ()
-    heard_after: Sequence[pulumi.Resource] = ()
+    subscriptions: Sequence[Subscription] = ()
+    subscribed_after: Sequence[pulumi.Resource] = ()
     kms_key_arn: pulumi.Input[str] | None = None
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Metric:
         name: its name.
         stat: the statistic over a period.
         variant: published for each variant, not for the endpoint (docs/aws-facts.md#metrics).
-        namespace: SageMaker's own, or the instances'.
+        namespace: of the queue's metrics, or of the instances'.
     """
 
     name: str
@@ -88,8 +88,9 @@ UNSENT_NOTIFICATIONS = Metric("NotificationFailures", "Sum", variant=True)
 WAITING = Metric("TimeInBacklog", "Average", variant=True)
 PROCESSING = Metric("TotalProcessingTime", "Average", variant=True)
 INSTANCE_MINUTES = Metric("CPUUtilization", "SampleCount", True, INSTANCE_METRICS)
-"""Each instance publishes one sample a minute, so that their number is the instances' minutes; no
-metric counts instances themselves, and this one is absent at zero (docs/aws-facts.md#metrics)."""
+"""Each instance publishes one sample a minute, so the number of samples is that of
+instance-minutes. No metric counts instances, and this one is absent at zero
+(docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,14 @@ class Alarm:
 
     Args:
         name: the last part of its Pulumi name.
-        section: the runbook's heading.
-        what: what it says when it fires.
-        threshold: breached at this value or above it, unless `comparison` says otherwise.
-        metric: what it looks at; None where `expression` combines `metrics`.
-        metrics: identifiers in the expression, to metrics.
+        section: the heading in the runbook.
+        what: what has happened when it fires.
+        threshold: breached at this value and above, unless `comparison` says otherwise.
+        metric: what it watches; None where `expression` combines `metrics`.
+        metrics: the identifiers of the expression, each with its metric.
         period_s: seconds of one datapoint.
-        periods: datapoints that are looked at.
-        breaching: of these, how many must breach.
+        periods: datapoints that are evaluated.
+        breaching: how many of them must breach.
     """
 
     name: str
@@ -225,8 +226,8 @@ def dashboard(args: EndpointWatchArgs) -> dict[str, object]:
         _graph(args, "Age of the oldest request, seconds", [_series(args, AGE)], [ttl]),
         _graph(
             args,
-            # Each on its own axis, since SageMaker may publish them in different units; an
-            # axis tells its unit.
+            # On separate axes, since SageMaker may publish them in different units, which the
+            # axes show.
             "Waiting (left) against processing (right), means",
             [_series(args, WAITING), _series(args, PROCESSING, {"yAxis": "right"})],
         ),
@@ -294,12 +295,12 @@ def _graph(
 
 
 class EndpointWatch(pulumi.ComponentResource):
-    """What tells people how the endpoint does.
+    """Alarms, dashboard and budget of an endpoint.
 
     - a topic for operations, with its subscriptions, to which this account's alarms publish
     - an alarm for each that `alarms` lists
     - a dashboard
-    - a budget over what bears the endpoint's tag, if one is asked for
+    - a budget for all resources with the endpoint's tag, with `monthly_budget_usd`
     """
 
     topic_arn: pulumi.Output[str]
@@ -329,11 +330,11 @@ class EndpointWatch(pulumi.ComponentResource):
     def _topic(
         self, name: str, args: EndpointWatchArgs, child: pulumi.ResourceOptions
     ) -> tuple[pulumi.Output[str], pulumi.Resource]:
-        """The topic's ARN, and what lets alarms and budgets publish to it."""
+        """The topic's ARN, and the policy that lets alarms and budgets publish to it."""
         topic = aws.sns.Topic(
             f"{name}-operations-topic",
-            # Under AWS's own key for SNS neither alarms nor budgets could publish (CW, alarms and
-            # SNS), so without a key of the customer's the topic has none.
+            # With AWS's key for SNS, neither alarms nor budgets could publish (CW, alarms and SNS),
+            # so without a customer's key the topic is not encrypted.
             kms_master_key_id=args.kms_key_arn,
             tags=args.tags,
             opts=child,
@@ -360,10 +361,10 @@ class EndpointWatch(pulumi.ComponentResource):
             ),
             opts=child,
         )
-        late = pulumi.ResourceOptions(depends_on=list(args.heard_after))
-        for listener in args.listeners:
-            if listener.topic == "operations":
-                subscribe(name, topic.arn, listener, pulumi.ResourceOptions.merge(child, late))
+        late = pulumi.ResourceOptions(depends_on=list(args.subscribed_after))
+        for subscription in args.subscriptions:
+            if subscription.topic == "operations":
+                subscribe(name, topic.arn, subscription, pulumi.ResourceOptions.merge(child, late))
         return topic.arn, allowed
 
     def _alarm(

@@ -22,14 +22,14 @@ IMAGES = Path(__file__).with_name("images")
 """The packages in AWS's images, one list for each repository."""
 TORCH = re.compile(r"torch|triton")
 GLIBC = "manylinux_2_28"
-"""What wheels may ask of the image's C library: Ubuntu 20.04 has 2.31, 22.04 has 2.35."""
+"""The C library that wheels may need: Ubuntu 20.04 has 2.31, 22.04 has 2.35."""
 
 
 def requirements(handler: Path, image: Image) -> Path | None:
-    """What lists a handler's packages: the lock for such an image, where there is one.
+    """The file that lists a handler's packages: the lock for the image, where there is one.
 
-    A `requirements.lock` is for images whose packages are not known: beside those of the Ray Serve
-    image, all of which are, it could ask for others.
+    A `requirements.lock` is for images whose packages are unknown. Those of the Ray Serve image are
+    known, and such a lock could name other versions.
     """
     names = [f"requirements.{image.repository}.lock", "requirements.lock", "requirements.txt"]
     if image.serving == "ray":
@@ -38,16 +38,16 @@ def requirements(handler: Path, image: Image) -> Path | None:
 
 
 def packed(handler: Path, image: Image, build_folder: Path) -> Path | None:
-    """Download a handler's packages and pack them, unless that was done before.
+    """Download a handler's packages and pack them, unless the archive exists.
 
-    They come as bytecode, too, where this machine has the image's Python: the image's variables
-    keep its own from being kept, so that each cold start would compile all that it imports.
+    The archive includes bytecode where this machine has the image's Python. The image's variables
+    keep Python from writing any, so each cold start would compile everything that it imports.
 
     Returns:
         The archive, named after its content; None for a handler that needs nothing.
 
     Raises:
-        pulumi.RunError: they cannot be had.
+        pulumi.RunError: they cannot be downloaded.
     """
     asked = requirements(handler, image)
     if asked is None:
@@ -94,21 +94,23 @@ def _files(tree: Path) -> dict[str, Path]:
 
 
 def _left_to_the_image(handler: Path, brought: Path) -> str:
-    """The names to leave out, a line each.
+    """The names of packages to leave out, one a line.
 
-    Those that a list names without a version may be the handler's own, if it names them too.
+    A package that the image's list names without a version is packed if the handler names it.
     """
     listed = handler / "requirements.txt"
     named = re.findall(r"^[\w.-]+", listed.read_text(), re.MULTILINE) if listed.exists() else []
-    own = {re.sub(r"[-_.]+", "-", name).lower() for name in named}
+    handlers = {re.sub(r"[-_.]+", "-", name).lower() for name in named}
     lines = [line.split("==") for line in brought.read_text().splitlines() if line[:1].isalpha()]
     return "".join(
-        f"{name}\n" for name, *version in lines if version or TORCH.match(name) or name not in own
+        f"{name}\n"
+        for name, *version in lines
+        if version or TORCH.match(name) or name not in handlers
     )
 
 
 def _compile(tree: Path, python: str) -> None:
-    """Compile all modules for a Python, if it is here."""
+    """Compile all modules for a Python version, if this machine has it."""
     found = subprocess.run(
         [sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", python],
         capture_output=True,
@@ -118,7 +120,7 @@ def _compile(tree: Path, python: str) -> None:
     if found.returncode:
         _say(f"No Python {python} here (uv python install {python}): packed without bytecode.")
         return
-    # Files are read without a look at their times, which unpacking changes.
+    # Bytecode must be used whatever the files' times, which unpacking changes.
     options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", tree]
     # Some packages hold files of other Python versions, which do not compile.
     command = [found.stdout.strip(), "-m", "compileall", *options, tree]
@@ -126,7 +128,9 @@ def _compile(tree: Path, python: str) -> None:
 
 
 def _uv(work: str, asked: Path, image: Image, *options: str | Path) -> None:
-    """`uv pip compile` or `uv pip install` for an image's Python; excludes lie beside the target.
+    """`uv pip compile` or `uv pip install` for an image's Python.
+
+    `excludes.txt`, beside the target, lists the packages to leave out.
 
     Raises:
         pulumi.RunError: it failed, with the reason.
@@ -164,7 +168,7 @@ def _uv(work: str, asked: Path, image: Image, *options: str | Path) -> None:
 
 
 def _forget_this_machine(tree: Path) -> None:
-    """Remove what depends on the Python that installed the packages: their commands."""
+    """Remove the packages' commands, which depend on the Python that installed them."""
     shutil.rmtree(tree / "bin", ignore_errors=True)
     (tree / ".lock").unlink(missing_ok=True)
     for record in tree.glob("*.dist-info/RECORD"):
@@ -174,5 +178,5 @@ def _forget_this_machine(tree: Path) -> None:
 
 
 def _say(line: str) -> None:
-    # Pulumi shows what a program writes, while its own log waits for the program to go on.
+    # Pulumi shows a program's output at once, but its log only when the program continues.
     print(line, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Says in words, in a preview, what an update will do to the endpoint.
+"""Messages in a preview: what an update will do to the endpoint.
 
 A diff names properties; people want to know what starts, what is replaced and what it interrupts.
-The hooks run in previews only and look at the state alone, never at AWS, so that a preview with
-read-only credentials, or none, says the same.
+The hooks run in previews only and read nothing but the state, so a preview with read-only
+credentials, or none, shows the same messages.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Fleet:
         return f"InitialInstanceCount = {self.instances} x {self.instance_type}"
 
 
-class PreviewWords:
+class PreviewMessages:
     """The hooks of one endpoint.
 
     Args:
@@ -45,15 +45,15 @@ class PreviewWords:
 
     def __init__(self, name: str, fleet: Fleet) -> None:
         def hook(
-            step: str, words: Callable[[Fleet, pulumi.ResourceHookArgs], str | None]
+            step: str, message: Callable[[Fleet, pulumi.ResourceHookArgs], str | None]
         ) -> pulumi.ResourceHook:
-            def say(args: pulumi.ResourceHookArgs) -> None:
-                said = words(fleet, args) if pulumi.runtime.is_dry_run() else None
-                if said:
-                    pulumi.log.info(said)
+            def show(args: pulumi.ResourceHookArgs) -> None:
+                text = message(fleet, args) if pulumi.runtime.is_dry_run() else None
+                if text:
+                    pulumi.log.info(text)
 
             return pulumi.ResourceHook(
-                f"{name}-say-{step}", say, pulumi.ResourceHookOptions(on_dry_run=True)
+                f"{name}-say-{step}", show, pulumi.ResourceHookOptions(on_dry_run=True)
             )
 
         self.configuration = pulumi.ResourceHookBinding(
@@ -67,12 +67,12 @@ class PreviewWords:
 
 
 def on_endpoint_created(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a new endpoint means."""
+    """The message for a new endpoint."""
     return f"{fleet.endpoint_name} is created: it starts {fleet}, which is billed from then on."
 
 
 def on_endpoint_updated(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str | None:
-    """What an updated endpoint means; None where only its tags change."""
+    """The message for an update; None where only tags change."""
     before, after = args.old_inputs or {}, args.new_inputs or {}
     if all(before.get(key) == after.get(key) for key in ("endpointConfigName", "deploymentConfig")):
         return None
@@ -83,21 +83,21 @@ def on_endpoint_updated(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str | No
 
 
 def on_endpoint_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a deleted, or replaced, endpoint means."""
+    """The message for a deleted or replaced endpoint."""
     return f"{fleet.endpoint_name} is deleted, and with it every request in its queue."
 
 
 def on_configuration_deleted(fleet: Fleet, args: pulumi.ResourceHookArgs) -> str:
-    """What a replaced configuration means; an instance type that changes takes the target along."""
+    """The message for a replaced configuration; a new instance type also replaces the target."""
     name = (args.old_outputs or {}).get("name")
-    said = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
+    message = f"The configuration {name} is deleted once {fleet.endpoint_name} no longer runs it."
     types = instance_types(args.old_inputs or {})
     if types and types != {fleet.instance_type}:
-        said += (
+        message += (
             f" The instance type changes from {', '.join(sorted(types))} to {fleet.instance_type}: "
             "the scalable target is deregistered before the update and registered again after it."
         )
-    return said
+    return message
 
 
 def instance_types(configuration: Mapping[str, Any]) -> set[str]:

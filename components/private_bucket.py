@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pulumi
 import pulumi_aws as aws
 
 from components.provider_account import ProviderAccount
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 CODE_PREFIX = "code/"
 """The prefix of the program's archives."""
@@ -21,18 +25,18 @@ class PrivateBucketArgs:
 
     Args:
         account: where the provider acts.
-        kms_key_arn: encrypts the objects; None is S3's own key (SSE-S3).
-        outlived_by: what must not go before the bucket has: the key of its objects.
+        kms_key_arn: encrypts the objects; None is S3's key (SSE-S3).
+        deleted_before: resources that are deleted after the bucket, such as its key.
         expires_d: prefix to days after which its objects are deleted.
-        old_versions_d: days that a replaced or deleted object can be brought back.
-        force_destroy: delete the objects with the bucket; without it a bucket that holds objects
-            other than the program's own makes `pulumi destroy` fail.
+        old_versions_d: days in which a replaced or deleted object can be restored.
+        force_destroy: delete the objects with the bucket; without it, `pulumi destroy` fails where
+            the bucket holds objects that the program did not put there.
         tags: tags for the bucket.
     """
 
     account: ProviderAccount
     kms_key_arn: pulumi.Input[str] | None = None
-    outlived_by: Sequence[pulumi.Resource] = ()
+    deleted_before: Sequence[pulumi.Resource] = ()
     expires_d: Mapping[str, int] = field(default_factory=dict)
     old_versions_d: int = 7
     force_destroy: bool = False
@@ -48,7 +52,7 @@ class PrivateBucket(pulumi.ComponentResource):
     - versioning
     - a lifecycle: objects under the given prefixes expire, so do old versions and abandoned uploads
 
-    Its settings go with it only: a bucket that is kept for its objects keeps them.
+    Its settings are deleted with it only: a bucket that is kept for its objects keeps them.
     """
 
     bucket_name: pulumi.Output[str]
@@ -66,7 +70,7 @@ class PrivateBucket(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions.merge(
                 child,
                 pulumi.ResourceOptions(
-                    depends_on=list(args.outlived_by), hooks=_keeps_objects(name, args.account)
+                    depends_on=list(args.deleted_before), hooks=_keeps_objects(name, args.account)
                 ),
             ),
         )
@@ -140,7 +144,7 @@ class BucketHoldsObjectsError(Exception):
 
 
 def _keeps_objects(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
-    """Before the bucket is deleted: what the program put there goes, what others did is kept."""
+    """Before the bucket is deleted: the program's objects are deleted, all others are kept."""
 
     async def clear(args: pulumi.ResourceHookArgs) -> None:
         known = args.old_inputs or {}
@@ -153,8 +157,8 @@ def _keeps_objects(name: str, account: ProviderAccount) -> pulumi.ResourceHookBi
     )
 
 
-def empty(s3: Any, bucket: str) -> None:
-    """Delete the program's own objects of a bucket, and of the others what was deleted before.
+def empty(s3: "S3Client", bucket: str) -> None:
+    """Delete the program's objects in a bucket, and old versions of others.
 
     Args:
         s3: a boto3 S3 client.
@@ -178,16 +182,18 @@ def empty(s3: Any, bucket: str) -> None:
             "`pulumi destroy --run-program` again. To keep them, take the stack out of Pulumi: "
             "`pulumi stack rm --force`."
         )
-    # Of objects that somebody deleted, versions count too.
+    # Versions of deleted objects keep a bucket from being deleted, too.
     _delete_versions(s3, bucket, "")
 
 
-def _delete_versions(s3: Any, bucket: str, prefix: str) -> None:
+def _delete_versions(s3: "S3Client", bucket: str, prefix: str) -> None:
     pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     for page in pages:
         versions = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
         if versions:
-            named = [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in versions]
+            named: list[ObjectIdentifierTypeDef] = [
+                {"Key": each["Key"], "VersionId": each["VersionId"]} for each in versions
+            ]
             done = s3.delete_objects(Bucket=bucket, Delete={"Objects": named, "Quiet": True})
             if done.get("Errors"):
                 first = done["Errors"][0]

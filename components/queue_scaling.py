@@ -25,14 +25,14 @@ class QueueScalingArgs:
 
     Args:
         endpoint_name: the endpoint's name, as an output of the endpoint, so that the target is
-            registered after it and deregistered before it.
+            registered after the endpoint and deregistered before it.
         variant_name: the production variant whose instances are counted.
         registered_for: the configuration that the endpoint runs. A change registers the target
             again: SageMaker refuses to update the instance type while a target is registered (DG
             endpoint-scaling), so the endpoint's update deregisters it, and with it its policies and
             schedules.
         plan: bounds, policies and schedules.
-        target_hooks: what happens around the target.
+        target_hooks: hooks of the scalable target.
         tags: tags for target and alarms.
         account: where the provider acts; None asks the provider of this component, whose
             configuration is the stack's.
@@ -51,13 +51,13 @@ class QueueScaling(pulumi.ComponentResource):
     """0 -> N -> 0 with the endpoint's queue.
 
     - the scalable target with the plan's bounds
-    - a policy for each of the plan's, target tracking or steps
-    - the alarms of each step policy; target tracking has AWS's own
-    - a scheduled action for each of the plan's schedules
+    - each policy of the plan, target tracking or steps
+    - the alarms of each step policy; AWS creates those of target tracking
+    - each schedule of the plan, as a scheduled action
     """
 
     resource_id: pulumi.Output[str]
-    """What Application Auto Scaling calls the variant, known once all of it is in place."""
+    """Application Auto Scaling's id of the variant, known once everything is registered."""
 
     def __init__(
         self, name: str, args: QueueScalingArgs, opts: pulumi.ResourceOptions | None = None

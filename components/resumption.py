@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pulumi
 
@@ -29,6 +29,10 @@ from async_inference.aws_names import (
 )
 from components.provider_account import ProviderAccount
 from components.rollback_guard import configured_variants, described
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker import SageMakerClient
+    from types_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
 
 SETTLED_WITHIN_S = 3600.0
 """The provider waits at most 60 minutes for an endpoint to be in service."""
@@ -44,7 +48,7 @@ class ExistingEndpoint:
     """An endpoint that has the name of the one to be created.
 
     Args:
-        role: what its model runs as, None where that cannot be told.
+        role: what its model runs as, None where that is unknown.
         scaled: whether it is a scalable target.
         tags: its tags, for people.
     """
@@ -59,9 +63,9 @@ def refuse_unless_stranded(
 ) -> None:
     """Refuse to remove an endpoint unless an interrupted creation of this stack left it.
 
-    The role tells whose it is: Pulumi names it at random, and each stack has its own. Tags do not,
-    since the same stack of a copy of this project has the same ones. The scalable target, which is
-    registered last, tells whether its deployment ever came to an end.
+    Its role shows whose it is: Pulumi names roles at random, so each stack has another. Tags do
+    not: the same stack of a copy of this project has the same ones. The scalable target, which is
+    registered last, shows whether its deployment was completed.
 
     Args:
         found: the endpoint that is there.
@@ -70,7 +74,7 @@ def refuse_unless_stranded(
         urn: the endpoint's URN in this stack.
 
     Raises:
-        NameTakenError: it is another's, or was deployed to the end.
+        NameTakenError: it is another's, or its deployment was completed.
     """
     tags = ", ".join(f"{key}={value}" for key, value in sorted(found.tags.items())) or "none"
     deletion = f"`aws sagemaker delete-endpoint --endpoint-name {endpoint_name}`"
@@ -90,7 +94,7 @@ def refuse_unless_stranded(
 
 
 def import_command(urn: str, endpoint_name: str) -> str:
-    """How Pulumi takes an endpoint into its state, under the component that it belongs to.
+    """The command that imports an endpoint into Pulumi's state, under its component.
 
     Args:
         urn: the endpoint's URN in the stack.
@@ -156,9 +160,9 @@ def clears_alias(name: str, account: ProviderAccount) -> pulumi.ResourceHookBind
 def clears_target(name: str, account: ProviderAccount) -> pulumi.ResourceHookBinding:
     """Before a scalable target is registered: a bare one of its id is deregistered.
 
-    AWS registers nothing with tags over what is there ("The scalable target that you tried to tag
-    already exists"). One that an interrupted creation left has no policies yet, since they are put
-    after it.
+    AWS does not register a target with tags if it exists ("The scalable target that you tried to
+    tag already exists"). A target left by an interrupted creation has no policies yet, since they
+    are put after it.
 
     Args:
         name: prefix of the hook's name, unique in a program.
@@ -167,26 +171,27 @@ def clears_target(name: str, account: ProviderAccount) -> pulumi.ResourceHookBin
 
     async def clear(args: pulumi.ResourceHookArgs) -> None:
         scaling, asked = await account.client("application-autoscaling"), args.new_inputs or {}
-        own = {
+        variant = {
             "ServiceNamespace": asked["serviceNamespace"],
             "ScalableDimension": asked["scalableDimension"],
         }
-        found = scaling.describe_scalable_targets(**own, ResourceIds=[asked["resourceId"]])
+        found = scaling.describe_scalable_targets(**variant, ResourceIds=[asked["resourceId"]])
         if not found["ScalableTargets"]:
             return
-        own["ResourceId"] = asked["resourceId"]
+        variant["ResourceId"] = asked["resourceId"]
         if (
-            scaling.describe_scaling_policies(**own)["ScalingPolicies"]
-            or scaling.describe_scheduled_actions(**own)["ScheduledActions"]
+            scaling.describe_scaling_policies(**variant)["ScalingPolicies"]
+            or scaling.describe_scheduled_actions(**variant)["ScheduledActions"]
         ):
             raise NameTakenError(
                 f"{asked['resourceId']} is a scalable target already, with policies or scheduled "
                 "actions that this stack did not make. It is kept. If nobody needs them: `aws "
                 "application-autoscaling deregister-scalable-target --service-namespace "
-                f"{own['ServiceNamespace']} --scalable-dimension {own['ScalableDimension']} "
-                f"--resource-id {own['ResourceId']}`, then `pulumi up`."
+                f"{variant['ServiceNamespace']} --scalable-dimension "
+                f"{variant['ScalableDimension']} --resource-id {variant['ResourceId']}`, then "
+                "`pulumi up`."
             )
-        scaling.deregister_scalable_target(**own)
+        scaling.deregister_scalable_target(**variant)
 
     return pulumi.ResourceHookBinding(
         before_create=[pulumi.ResourceHook(f"{name}-clear-target", clear)]
@@ -253,7 +258,7 @@ class Resumption:
         ):
             await self._remove(sagemaker)
 
-    async def _remove(self, sagemaker: Any) -> None:
+    async def _remove(self, sagemaker: "SageMakerClient") -> None:
         pulumi.log.info(
             f"{self._endpoint_name} was left by a creation that was interrupted or failed; it is "
             "removed as soon as SageMaker allows it"
@@ -262,7 +267,9 @@ class Resumption:
             sagemaker.delete_endpoint(EndpointName=self._endpoint_name)
             await self._settled(sagemaker)
 
-    async def _existing(self, sagemaker: Any, endpoint: Mapping[str, Any]) -> ExistingEndpoint:
+    async def _existing(
+        self, sagemaker: "SageMakerClient", endpoint: "DescribeEndpointOutputTypeDef"
+    ) -> ExistingEndpoint:
         try:
             role = _role(sagemaker, endpoint["EndpointConfigName"])
         except sagemaker.exceptions.ClientError:
@@ -281,8 +288,8 @@ class Resumption:
             tags={tag["Key"]: tag["Value"] for tag in tags},
         )
 
-    async def _settled(self, sagemaker: Any) -> bool:
-        """Wait until the endpoint is not in progress; whether it exists then."""
+    async def _settled(self, sagemaker: "SageMakerClient") -> bool:
+        """Wait until the endpoint is not in progress; returns whether it exists then."""
         end_s, pause_s, status = time.monotonic() + SETTLED_WITHIN_S, 0.25, ""
         while time.monotonic() < end_s:
             endpoint = described(sagemaker, self._endpoint_name)
@@ -301,7 +308,7 @@ class Resumption:
         )
 
 
-def _role(sagemaker: Any, configuration: str) -> str:
+def _role(sagemaker: "SageMakerClient", configuration: str) -> str:
     """What the model of an endpoint configuration runs as."""
     (variant, *_) = configured_variants(sagemaker, configuration)
     return sagemaker.describe_model(ModelName=variant["ModelName"])["ExecutionRoleArn"]

@@ -1,13 +1,13 @@
 """Resource hooks that protect live resources and fail the update after a silent rollback.
 
-Hooks run in the program while the engine works, so they look at AWS itself; that is why
-`pulumi destroy` needs `--run-program` (docs/aws-facts.md#silent-rollback).
+The hooks ask AWS what is live. They run in the program, so `pulumi destroy` needs `--run-program`
+(docs/aws-facts.md#silent-rollback).
 """
 
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pulumi
 from botocore import xform_name
@@ -20,14 +20,30 @@ from async_inference.aws_names import (
 )
 from components.provider_account import ProviderAccount
 
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from types_boto3_application_autoscaling import ApplicationAutoScalingClient
+    from types_boto3_application_autoscaling.type_defs import (
+        ScalableTargetTypeDef,
+        ScalingPolicyTypeDef,
+        ScheduledActionTypeDef,
+    )
+    from types_boto3_cloudwatch import CloudWatchClient
+    from types_boto3_cloudwatch.type_defs import MetricAlarmTypeDef
+    from types_boto3_sagemaker import SageMakerClient
+    from types_boto3_sagemaker.type_defs import (
+        DescribeEndpointOutputTypeDef,
+        ProductionVariantOutputTypeDef,
+    )
+
 
 class StillLiveError(Exception):
-    """What Pulumi was about to delete is what the endpoint runs."""
+    """Pulumi was about to delete what the endpoint runs."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """What an endpoint runs now: its configuration, and that one's models and instance types."""
+    """What an endpoint runs now: its configuration, with its models and instance types."""
 
     configuration: str
     models: frozenset[str]
@@ -35,11 +51,13 @@ class Live:
     failure_reason: str | None
 
 
-def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
-    """What SageMaker says of an endpoint, None if it does not exist.
+def described(
+    sagemaker: "SageMakerClient", endpoint_name: str
+) -> "DescribeEndpointOutputTypeDef | None":
+    """SageMaker's description of an endpoint, None if it does not exist.
 
     Args:
-        sagemaker: a boto3 SageMaker client.
+        sagemaker: a boto3 client.
         endpoint_name: the endpoint.
     """
     try:
@@ -50,11 +68,11 @@ def described(sagemaker: Any, endpoint_name: str) -> dict[str, Any] | None:
         raise
 
 
-def live(sagemaker: Any, endpoint_name: str) -> Live | None:
-    """What the endpoint runs, None if it does not exist or is going.
+def live(sagemaker: "SageMakerClient", endpoint_name: str) -> Live | None:
+    """What the endpoint runs, None if it does not exist or is being deleted.
 
     Args:
-        sagemaker: a boto3 SageMaker client.
+        sagemaker: a boto3 client.
         endpoint_name: whose configuration to look up.
     """
     endpoint = described(sagemaker, endpoint_name)
@@ -69,62 +87,73 @@ def live(sagemaker: Any, endpoint_name: str) -> Live | None:
     )
 
 
-def configured_variants(sagemaker: Any, configuration: str) -> list[dict[str, Any]]:
+def configured_variants(
+    sagemaker: "SageMakerClient", configuration: str
+) -> "list[ProductionVariantOutputTypeDef]":
     """The production variants of an endpoint configuration."""
     return sagemaker.describe_endpoint_config(EndpointConfigName=configuration)[
         "ProductionVariants"
     ]
 
 
-def _instance_types(variants: list[dict[str, Any]]) -> frozenset[str]:
+def _instance_types(variants: "Sequence[ProductionVariantOutputTypeDef]") -> frozenset[str]:
     return frozenset(variant["InstanceType"] for variant in variants if "InstanceType" in variant)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """All that scales a variant, as AWS describes it; what deregistering its target deletes.
+    """Everything that scales a variant, as AWS describes it. Deregistering its target deletes it.
 
     Args:
         target: the scalable target.
         tags: its tags.
         policies: its scaling policies.
         schedules: its scheduled actions.
-        alarms: for the ARN of each step policy, the alarms that run it. They stay, but a policy
-            that is put again may get another ARN.
+        alarms: the alarms that run each step policy, by the policy's ARN. They are not deleted, but
+            a policy that is put again may get another ARN.
     """
 
-    target: Mapping[str, Any]
+    target: "ScalableTargetTypeDef"
     tags: Mapping[str, str]
-    policies: Sequence[Mapping[str, Any]]
-    schedules: Sequence[Mapping[str, Any]]
-    alarms: Mapping[str, Sequence[Mapping[str, Any]]]
+    policies: "Sequence[ScalingPolicyTypeDef]"
+    schedules: "Sequence[ScheduledActionTypeDef]"
+    alarms: "Mapping[str, Sequence[MetricAlarmTypeDef]]"
 
 
-def scaled(autoscaling: Any, cloudwatch: Any, resource_id: str) -> Scaled | None:
+def scaled(
+    autoscaling: "ApplicationAutoScalingClient", cloudwatch: "CloudWatchClient", resource_id: str
+) -> Scaled | None:
     """What scales a variant now, None if it is not a scalable target.
 
     Args:
-        autoscaling: a boto3 Application Auto Scaling client.
-        cloudwatch: a boto3 CloudWatch client.
-        resource_id: what Application Auto Scaling calls the variant.
+        autoscaling, cloudwatch: clients of boto3.
+        resource_id: Application Auto Scaling's id of the variant.
     """
-    own = {"ServiceNamespace": SERVICE_NAMESPACE, "ScalableDimension": SCALABLE_DIMENSION}
-    targets = autoscaling.describe_scalable_targets(**own, ResourceIds=[resource_id])
+    targets = autoscaling.describe_scalable_targets(
+        ServiceNamespace=SERVICE_NAMESPACE,
+        ScalableDimension=SCALABLE_DIMENSION,
+        ResourceIds=[resource_id],
+    )
     if not targets["ScalableTargets"]:
         return None
     (target,) = targets["ScalableTargets"]
     arn = target.get("ScalableTargetARN")
-
-    def listed(operation: str, key: str) -> list[dict[str, Any]]:
-        pages = autoscaling.get_paginator(operation).paginate(**own, ResourceId=resource_id)
-        return [each for page in pages for each in page[key]]
-
-    policies = listed("describe_scaling_policies", "ScalingPolicies")
+    policy_pages = autoscaling.get_paginator("describe_scaling_policies").paginate(
+        ServiceNamespace=SERVICE_NAMESPACE,
+        ScalableDimension=SCALABLE_DIMENSION,
+        ResourceId=resource_id,
+    )
+    schedule_pages = autoscaling.get_paginator("describe_scheduled_actions").paginate(
+        ServiceNamespace=SERVICE_NAMESPACE,
+        ScalableDimension=SCALABLE_DIMENSION,
+        ResourceId=resource_id,
+    )
+    policies = [policy for page in policy_pages for policy in page["ScalingPolicies"]]
     return Scaled(
         target=target,
         tags=autoscaling.list_tags_for_resource(ResourceARN=arn)["Tags"] if arn else {},
         policies=policies,
-        schedules=listed("describe_scheduled_actions", "ScheduledActions"),
+        schedules=[action for page in schedule_pages for action in page["ScheduledActions"]],
         alarms={
             arn: cloudwatch.describe_alarms(ActionPrefix=arn)["MetricAlarms"]
             for policy in policies
@@ -134,15 +163,16 @@ def scaled(autoscaling: Any, cloudwatch: Any, resource_id: str) -> Scaled | None
     )
 
 
-def scale_again(autoscaling: Any, cloudwatch: Any, released: Scaled) -> None:
+def scale_again(
+    autoscaling: "ApplicationAutoScalingClient", cloudwatch: "CloudWatchClient", released: Scaled
+) -> None:
     """Register a target again, with its policies and schedules, and let its alarms run them.
 
     Args:
-        autoscaling: a boto3 Application Auto Scaling client.
-        cloudwatch: a boto3 CloudWatch client.
+        autoscaling, cloudwatch: clients of boto3.
         released: what was there before the target was deregistered.
     """
-    # The role that AWS tells is the service's own, which it takes by itself.
+    # AWS returns its service-linked role, which it uses without being told.
     target = {key: value for key, value in released.target.items() if key != "RoleARN"}
     target |= {"Tags": dict(released.tags)} if released.tags else {}
     _repeat(autoscaling, "RegisterScalableTarget", target)
@@ -155,10 +185,13 @@ def scale_again(autoscaling: Any, cloudwatch: Any, released: Scaled) -> None:
         _repeat(autoscaling, "PutScheduledAction", schedule)
 
 
-def _repeat(client: Any, operation: str, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Call an operation with those of its parameters that AWS described."""
-    parameters = client.meta.service_model.operation_model(operation).input_shape.members
-    request = {key: value for key, value in described.items() if key in parameters}
+def _repeat(
+    client: "BaseClient", operation: str, described: Mapping[str, object]
+) -> dict[str, Any]:
+    """Call an operation with a description's values for its parameters; returns the answer."""
+    shape = client.meta.service_model.operation_model(operation).input_shape
+    assert shape is not None
+    request = {key: value for key, value in described.items() if key in shape.members}
     return getattr(client, xform_name(operation))(**request)
 
 
@@ -207,7 +240,7 @@ class RollbackGuard:
         )
 
     def registered_for(self, running: str) -> str:
-        """What the target is registered for, after the endpoint's update: it follows a change.
+        """The configuration for which the target is registered; a change registers it again.
 
         Args:
             running: the configuration that the endpoint runs, as the provider read it.
@@ -221,7 +254,7 @@ class RollbackGuard:
         return f"{running}, {uuid.uuid4()}"
 
     async def confirm_scaled(self, policies: int) -> None:
-        """Fail the deployment if it deregistered the target and that is not back.
+        """Fail the deployment if it deregistered the target and did not register it again.
 
         Args:
             policies: how many policies the target should have.
@@ -241,7 +274,7 @@ class RollbackGuard:
                 + ". Run `pulumi up --refresh`."
             )
 
-    async def _scaling_clients(self) -> tuple[Any, Any]:
+    async def _scaling_clients(self) -> "tuple[ApplicationAutoScalingClient, CloudWatchClient]":
         return (
             await self._account.client("application-autoscaling"),
             await self._account.client("cloudwatch"),
@@ -274,7 +307,7 @@ class RollbackGuard:
         )
 
     async def _scale_again(self, args: pulumi.ErrorHookArgs) -> bool:
-        """After a failed update; whether to try that again, which is left to the next `up`."""
+        """After a failed update: register the target again. The update is left to the next `up`."""
         if self._released_for is None or self._before is None or args.failed_operation != "update":
             return False
         autoscaling, cloudwatch = await self._scaling_clients()
@@ -289,7 +322,7 @@ class RollbackGuard:
         return False
 
     async def _keep_bounds(self, args: pulumi.ResourceHookArgs) -> None:
-        """After the target is registered again: what a schedule had set holds until the next."""
+        """After the target is registered again: keep bounds that a schedule has set."""
         asked = args.new_inputs or {}
         kept = scheduled_bounds(self._before, asked) if self._before else {}
         if kept:
@@ -302,31 +335,37 @@ class RollbackGuard:
             )
 
 
-def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> dict[str, int]:
-    """The bounds of a target that one of its schedules has set otherwise than asked.
+class Bounds(TypedDict, total=False):
+    """The parameters of RegisterScalableTarget that bound the capacity."""
+
+    MinCapacity: int
+    MaxCapacity: int
+
+
+def scheduled_bounds(before: Scaled, asked: Mapping[str, Any]) -> Bounds:
+    """The bounds of a target that one of its schedules has changed.
 
     Args:
-        before: what scaled before.
-        asked: the target's inputs, camelCase.
+        before: what scaled the variant before the update.
+        asked: the target's inputs, properties of any type by their camelCase names.
 
     Returns:
-        Parameters of RegisterScalableTarget; none where no schedule has set any.
+        Parameters of RegisterScalableTarget; empty where no schedule has changed them.
     """
     actions = [schedule.get("ScalableTargetAction", {}) for schedule in before.schedules]
-    kept = {
-        bound: before.target[bound]
-        for bound in ("MinCapacity", "MaxCapacity")
-        if before.target[bound] in [action.get(bound) for action in actions]
-    }
+    kept: Bounds = {}
+    for bound in ("MinCapacity", "MaxCapacity"):
+        if before.target[bound] in [action.get(bound) for action in actions]:
+            kept[bound] = before.target[bound]
     low = kept.get("MinCapacity", asked["minCapacity"])
     high = kept.get("MaxCapacity", asked["maxCapacity"])
-    # A plan may have got new bounds meanwhile, which those of before do not fit.
+    # The plan's bounds may have changed, so that the earlier ones no longer fit.
     same = (low, high) == (asked["minCapacity"], asked["maxCapacity"])
     return {} if same or low > high else kept
 
 
 def refuse_if_live(
-    now: Live, endpoint_name: str, resource_type: str, outputs: Mapping[str, Any]
+    now: Live, endpoint_name: str, resource_type: str, outputs: Mapping[str, object]
 ) -> None:
     """Refuse the deletion of a resource that the endpoint runs.
 

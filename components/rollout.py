@@ -10,10 +10,10 @@ from async_inference.aws_names import QUEUE_METRICS
 from async_inference.stack.groups import Updates
 
 EXECUTION_TIMEOUT_S = 3600
-"""SageMaker gives an update up when the provider does, which waits 60 minutes
-(docs/aws-facts.md#replacement): nothing goes on behind a failed `pulumi up`."""
+"""SageMaker abandons an update when the provider does, which waits 60 minutes
+(docs/aws-facts.md#replacement), so that no update continues after a failed `pulumi up`."""
 ROLLBACK_ERROR_RATE = 0.1
-"""Share of the new fleet's requests in one minute that may end with a 5xx."""
+"""Share of the new fleet's requests in one minute that may fail with a 5xx."""
 
 
 def deployment_config(
@@ -22,7 +22,7 @@ def deployment_config(
     """The endpoint's deployment config; None leaves SageMaker's default, all at once.
 
     Args:
-        updates: how an update goes.
+        updates: how an update shifts traffic.
         rollback_alarm: the alarm's name. A plain string that never changes: the provider replaces
             the endpoint when `auto_rollback_configuration` changes (ForceNew).
     """
@@ -58,6 +58,11 @@ def deployment_config(
     return config
 
 
+def rollback_alarm_name(endpoint_name: str, updates: Updates) -> str | None:
+    """The name of the alarm that rolls an update back, None where nothing does."""
+    return f"{endpoint_name}-rollback" if updates.rollback else None
+
+
 def rollback_alarm(
     name: str,
     alarm_name: str,
@@ -68,10 +73,10 @@ def rollback_alarm(
     tags: dict[str, str],
     opts: pulumi.ResourceOptions,
 ) -> aws.cloudwatch.MetricAlarm:
-    """The alarm on the new fleet alone.
+    """The alarm on the new fleet.
 
-    Its dimension is the new configuration, so it looks at the new fleet only, and it is changed in
-    place before the endpoint is updated; a fleet without requests is not a failure (DG
+    One of its dimensions is the new configuration, so it watches the new fleet only. It is changed
+    in place before the endpoint is updated. A fleet without requests does not breach it (DG
     deployment-guardrails-configuration).
     """
     return aws.cloudwatch.MetricAlarm(

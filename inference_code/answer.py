@@ -1,4 +1,4 @@
-"""Images with their story: PNG, JPEG, WebP, JSON, or several in a zip."""
+"""Encodes images with their metadata as PNG, JPEG, WebP or JSON, or several as a zip file."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ MAX_ACCEPT_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class Metadata:
-    """How an image came to be; enough to make it again."""
+    """How an image was made; enough to make it again."""
 
     prompt: str
     negative_prompt: str
@@ -34,16 +34,15 @@ class Metadata:
     version: str
     loras: dict[str, float] | None = None
     withheld: list[int] | None = None
-    """Which images the safety checker made black; None where none looked."""
+    """Indexes of images that the safety checker made black; None without a safety checker."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The images (PIL), what made the first of them, and how long that took.
+    """The images (PIL), the metadata of the first one, and how long they took.
 
-    The image with index i has the seed of the first plus i. Times are apart from the metadata: they
-    are in JSON and zip, but not in an image, since the same request gives the same image, byte by
-    byte.
+    The image with index i has the first one's seed plus i. JSON and zip contain the times, but
+    images do not, because the same request must give the same image, byte by byte.
     """
 
     images: list[Any]
@@ -55,19 +54,19 @@ class Answer:
         return asdict(self.metadata) | {"timings_s": self.timings_s}
 
 
-def negotiated(accept: str | None, images: int) -> str:
-    """The media type to answer with: of the most wanted types the first that can be made.
+def negotiate(accept: str | None, images: int) -> str:
+    """The media type of the answer: the first possible one of those with the highest q-value.
 
     Args:
         accept: an Accept header, with q-values.
-        images: how many there are to be; several fit JSON and zip only.
+        images: the number of images; several fit only JSON and zip.
 
     Raises:
-        RefusedError: 406, none of the accepted types can be made.
+        RefusedError: 406, none of the accepted types is possible.
     """
     able = [*IMAGE_FORMATS, JSON, ZIP] if images == 1 else [ZIP, JSON]
     if len(accept or "") <= MAX_ACCEPT_CHARACTERS:
-        # Sorting is stable: among equals the order of the header decides.
+        # Sorting is stable: among equal q-values, the header's order decides.
         for media_range, quality in sorted(_ranges(accept or "*/*"), key=lambda r: -r[1]):
             for media_type in able:
                 if quality > 0 and _covers(media_range, media_type):
@@ -81,7 +80,7 @@ def negotiated(accept: str | None, images: int) -> str:
 
 
 def encode(answer: Answer, media_type: str) -> bytes:
-    """The answer's bytes as a type that `negotiated` gave for this number of images."""
+    """The answer's bytes in a type that `negotiate` returned for this number of images."""
     if media_type == JSON:
         pngs = [_image(answer, index, "image/png") for index in range(len(answer.images))]
         images = [base64.b64encode(png).decode() for png in pngs]
@@ -91,7 +90,7 @@ def encode(answer: Answer, media_type: str) -> bytes:
         # PNGs are compressed already.
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
             for index in range(len(answer.images)):
-                entry = zipfile.ZipInfo(f"{index}.png")  # with the same date always
+                entry = zipfile.ZipInfo(f"{index}.png")  # always with the same date
                 archive.writestr(entry, _image(answer, index, "image/png"))
             entry = zipfile.ZipInfo("metadata.json")
             archive.writestr(entry, json.dumps(answer.story(), indent=2))
@@ -117,7 +116,7 @@ def _ranges(accept: str) -> list[tuple[str, float]]:
 
 def _covers(media_range: str, media_type: str) -> bool:
     kind = media_type.partition("/")[0]
-    # Any bytes will do for octet-stream.
+    # octet-stream covers every type.
     return media_range in (media_type, f"{kind}/*", "*/*", "application/octet-stream")
 
 

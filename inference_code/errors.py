@@ -1,7 +1,7 @@
-"""What a caller did wrong, as an HTTP status and sentences.
+"""What is wrong with a request, as an HTTP status and sentences.
 
-The toolkit answers a raised error with its whole traceback, so a refusal travels from function to
-function as a value, and only `output_fn` turns it into an answer.
+The toolkit answers a raised error with its whole traceback. So a refusal is passed from function to
+function as a value, and `output_fn` turns it into an answer.
 """
 
 import json
@@ -15,7 +15,7 @@ MAX_PROBLEM_CHARACTERS = 400
 
 @dataclass(frozen=True)
 class Refusal:
-    """An HTTP status from 400 on, and a sentence for each problem."""
+    """An HTTP status of 400 or more, and a sentence for each problem."""
 
     status: int
     problems: tuple[str, ...]
@@ -31,12 +31,12 @@ class Refusal:
         if len(self.problems) > MAX_PROBLEMS:
             problems[-1] = f"and {len(self.problems) - MAX_PROBLEMS + 1} problems more"
         content = {"error": "; ".join(problems), "problems": problems}
-        # A lone surrogate in a field's name has no UTF-8.
+        # A lone surrogate in a field's name has no UTF-8 encoding.
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class RefusedError(Exception):
-    """A refusal on its way to the function of the contract that was called."""
+    """A refusal inside the handler; the function that the toolkit called catches it."""
 
     def __init__(self, status: int, *problems: str) -> None:
         super().__init__(*problems)
@@ -44,9 +44,10 @@ class RefusedError(Exception):
 
 
 def answer_without_traceback(transformer: Any) -> None:
-    """Let the toolkit answer what fails in itself with a sentence; the log has the traceback.
+    """Make the toolkit answer its errors with a sentence and log the traceback.
 
-    It decodes a JSON body before it calls `input_fn`, so bytes that are not UTF-8 fail there.
+    The toolkit decodes a JSON body before it calls `input_fn`, so a body that is not UTF-8 fails
+    there.
 
     Args:
         transformer: `sagemaker_inference.transformer.Transformer`.

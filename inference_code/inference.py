@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from answer import JSON, Answer, encode, negotiated
+from answer import JSON, Answer, encode, negotiate
 from device import end_process_if_broken, free_memory, is_out_of_memory
 from errors import Refusal, RefusedError, answer_without_traceback
 from request import ImageRequest, parse
@@ -19,8 +19,8 @@ if _toolkit is not None:
 
 
 def model_fn(model_dir):
-    """Load the pipeline and what the environment adds to it, once for each process."""
-    # Here, since reading and refusing a request needs no torch.
+    """Load the pipeline as the environment variables say, once per process."""
+    # Imported here, because reading and refusing a request needs no torch.
     from weights import Weights
 
     weights = Weights.from_environment(model_dir, os.environ)
@@ -34,20 +34,20 @@ def model_fn(model_dir):
 
 
 def input_fn(body, content_type, context) -> ImageRequest | Refusal:
-    """Read a request; a bad one becomes a 4xx that names each field and what to do."""
+    """Read a request; a bad one becomes a 4xx that names each wrong field and the remedy."""
     try:
         request = parse(body, content_type)
-        # Before the work, not after it.
-        negotiated(_accepted(context), request.num_images)
+        # Refuse an impossible Accept before the work, not after it.
+        negotiate(_accepted(context), request.num_images)
         return request
     except RefusedError as error:
         return error.refusal
 
 
 def predict_fn(request, model) -> Answer | Refusal:
-    """Make the images; deterministic by seed.
+    """Make the images; the same seed gives the same images.
 
-    After an error the process serves on, unless CUDA no longer works: then it ends.
+    After an error the process goes on serving, unless CUDA no longer works.
     """
     if isinstance(request, Refusal):
         return request
@@ -61,7 +61,7 @@ def predict_fn(request, model) -> Answer | Refusal:
         traceback.print_exc()
         out_of_memory = is_out_of_memory(error)
         failure = f"the model failed: {type(error).__name__}: {error}"
-    # Here, where the traceback no longer holds the failed run's tensors.
+    # Done here, where no traceback holds the failed run's tensors any more.
     free_memory()
     end_process_if_broken()
     if not out_of_memory:
@@ -70,23 +70,23 @@ def predict_fn(request, model) -> Answer | Refusal:
     return Refusal(
         507,
         (
-            f"out of memory for {request.num_images} image(s){size}: ask for a smaller size or "
+            f"out of memory for {request.num_images} image(s){size}: request a smaller size or "
             "fewer images",
         ),
     )
 
 
 def output_fn(answer, accept, context):
-    """The images as the request's Accept asks; a refusal as JSON."""
+    """The images in the accepted media type, or the refusal as JSON."""
     if isinstance(answer, Refusal):
         context.set_response_status(code=answer.status, phrase="Refused")
         return answer.body, JSON
-    media_type = negotiated(accept, len(answer.images))
+    media_type = negotiate(accept, len(answer.images))
     return encode(answer, media_type), media_type
 
 
 def _accepted(context) -> str:
-    """The Accept header; without one, what the toolkit takes for it (its default is JSON)."""
+    """The Accept header, or the toolkit's default, which is JSON."""
     headers = context.request_processor[0].get_request_properties()
     accept = headers.get("Accept") or headers.get("accept")
     if accept in (None, "", "*/*"):

@@ -1,4 +1,4 @@
-"""Loading and running the diffusers pipeline; one code path for real weights and tiny ones."""
+"""Loads and runs the diffusers pipeline, with the same code for real weights and tiny ones."""
 
 import hashlib
 import inspect
@@ -23,11 +23,12 @@ from request import ImageRequest
 from weights import Weights, check_layout, half_precision, hub_id
 
 REFINED_SHARE = 0.2
-"""Of the steps, for the refiner, where a request does not say (SDXL's own report)."""
+"""Default share of the steps that the refiner takes (SDXL report)."""
 
 FEW_STEPS = 8
-"""Up to here timesteps are trailing, so that the first is the noisiest: weights distilled to few
-steps (Lightning, Turbo, Hyper) were trained so. Leading ones would start at 751 of 999 with 4."""
+"""Up to this many steps, timesteps are trailing, so that the first one is the noisiest. Weights
+that were distilled to few steps (Lightning, Turbo, Hyper) were trained that way. With 4 steps,
+leading timesteps would start at 751 of 999."""
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -48,7 +49,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """What a process has loaded."""
+    """The model that a process has loaded."""
 
     base: Any
     """A text-to-image pipeline of diffusers."""
@@ -57,39 +58,39 @@ class Model:
     version: str
     load_s: float
     max_pixels: int | None = None
-    """What decodes in the GPU's memory; None without a GPU."""
+    """Pixels of the largest image that the GPU's memory can decode; None without a GPU."""
     adapters: dict[str, str] = field(default_factory=dict)
-    """LoRA weights by the name in a request, and what they are called inside the base."""
+    """LoRA weights: the name in a request, and the adapter's name in the base."""
     safety_checker: Any = None
     one_by_one: threading.Lock = field(default_factory=threading.Lock)
     """Held while images are made: the VAE is cast and LoRA weights are switched in place."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height that the base was trained for."""
+        """Width and height for which the base was trained."""
         return (_side(self.base),) * 2
 
 
 def _backbone(pipeline: Any) -> Any:
-    """What denoises: a UNet or a transformer."""
+    """The denoiser: a UNet or a transformer."""
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
 def _side(pipeline: Any) -> int:
-    """Pixels of a side of the images that a pipeline was trained for."""
+    """Side in pixels of the images for which a pipeline was trained."""
     size = getattr(pipeline, "default_sample_size", None) or _backbone(pipeline).config.sample_size
     return size * pipeline.vae_scale_factor
 
 
 def load(weights: Weights) -> Model:
-    """The model in memory; fp16 on a GPU, fp32 without."""
+    """Load the model into memory, in fp16 on a GPU and fp32 without one."""
     started_s = time.perf_counter()
     parts: dict[str, Any] = {"add_watermarker": weights.watermark}
     if weights.watermark and not diffusers.utils.is_invisible_watermark_available():
         raise ValueError("WATERMARK = 1: add invisible-watermark to the handler's requirements.txt")
     if weights.vae:
         parts["vae"] = _loaded(diffusers.AutoencoderKL, weights.vae)
-    # Models of SD 1.x bring their own checker; see MODEL_SAFETY_CHECKER.
+    # SD 1.x models contain a safety checker; see MODEL_SAFETY_CHECKER.
     parts |= {"safety_checker": None, "requires_safety_checker": False}
     base = _pretrained(weights.base, **parts)
     if weights.lora:
@@ -104,7 +105,7 @@ def load(weights: Weights) -> Model:
             base.load_lora_weights(name, revision=revision)
         base.fuse_lora(lora_scale=weights.lora_scale)
         base.unload_lora_weights()
-    # A name may have dots, which the names of torch's modules may not.
+    # Names may have dots, but names of torch's modules may not.
     adapters = {name: f"lora_{number}" for number, name in enumerate(weights.loras)}
     for name, file in weights.loras.items():
         base.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=adapters[name])
@@ -112,8 +113,8 @@ def load(weights: Weights) -> Model:
     if weights.refiner:
         shared = {"vae": base.vae, "text_encoder_2": getattr(base, "text_encoder_2", None)}
         refiner = _pretrained(weights.refiner, **shared, add_watermarker=weights.watermark)
-    # One image after the other: decoding takes the same memory for eight as for one. Attention is
-    # left fused: slicing it takes more time and more memory.
+    # Decode one image after the other, so that eight need no more memory than one. Attention stays
+    # fused, because slicing it takes more time and more memory.
     base.vae.enable_slicing()
     checker = _safety_checker(weights.safety_checker) if weights.safety_checker else None
     max_pixels = None
@@ -138,10 +139,10 @@ def load(weights: Weights) -> Model:
 
 
 def fitting_pixels(pipelines: list[Any], memory_bytes: int) -> int:
-    """The pixels of the largest image that memory allows beside the weights of pipelines.
+    """Pixels of the largest image that fits into memory together with the pipelines' weights.
 
     Raises:
-        ValueError: it is less than the model's own size.
+        ValueError: an image of the model's default size does not fit.
     """
     base = pipelines[0]
     modules = [
@@ -165,16 +166,16 @@ def fitting_pixels(pipelines: list[Any], memory_bytes: int) -> int:
 
 
 def warm_up(model: Model) -> None:
-    """Make one image, so that the first request does not wait for what torch does only once."""
+    """Make one image, so that the first request does not wait for torch's one-time work."""
     generate(model, ImageRequest(prompt="warm-up", steps=1, seed=0))
 
 
 def generate(model: Model, request: ImageRequest) -> Answer:
-    """The images of a request; the same seed gives the same images.
+    """Make the images of a request; the same seed gives the same images.
 
     Raises:
-        RefusedError: 400, it asks for a refiner that is not there, for more pixels than memory
-            allows, or for more steps than the scheduler has.
+        RefusedError: 400, the request wants a refiner that is missing, more pixels than fit into
+            memory, or more steps than the scheduler has.
     """
     started_s = time.perf_counter()
     if request.refine and model.refiner is None:
@@ -192,8 +193,8 @@ def generate(model: Model, request: ImageRequest) -> Answer:
         )
     pipeline = _pipeline_for(model, request)
     refine = None
-    # A generator for each image, on the CPU: the noise does not depend on how many were asked for,
-    # nor on the device.
+    # A generator for each image, on the CPU, so that the noise depends neither on the number of
+    # images nor on the device.
     generators = [
         torch.Generator("cpu").manual_seed((request.seed + index) % 2**64)
         for index in range(request.num_images)
@@ -225,7 +226,7 @@ def generate(model: Model, request: ImageRequest) -> Answer:
                     denoising_end=1 - refine,
                     output_type="latent",
                 ).images
-                # On the base's schedule: another scheduler reads the latents' noise wrongly.
+                # With the base's schedule: another scheduler would misread the latents' noise.
                 scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
                 refiner = _rebuilt(type(model.refiner), model.refiner, scheduler)
                 texts = prompt_arguments(refiner, request.prompt, request.negative_prompt)
@@ -272,12 +273,12 @@ def _from_picture(
     mask = _mask(request.mask_image).resize(size)
     width, height = size
     images = pipeline(**common, mask_image=mask, width=width, height=height).images
-    # What is not masked went through the VAE and back; it shall be as it was.
+    # What is not masked went through the VAE and back; restore it.
     return [Image.composite(image, start, mask) for image in images]
 
 
 def _flattened(picture: Image.Image, background: str) -> Image.Image:
-    """RGB; what is transparent shows the background, not the colours hidden there."""
+    """The picture in RGB, with the background in place of what is transparent."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -286,7 +287,10 @@ def _flattened(picture: Image.Image, background: str) -> Image.Image:
 
 
 def _mask(picture: Image.Image) -> Image.Image:
-    """What is to change, as white. A mask painted in black on nothing means what is opaque."""
+    """The mask, white where the picture may change.
+
+    In a mask that is black on a transparent background, the opaque part may change.
+    """
     grey = _flattened(picture, "black").convert("L")
     if picture.has_transparency_data and grey.getextrema() == (0, 0):
         return picture.convert("RGBA").getchannel("A")
@@ -295,16 +299,16 @@ def _mask(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _dtype_kept(vae: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Leave the VAE as it was; diffusers upcasts it and, after an error, does not cast it back."""
+    """Restore the VAE's type: diffusers upcasts it, and does not cast it back after an error."""
     try:
         yield
     finally:
-        # All of it: an error may have come in the middle of a cast, with both types inside.
+        # Cast all of it, because an error in the middle of a cast leaves both types inside.
         vae.to(dtype)
 
 
 def _adapt(model: Model, scales: dict[str, Any]) -> None:
-    """Switch LoRA weights of the base on, or all of them off."""
+    """Activate LoRA weights of the base, or deactivate all of them."""
     if scales:
         model.base.enable_lora()
         names = [model.adapters[name] for name in scales]
@@ -315,13 +319,13 @@ def _adapt(model: Model, scales: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class SafetyChecker:
-    """What finds images that are not to be shown: CLIP's view of them near to given concepts."""
+    """Finds images that must not be shown: those whose CLIP embedding is near given concepts."""
 
     processor: Any
     model: Any
 
     def withhold(self, images: list[Image.Image]) -> list[int]:
-        """Make such images black; which they were."""
+        """Make such images black, and return their indexes."""
         pixels = self.processor(images, return_tensors="pt").pixel_values
         _, found = self.model(
             images=[numpy.asarray(image) for image in images],
@@ -334,7 +338,7 @@ class SafetyChecker:
 
 
 def _safety_checker(place: str) -> SafetyChecker:
-    """From a folder or hub id such as CompVis/stable-diffusion-safety-checker."""
+    """The safety checker in a folder, or with a hub id: CompVis/stable-diffusion-safety-checker."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
@@ -344,7 +348,7 @@ def _safety_checker(place: str) -> SafetyChecker:
 
 
 def _pretrained(place: str, **parts: Any) -> Any:
-    """The pipeline that a model's own model_index.json names."""
+    """The pipeline that a model's model_index.json names."""
     check_layout(place)
     name, revision = (place, None) if Path(place).is_dir() else hub_id(place)
     index = diffusers.DiffusionPipeline.load_config(name, revision=revision)
@@ -356,7 +360,7 @@ def _pretrained(place: str, **parts: Any) -> Any:
 
 
 def _loaded(kind: Any, place: str, **parts: Any) -> Any:
-    """Weights from a folder or the hub: fp16 on a GPU, fp32 without."""
+    """Load weights from a folder or the hub, in fp16 on a GPU and fp32 without one."""
     folder, on_gpu = Path(place), torch.cuda.is_available()
     name, revision = (place, None) if folder.is_dir() else hub_id(place)
     options = {
@@ -371,15 +375,15 @@ def _loaded(kind: Any, place: str, **parts: Any) -> Any:
     except (OSError, ValueError) as error:
         if folder.is_dir() or not half:
             raise
-        # Many models on the hub have no files of that variant.
+        # Many models on the hub have no fp16 files.
         print(f"{place}: no variant fp16 ({error}); loading the plain files", flush=True)
         return kind.from_pretrained(name, **options)
 
 
 def _pipeline_for(model: Model, request: ImageRequest) -> Any:
-    """A pipeline of the loaded parts for one request: schedulers count steps, so each has its own.
+    """A pipeline for one request, made of the loaded parts and a new scheduler.
 
-    It costs about a millisecond.
+    Schedulers count steps, so requests cannot share one. It takes about a millisecond.
     """
     own = model.base.scheduler
     if request.scheduler is None:
@@ -387,7 +391,7 @@ def _pipeline_for(model: Model, request: ImageRequest) -> Any:
     else:
         name, options = SCHEDULERS[request.scheduler]
         scheduler_class = getattr(diffusers, name)
-        # Models of flow matching have no schedule of betas, which all of these read.
+        # All of these schedulers need a beta schedule, which flow-matching models do not have.
         if "beta_schedule" not in own.config:
             raise RefusedError(
                 400, f"scheduler = {request.scheduler!r}: does not fit this endpoint's model"
@@ -405,14 +409,14 @@ def _pipeline_for(model: Model, request: ImageRequest) -> Any:
 
 
 def _kind_for(base: Any, request: ImageRequest) -> Any:
-    """The class of pipeline that does what is asked for with the parts of the base."""
+    """The pipeline class for a request, of the base's family."""
     if request.image is None:
         return type(base)
     if isinstance(base, StableDiffusionXLPipeline):
         if request.mask_image is None:
             return diffusers.StableDiffusionXLImg2ImgPipeline
         return diffusers.StableDiffusionXLInpaintPipeline
-    # Importing it imports every family.
+    # Used only for other families, because it imports all of them.
     field, auto = (
         ("image", diffusers.AutoPipelineForImage2Image)
         if request.mask_image is None
@@ -421,11 +425,11 @@ def _kind_for(base: Any, request: ImageRequest) -> Any:
     try:
         return type(auto.from_pipe(base))
     except ValueError:
-        raise RefusedError(400, f"{field}: this endpoint's model takes none") from None
+        raise RefusedError(400, f"{field}: not supported by this endpoint's model") from None
 
 
 def _rebuilt(kind: Any, pipeline: Any, scheduler: Any) -> Any:
-    """A pipeline of another's parts and of its settings, with its own scheduler."""
+    """A pipeline with another one's parts and settings, and a different scheduler."""
     known, parts = _parameters(kind), pipeline.components
     settings = {
         name: value
@@ -445,7 +449,7 @@ def _parameters(kind: type) -> set[str]:
 
 
 def _version() -> str:
-    """Names the handler's code, wherever it runs."""
+    """A version of the handler's code that is the same wherever it runs."""
     content = hashlib.sha256()
     for file in sorted(Path(__file__).resolve().parent.glob("*.py")):
         content.update(file.name.encode() + file.read_bytes())

@@ -8,11 +8,11 @@ from errors import RefusedError
 
 
 def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[str, Any]:
-    """A pipeline's arguments for two prompts: as texts, or as embeddings where they are longer.
+    """A pipeline's arguments for two prompts: texts, or embeddings if a prompt is too long.
 
-    Longer ones are cut into chunks of the encoder's window, each encoded by itself, and the
-    embeddings follow each other. The pooled embedding is that of the first chunk. Families other
-    than SDXL read prompts as diffusers has them do.
+    Long prompts are cut into chunks of the encoder's window. Each chunk is encoded separately, and
+    the embeddings are concatenated. The pooled embedding is the first chunk's. Other families than
+    SDXL leave long prompts to diffusers.
 
     Raises:
         RefusedError: 400, the model takes no negative prompt.
@@ -21,7 +21,7 @@ def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[s
         if not negative_prompt:
             return {"prompt": prompt}
         if "negative_prompt" not in signature(pipeline.__call__).parameters:
-            raise RefusedError(400, "negative_prompt: this endpoint's model takes none")
+            raise RefusedError(400, "negative_prompt: not supported by this endpoint's model")
         return {"prompt": prompt, "negative_prompt": negative_prompt}
     encoders = [
         (tokenizer, encoder)
@@ -31,7 +31,7 @@ def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[s
         )
         if tokenizer is not None
     ]
-    # Both prompts must come out equally long.
+    # Both prompts must have equally many chunks.
     count = max(
         len(_chunks(tokenizer, text))
         for tokenizer, _ in encoders
@@ -54,7 +54,7 @@ def prompt_arguments(pipeline: Any, prompt: str, negative_prompt: str) -> dict[s
 
 def _chunks(tokenizer: Any, text: str) -> list[list[int]]:
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    # Begin and end take two of the window.
+    # The start and end tokens take two places.
     window = tokenizer.model_max_length - 2
     return [ids[at : at + window] for at in range(0, len(ids), window)] or [[]]
 
@@ -69,7 +69,7 @@ def _encoded(encoders: list[Any], text: str, count: int) -> tuple[torch.Tensor, 
             ids = [tokenizer.bos_token_id, *chunk, tokenizer.eos_token_id]
             rows.append(ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids)))
         found = encoder(torch.tensor(rows, device=encoder.device), output_hidden_states=True)
-        # SDXL is trained on the layer before the last.
+        # SDXL was trained on the last layer but one.
         by_encoder.append(found.hidden_states[-2].flatten(0, 1)[None])
         if found[0].ndim == 2:
             pooled = found[0][:1]

@@ -1,4 +1,4 @@
-"""What a caller may ask for, and the sentence for everything else."""
+"""Parses requests, and refuses bad ones with a sentence for each problem."""
 
 import base64
 import binascii
@@ -53,14 +53,14 @@ MAX_LORAS = 4
 
 @dataclass(frozen=True)
 class Preset:
-    """What weights that were distilled to few steps want, where a request does not say."""
+    """Defaults for weights that were distilled to few steps."""
 
     steps: int
     guidance_scale: float
     scheduler: str | None = None
-    """None is the model's own."""
+    """None is the model's default."""
     one_step_timestep: int | None = None
-    """The timestep of an image in one step, where it is not the noisiest."""
+    """The timestep of an image in one step, if it is not the noisiest."""
 
 
 PRESETS = {
@@ -68,12 +68,12 @@ PRESETS = {
     "lightning": Preset(steps=4, guidance_scale=0.0, scheduler="euler"),
     # stabilityai/sdxl-turbo; 1 to 4 steps.
     "turbo": Preset(steps=1, guidance_scale=0.0),
-    # ByteDance/Hyper-SD; files of 2, 4 and 8 steps, and of one step with its own timestep.
+    # ByteDance/Hyper-SD; files of 2, 4 and 8 steps, and of one step with a special timestep.
     "hyper": Preset(steps=4, guidance_scale=0.0, scheduler="ddim", one_step_timestep=800),
     # latent-consistency/lcm-lora-sdxl; 2 to 8 steps.
     "lcm": Preset(steps=4, guidance_scale=1.0, scheduler="lcm"),
 }
-"""As the models' own cards on Hugging Face say (read November 2026)."""
+"""From the model cards on Hugging Face (read November 2026)."""
 DEFAULT_PRESET = os.environ.get("PRESET") or None
 if DEFAULT_PRESET not in (None, *PRESETS):
     raise ValueError(
@@ -82,11 +82,11 @@ if DEFAULT_PRESET not in (None, *PRESETS):
 
 
 def _picture(value: object) -> "Image":
-    """A picture from base64 (or a data URL), refused by its header before anything is decoded."""
+    """A picture from base64 or a data URL; its header is checked before anything is decoded."""
     if not isinstance(value, str):
         raise ValueError(f"must be a {', '.join(PICTURE_FORMATS)} picture in base64")
     if re.match(r"\w+://", value):
-        raise ValueError("is a URL, and none is fetched; send the picture itself in base64")
+        raise ValueError("is a URL, and URLs are not fetched; send the picture in base64")
     from PIL import Image, ImageOps
 
     file = io.BytesIO(_decoded(value))
@@ -103,7 +103,7 @@ def _picture(value: object) -> "Image":
     except Exception as error:
         if error is too_large:
             raise
-        # Pillow's decoders raise whatever a broken file leads to.
+        # Pillow's decoders raise all kinds of errors for broken files.
         raise ValueError(f"cannot be decoded: {error}") from None
     try:
         picture = ImageOps.exif_transpose(picture)
@@ -113,17 +113,17 @@ def _picture(value: object) -> "Image":
 
 
 def _decoded(value: str) -> bytes:
-    """Bytes from base64 as mail, URLs and browsers write it: with line breaks, `-_`, `data:`."""
+    """Bytes from base64, also with line breaks, URL-safe, or as a data URL."""
     encoded = value.partition(",")[2] if value[:5].lower() == "data:" else value
     encoded = "".join(encoded.split()).rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("is no base64") from None
+        raise ValueError("is not valid base64") from None
 
 
 def _eight_bits(picture: "Image") -> "Image":
-    """Grey of 16 bits scaled to 8; Pillow's own conversion cuts it off at 255."""
+    """16-bit grey scaled to 8 bits; Pillow's conversion would clip it at 255."""
     if picture.mode.startswith("I"):
         return picture.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
     return picture
@@ -149,18 +149,18 @@ Scheduler = Literal[
 class ImageRequest(BaseModel):
     """One request for images.
 
-    prompt: what to show. negative_prompt: what to keep out. steps: denoising steps.
-    guidance_scale: how closely to follow the prompt. width, height: pixels, multiples of 8; the
-    model's own size, or that of `image`, if absent. seed: the same seed gives the same images; a
-    random one if absent. num_images: how many. scheduler: the model's own if absent.
+    prompt: what to show. negative_prompt: what to avoid. steps: denoising steps. guidance_scale:
+    how closely to follow the prompt. width, height: pixels, multiples of 8; default: the size of
+    `image` or the model's. seed: the same seed gives the same images; default: random.
+    num_images: how many. scheduler: default: the model's.
 
-    image: a picture in base64 to start from, scaled to width and height. strength: how far to go
-    from it, above 0 to 1. mask_image: only what is white in it changes.
+    image: a picture in base64 to start from, scaled to width and height. strength: how much to
+    change it, above 0 up to 1. mask_image: only its white part changes.
 
-    refine: the share of the steps that the refiner takes, where the endpoint has one.
+    refine: the share of the steps that the refiner takes, if the endpoint has one.
 
-    preset: what weights for few steps want (`PRESETS`), for the fields that are absent; `PRESET`
-    of the environment if absent. loras: names of LoRA weights that the endpoint has, with scales.
+    preset: gives absent fields the defaults of few-step weights (`PRESETS`); default: the
+    environment's `PRESET`. loras: names and scales of the endpoint's LoRA weights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -197,10 +197,10 @@ class ImageRequest(BaseModel):
         if "strength" in self.model_fields_set and self.image is None:
             problems.append("strength: needs image, the picture to start from")
         if self.refine is not None and self.image is not None:
-            problems.append("refine: refines what a prompt alone makes; leave it or image out")
+            problems.append("refine: cannot be combined with image; remove one of them")
         if self.image is not None and int(self.steps * self.strength) < 1:
             problems.append(
-                f"strength = {self.strength}: leaves none of {self.steps} steps; raise either"
+                f"strength = {self.strength}: leaves none of {self.steps} steps; increase either"
             )
         width, height = self.size((SMALLEST_SIDE, SMALLEST_SIDE))
         if width * height > MAX_PIXELS:
@@ -211,17 +211,17 @@ class ImageRequest(BaseModel):
 
     @property
     def timesteps(self) -> list[int] | None:
-        """The timesteps, where they do not follow from the scheduler and the steps."""
+        """The timesteps, unless they follow from the scheduler and the steps."""
         preset = PRESETS[self.preset] if self.preset else None
         if preset is None or preset.one_step_timestep is None or self.steps > 1:
             return None
         return [preset.one_step_timestep]
 
     def size(self, default: tuple[int, int]) -> tuple[int, int]:
-        """Width and height to make: as asked, as `image` has them, or the default.
+        """Width and height of the result: as requested, or those of `image`, or the default.
 
-        A side that is not given follows the image's; an image above MAX_PIXELS is scaled down to
-        the default's area.
+        A missing side follows from the image's aspect ratio. An image above MAX_PIXELS is scaled
+        down to the default's area.
         """
         if self.image is None:
             return self.width or default[0], self.height or default[1]
@@ -238,7 +238,7 @@ class ImageRequest(BaseModel):
 
 
 def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
-    """A request from its body: JSON, or a bare prompt as text.
+    """A request from its body, which is JSON or the prompt as plain text.
 
     Raises:
         RefusedError: 413, 415 or 400, with every problem.
@@ -250,7 +250,7 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
     media_type = (content_type or "application/json").split(";")[0].strip().lower()
     if media_type not in JSON_TYPES | {"text/plain", "application/octet-stream"}:
         raise RefusedError(
-            415, f"content type {media_type!r} is not read; send application/json or text/plain"
+            415, f"content type {media_type!r}: must be application/json or text/plain"
         )
     try:
         text = body.decode("utf-8") if isinstance(body, bytes | bytearray) else body
@@ -265,7 +265,7 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
             raise RefusedError(400, f"the body is not valid JSON: {error}") from None
     if not isinstance(fields, dict):
         raise RefusedError(400, 'the body must be a JSON object like {"prompt": "a lighthouse"}')
-    # null is as if the field were absent, for every field.
+    # null means that the field is absent.
     fields = {
         name: value
         for name, value in fields.items()
@@ -278,15 +278,15 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
         raise RefusedError(400, *map(_sentence, problems)) from None
 
 
-def _with_preset(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, and what a preset says about those that are absent."""
+def _with_preset(fields: dict[str, object]) -> dict[str, Any]:
+    """The fields, with the preset's defaults for those that are absent."""
     name = fields.get("preset", DEFAULT_PRESET)
-    # Anything else is refused with the rest.
+    # Validation refuses anything else.
     preset = PRESETS.get(name) if isinstance(name, str) else None
     if preset is None:
         return fields
     steps = fields.get("steps", preset.steps)
-    # The timestep of one step is LCM's way to start from it.
+    # LCM needs the timestep for an image in one step.
     one_step = preset.one_step_timestep is not None and steps == 1
     said = {
         "preset": name,
@@ -310,7 +310,7 @@ def _sentence(problem) -> str:
         return f"{field}: is required"
     rule = problem["msg"].removeprefix("Value error, ")
     shown = problem["input"]
-    # Cut before it is quoted: a picture has millions of characters.
+    # Cut before quoting, because a picture has millions of characters.
     shown = repr(shown[:60] if isinstance(shown, str) else shown)
     return f"{field} = {_shown(shown, 60)}: {rule[0].lower()}{rule[1:]}"
 

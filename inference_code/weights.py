@@ -1,4 +1,4 @@
-"""Where the weights are, and getting them off the disk while Python still imports."""
+"""Finds the weights, and reads them from the disk while Python is still importing."""
 
 import threading
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ READ_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Weights:
-    """A base and what may come with it; each a folder or a Hugging Face id (`id@revision`)."""
+    """A base and optional parts; each is a folder or a Hugging Face id (`id@revision`)."""
 
     name: str
     base: str
@@ -21,19 +21,20 @@ class Weights:
     lora: str | None = None
     lora_scale: float = 1.0
     loras: Mapping[str, Path] = field(default_factory=dict)
-    """LoRA weights that a request may ask for, by name."""
+    """LoRA weights that a request may use, by name."""
     safety_checker: str | None = None
     watermark: bool = False
 
     @classmethod
     def from_environment(cls, model_dir: str, environment: Mapping[str, str]) -> "Weights":
-        """What the variables MODEL_... and WATERMARK say.
+        """The weights from the environment variables MODEL_... and WATERMARK.
 
-        MODEL_WEIGHTS is a folder, a Hugging Face id or `tiny`; without it, the weights in the
-        model's own archive, if it holds any. The others may be folders inside the weights.
+        MODEL_WEIGHTS is a folder, a Hugging Face id or `tiny`. The default is the weights in the
+        model archive, or else SDXL from the hub. The other variables may name folders in the
+        weights.
 
         Raises:
-            ValueError: MODEL_LORAS names no folder with `.safetensors` files.
+            ValueError: MODEL_LORAS is not a folder with `.safetensors` files.
         """
         packed = (Path(model_dir) / "model_index.json").exists()
         name = environment.get("MODEL_WEIGHTS") or (model_dir if packed else DEFAULT_WEIGHTS)
@@ -56,9 +57,9 @@ class Weights:
         )
 
     def read_ahead(self) -> None:
-        """Start reading local weights into the page cache; imports use the CPU for seconds.
+        """Start reading local weights into the page cache, while imports use the CPU for seconds.
 
-        safetensors maps the files, so what is in the page cache is not read or copied again.
+        safetensors maps the files, so it neither reads nor copies what is in the page cache.
         """
         folders = [Path(place) for place in (self.base, self.refiner, self.vae) if place]
         files = [file for folder in folders if folder.is_dir() for file in _loaded_files(folder)]
@@ -72,13 +73,13 @@ def hub_id(place: str) -> tuple[str, str | None]:
 
 
 def half_precision(folder: Path) -> bool:
-    """Whether a folder holds weights of the variant fp16."""
-    # Not below the components: a refiner in its own folder has its own variant.
+    """Whether a folder has weights of the variant fp16."""
+    # Not in deeper folders: a refiner there has a separate variant.
     return any(folder.glob("*/*.fp16.safetensors"))
 
 
 def check_layout(place: str) -> None:
-    """Tell what is wrong with a folder that diffusers would call no model.
+    """Refuse weights that diffusers cannot load, and say why.
 
     Raises:
         ValueError: it is a single-file checkpoint, or a folder without model_index.json.
@@ -113,7 +114,7 @@ def _by_name(place: str | None) -> dict[str, Path]:
 
 
 def _loaded_files(folder: Path) -> list[Path]:
-    # A VAE by itself has no folder for each part.
+    # A separate VAE has no subfolders.
     files = sorted(folder.glob("*/*.safetensors")) or sorted(folder.glob("*.safetensors"))
     return [file for file in files if ".fp16." in file.name] or files
 

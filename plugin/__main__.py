@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from pulumi.provider.experimental import component_provider_host
+from pulumi.provider import main
 
 # The CLI clones the whole repository and runs this folder of it.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from hosted import COMPONENTS
+from hosted import Plugin
 
 if __name__ == "__main__":
-    component_provider_host(components=COMPONENTS, name="async-inference", version="0.1.0")
+    main(Plugin("0.1.0"), sys.argv[1:])

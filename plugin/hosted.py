@@ -1,262 +1,257 @@
-"""The components as other languages see them: arguments of the types that a schema can say.
+"""The components for programs in any Pulumi language: their schema, and how they are constructed.
 
-Arguments have the names and rules of the stack config. They are checked before anything is
-registered, with one message for all errors. So they must be known at preview (the schema calls them
-plain), except those that only AWS checks: image, paths, and the name of an endpoint that is scaled.
+The schema follows from the models of the arguments, which also check what a program gives: all
+errors in one message, before anything is registered. So arguments must be known at preview (the
+schema calls them plain), but for those that may be another resource's output.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pulumi
+from pulumi.errors import InputPropertiesError
+from pulumi.provider import ConstructResult, Provider
+from pulumi.provider.experimental.analyzer import (
+    Analyzer,
+    ComponentDefinition,
+    PropertyDefinition,
+    PropertyType,
+    TypeDefinition,
+)
+from pulumi.provider.experimental.schema import generate_schema
 from pydantic.alias_generators import to_camel
 
-from async_inference.stack import settings
-from async_inference.stack.settings import PROJECT, Settings
-from components import async_endpoint, queue_scaling
-from components.stack import endpoint_args
+from async_inference.stack.arguments import (
+    MAY_BE_OUTPUT,
+    AsyncEndpointArgs,
+    LateText,
+    ScalingArgs,
+)
+from async_inference.validation import InvalidInputError
+from components.async_endpoint import AsyncEndpoint
+from components.queue_scaling import QueueScaling, QueueScalingArgs
+
+PACKAGE = "async-inference"
+SCALING_POLICY = "ScalingPolicy"
+"""One type for both kinds of policy: not every language of Pulumi has unions of types."""
 
 
-class StepAdjustment(TypedDict):
-    """One step of a step policy, relative to its alarm's threshold."""
+class ExistingEndpointArgs(ScalingArgs):
+    """The scaling of an asynchronous endpoint that was created elsewhere."""
 
-    lower_bound: NotRequired[float]
-    upper_bound: NotRequired[float]
-    adjustment: int
-    """Instances to add, negative to remove, or what the adjustment type makes of it"""
-
-
-class MetricAlarm(TypedDict):
-    """A CloudWatch alarm on a metric of the endpoint's queue."""
-
-    metric: str
-    """ApproximateBacklogSize, ...PerInstance, ApproximateAgeOfOldestRequest,
-    HasBacklogWithoutCapacity, or RequestsWithoutCapacity, which clients publish"""
-    threshold: float
-    statistic: NotRequired[str]
-    comparison: NotRequired[str]
-    period_s: NotRequired[int]
-    evaluation_periods: NotRequired[int]
-    datapoints_to_alarm: NotRequired[int]
-    treat_missing_data: NotRequired[str]
-
-
-class ScalingPolicy(TypedDict):
-    """A step policy with its alarm, or a target-tracking policy."""
-
-    name: str
-    type: str
-    """StepScaling or TargetTrackingScaling"""
-    alarm: NotRequired[MetricAlarm]
-    """Runs a step policy"""
-    more_alarms: NotRequired[list[MetricAlarm]]
-    """Run it too, under the same cooldown"""
-    steps: NotRequired[list[StepAdjustment]]
-    adjustment_type: NotRequired[str]
-    min_adjustment_magnitude: NotRequired[int]
-    metric_aggregation_type: NotRequired[str]
-    cooldown_s: NotRequired[int]
-    metric: NotRequired[str]
-    """Is tracked by a target-tracking policy"""
-    statistic: NotRequired[str]
-    target: NotRequired[float]
-    scale_out_cooldown_s: NotRequired[int]
-    scale_in_cooldown_s: NotRequired[int]
-    disable_scale_in: NotRequired[bool]
-
-
-class ScheduledAction(TypedDict):
-    """New capacity bounds at a time."""
-
-    name: str
-    schedule: str
-    """at(...), rate(...) or cron(...)"""
-    timezone: NotRequired[str]
-    min_capacity: NotRequired[int]
-    max_capacity: NotRequired[int]
-
-
-class ScalingRules(TypedDict):
-    """The policies and schedules of the preset custom."""
-
-    policies: NotRequired[list[ScalingPolicy]]
-    schedules: NotRequired[list[ScheduledAction]]
-
-
-class Security(TypedDict):
-    """Keys and network of the endpoint."""
-
-    encryption: NotRequired[str]
-    """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
-    other_key_arns: NotRequired[list[str]]
-    """KMS keys of weights and of output buckets that are elsewhere; the endpoint may use them"""
-    network_isolation: NotRequired[bool]
-    """The container reaches no network; weights must be on S3"""
-    subnet_ids: NotRequired[list[str]]
-    """Private subnets in which the model runs"""
-    security_group_ids: NotRequired[list[str]]
-
-
-class Retention(TypedDict):
-    """After how many days what the endpoint keeps is deleted."""
-
-    input_days: NotRequired[int]
-    output_days: NotRequired[int]
-    failure_days: NotRequired[int]
-    old_version_days: NotRequired[int]
-    log_days: NotRequired[int]
-
-
-class Observability(TypedDict):
-    """Alarms, dashboard and budget."""
-
-    enabled: NotRequired[bool]
-    starved_after_min: NotRequired[int]
-    idle_after_h: NotRequired[int]
-    failures: NotRequired[int]
-    usd_per_instance_hour: NotRequired[float]
-    monthly_budget_usd: NotRequired[float]
-
-
-class Setup(TypedDict):
-    """What passes from asking for an instance to its first request, in parts."""
-
-    provision_s: NotRequired[float]
-    image_pull_s: NotRequired[float]
-    image_cached: NotRequired[bool]
-    download_gib: NotRequired[float]
-    download_gib_per_s: NotRequired[float]
-    load_s: NotRequired[float]
-
-
-class Updates(TypedDict):
-    """How an update shifts traffic to the new fleet, and what rolls it back."""
-
-    strategy: NotRequired[str]
-    step_percent: NotRequired[int]
-    wait_s: NotRequired[int]
-    termination_wait_s: NotRequired[int]
-    rollback: NotRequired[bool]
-
-
-class Subscription(TypedDict):
-    """Who is told how requests end, and what alarms find."""
-
-    topic: str
-    """success, error or operations"""
-    protocol: str
-    """email, sqs or https"""
-    address: str
-
-
-class AsyncEndpointArgs(TypedDict):
-    """An asynchronous endpoint; each argument is the stack config's key of the same name."""
-
-    endpoint_name: str
-    """The endpoint's stable name; it updates in place"""
-    region: str
-    handler: str
-    """Folder with inference.py and what it imports, packaged by content"""
-    instance_type: NotRequired[str]
-    min_capacity: NotRequired[int]
-    max_capacity: NotRequired[int]
-    scaling_preset: NotRequired[str]
-    """documented, aws, tuned, announced, or custom for those in scalingPlan"""
-    scaling_plan: NotRequired[ScalingRules]
-    setup: NotRequired[Setup]
-    setup_s: NotRequired[int]
-    image_uri: NotRequired[pulumi.Input[str]]
-    """ECR image; without one AWS's with imageTag"""
-    image_tag: NotRequired[str]
-    inference_ami_version: NotRequired[str]
-    weights: NotRequired[str]
-    """An S3 prefix or .tar.gz, a Hugging Face id, or tiny"""
-    environment: NotRequired[dict[str, str]]
-    max_concurrent_invocations_per_instance: NotRequired[int]
-    invocation_timeout_s: NotRequired[int]
-    request_ttl_s: NotRequired[int]
-    max_payload_bytes: NotRequired[int]
-    model_download_timeout_s: NotRequired[int]
-    startup_health_check_timeout_s: NotRequired[int]
-    output_path: NotRequired[pulumi.Input[str]]
-    failure_path: NotRequired[pulumi.Input[str]]
-    subscriptions: NotRequired[list[Subscription]]
-    security: NotRequired[Security]
-    retention: NotRequired[Retention]
-    observability: NotRequired[Observability]
-    updates: NotRequired[Updates]
-    force_destroy_bucket: NotRequired[bool]
-    tags: NotRequired[dict[str, str]]
-    provider_config: NotRequired[dict[str, Any]]
-    """Of an explicit provider, by the keys of aws: config, for the hooks; without it the stack's"""
-
-
-class QueueScalingArgs(TypedDict):
-    """The scaling of an asynchronous endpoint that was made elsewhere."""
-
-    endpoint_name: pulumi.Input[str]
+    endpoint_name: LateText
+    """Name of the endpoint"""
     variant_name: str
-    instance_type: str
-    min_capacity: NotRequired[int]
-    max_capacity: NotRequired[int]
-    scaling_preset: NotRequired[str]
-    scaling_plan: NotRequired[ScalingRules]
-    tags: NotRequired[dict[str, str]]
+    """Production variant whose instances are scaled"""
 
 
-def checked(given: Mapping[str, Any], region: str) -> Settings:
-    """What was given, by the rules of the stack config.
+def queue_scaling(
+    name: str, args: ExistingEndpointArgs, opts: pulumi.ResourceOptions | None
+) -> QueueScaling:
+    """The component on its own, with a target that follows the instance type."""
+    wanted = QueueScalingArgs(
+        endpoint_name=args.endpoint_name,
+        variant_name=args.variant_name,
+        registered_for=args.instance_type,
+        plan=args.plan,
+        tags=args.tags,
+    )
+    return QueueScaling(name, wanted, opts)
 
-    Raises:
-        InvalidInputError: with every problem, each naming its key, value, rule and remedy.
+
+@dataclass(frozen=True)
+class Hosted:
+    """A component that the plugin offers.
+
+    Args:
+        component: its class, whose annotations are the outputs.
+        args: the model of its arguments.
+        create: registers it.
+        required: arguments that have a default in the model, which would be a guess here.
     """
-    keys = {f"{PROJECT}:{to_camel(key)}": value for key, value in given.items()}
-    return settings.load({"aws:region": region, **keys}, stack="plugin")
+
+    component: type[pulumi.ComponentResource]
+    args: type[ScalingArgs]
+    create: Callable[[str, Any, pulumi.ResourceOptions | None], pulumi.ComponentResource]
+    required: frozenset[str]
+
+    def arguments(self, given: Mapping[str, Any]) -> ScalingArgs:
+        """The checked arguments.
+
+        Raises:
+            InvalidInputError: with every problem, each naming its key, value, rule and remedy.
+        """
+        missing = [f"{key}: is required; add it" for key in self.required - given.keys()]
+        try:
+            args = self.args.model_validate(given)
+        except InvalidInputError as error:
+            raise InvalidInputError([*missing, *error.problems]) from None
+        if missing:
+            raise InvalidInputError(missing)
+        return args
 
 
-class AsyncEndpoint(async_endpoint.AsyncEndpoint):
-    """A SageMaker asynchronous endpoint that costs nothing while idle.
+# The plugin runs in its own folder, where the default handler is not the program's.
+HOSTED = {
+    "AsyncEndpoint": Hosted(
+        AsyncEndpoint, AsyncEndpointArgs, AsyncEndpoint, frozenset({"handler"})
+    ),
+    "QueueScaling": Hosted(
+        QueueScaling, ExistingEndpointArgs, queue_scaling, frozenset({"instanceType"})
+    ),
+}
 
-    With its model, role, bucket, topics, scaling and alarms.
+
+class Plugin(Provider):
+    """Constructs the hosted components.
+
+    Args:
+        version: of the package.
     """
 
-    def __init__(
-        self, name: str, args: AsyncEndpointArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        given = dict(args)
-        endpoint_name, region = str(given.pop("endpoint_name")), str(given.pop("region"))
-        late = {
-            key: given.pop(key)
-            for key in ("image_uri", "output_path", "failure_path", "provider_config")
-            if key in given
-        }
-        wanted = endpoint_args(checked(given, region), endpoint_name=endpoint_name, **late)
-        super().__init__(name, wanted, opts)
+    def __init__(self, version: str) -> None:
+        super().__init__(version, json.dumps(schema(version)))
 
+    def construct(
+        self,
+        name: str,
+        resource_type: str,
+        inputs: Mapping[str, pulumi.Input[Any]],
+        options: pulumi.ResourceOptions | None = None,
+    ) -> ConstructResult:
+        """Register a component.
 
-class QueueScaling(queue_scaling.QueueScaling):
-    """0 -> N -> 0 with the queue of an asynchronous endpoint: target, policies, alarms."""
-
-    def __init__(
-        self, name: str, args: QueueScalingArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        given = dict(args)
-        endpoint_name, variant = given.pop("endpoint_name"), str(given.pop("variant_name"))
-        # Nothing of a model is asked for here, and scaling does not depend on the region.
-        own = checked(given | {"handler": str(_ANY_HANDLER)}, "us-east-1")
-        super().__init__(
-            name,
-            queue_scaling.QueueScalingArgs(
-                endpoint_name=endpoint_name,  # ty: ignore[invalid-argument-type] an Input of text
-                variant_name=variant,
-                registered_for=own.instance_type,
-                plan=own.plan,
-                tags=own.tags,
-            ),
-            opts,
+        Raises:
+            InputPropertiesError: arguments are wrong; nothing is registered.
+        """
+        hosted = HOSTED[resource_type.rpartition(":")[2]]
+        try:
+            args = hosted.arguments(inputs)
+        except InvalidInputError as error:
+            message = f"{name}: nothing was registered:\n{error}"
+            # Without a list the SDK fails to answer (pulumi 3.272, provider/server.py).
+            raise InputPropertiesError(message, errors=[]) from None
+        made = hosted.create(name, args, options)
+        outputs = hosted.component.__annotations__
+        return ConstructResult(
+            made.urn, {to_camel(output): getattr(made, output) for output in outputs}
         )
 
 
-_ANY_HANDLER = Path(__file__).resolve().parents[1] / "inference_code"
-COMPONENTS: list[type[pulumi.ComponentResource]] = [AsyncEndpoint, QueueScaling]
+def schema(version: str) -> dict[str, Any]:
+    """The package's schema."""
+    types: dict[str, TypeDefinition] = {}
+    components: dict[str, ComponentDefinition] = {}
+    for name, hosted in HOSTED.items():
+        outputs, mapping = Analyzer(PACKAGE).analyze_type(
+            hosted.component, is_component_output=True
+        )
+        model = hosted.args.model_json_schema()
+        components[name] = ComponentDefinition(
+            name=name,
+            description=inspect.getdoc(hosted.component),
+            inputs=_properties(
+                model, model["$defs"], types, {*model["required"], *hosted.required}
+            ),
+            inputs_mapping={},
+            outputs=outputs,
+            outputs_mapping=mapping,
+            module=None,
+        )
+    return generate_schema(PACKAGE, version, None, components, types, []).to_json()
+
+
+def _properties(
+    model: dict[str, Any],
+    definitions: dict[str, Any],
+    types: dict[str, TypeDefinition],
+    required: set[str],
+) -> dict[str, PropertyDefinition]:
+    """The properties of an object in JSON Schema; adds the types that they refer to."""
+    found = {}
+    for key, entry in model["properties"].items():
+        definition = _property(entry, definitions, types)
+        definition.optional = key not in required
+        definition.description = _description(entry, definitions)
+        found[key] = definition
+    return found
+
+
+def _property(
+    entry: dict[str, Any], definitions: dict[str, Any], types: dict[str, TypeDefinition]
+) -> PropertyDefinition:
+    kinds = [each for each in entry.get("anyOf", [entry]) if each.get("type") != "null"]
+    (kind,) = kinds
+    plain = None if kind.get(MAY_BE_OUTPUT) else True
+    if "oneOf" in kind:
+        names = [each["$ref"].rpartition("/")[2] for each in kind["oneOf"]]
+        return _reference(SCALING_POLICY, _merged(names, definitions), definitions, types)
+    if "$ref" in kind:
+        name = kind["$ref"].rpartition("/")[2]
+        if "enum" not in definitions[name]:
+            return _reference(name, definitions[name], definitions, types)
+        kind = definitions[name]
+    match kind.get("type"):
+        case "array":
+            items = _property(kind["items"], definitions, types)
+            return PropertyDefinition(type=PropertyType.ARRAY, items=items, plain=plain)
+        case "object":
+            # Keys that must match a pattern are in patternProperties.
+            (values,) = kind.get(
+                "patternProperties", {"": kind.get("additionalProperties")}
+            ).values()
+            inner = (
+                PropertyDefinition(ref="pulumi.json#/Any", plain=True)
+                if values is True
+                else _property(values, definitions, types)
+            )
+            return PropertyDefinition(
+                type=PropertyType.OBJECT, additional_properties=inner, plain=plain
+            )
+        case simple:
+            return PropertyDefinition(type=PropertyType(simple), plain=plain)
+
+
+def _reference(
+    name: str,
+    model: dict[str, Any],
+    definitions: dict[str, Any],
+    types: dict[str, TypeDefinition],
+) -> PropertyDefinition:
+    if name not in types:
+        types[name] = TypeDefinition(
+            name=name,
+            type=PropertyType.OBJECT,
+            properties=_properties(model, definitions, types, set(model.get("required", ()))),
+            properties_mapping={},
+            module="",
+            python_type=dict,
+            description=model.get("description"),
+        )
+    return PropertyDefinition(ref=f"#/types/{PACKAGE}:index:{name}", plain=True)
+
+
+def _merged(names: list[str], definitions: dict[str, Any]) -> dict[str, Any]:
+    """One object for several that their property `type` tells apart."""
+    models = [definitions[name] for name in names]
+    kinds = [model["properties"]["type"] for model in models]
+    properties = {key: entry for model in models for key, entry in model["properties"].items()}
+    values = [kind["const"] for kind in kinds]
+    return {
+        "description": " Or: ".join(model["description"].split("\n\n")[0] for model in models),
+        "properties": properties | {"type": {**kinds[0], "enum": values}},
+        "required": [*set.intersection(*(set(model["required"]) for model in models)), "type"],
+    }
+
+
+def _description(entry: dict[str, Any], definitions: dict[str, Any]) -> str | None:
+    """What a property is, with the values that it takes."""
+    name = entry.get("$ref", "").rpartition("/")[2]
+    values = entry.get("enum") or definitions.get(name, {}).get("enum") or ()
+    text = " ".join(entry.get("description", "").split())
+    if not values or all(value in text for value in values):
+        return text or None
+    return f"{text}: {', '.join(values)}"

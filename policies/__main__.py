@@ -1,4 +1,4 @@
-"""The policy pack; its rules are in `rules`, since the pack's constructor starts a server."""
+"""The policy pack. Its rules are in `rules`, because the pack's constructor starts a server."""
 
 from pulumi_policy import EnforcementLevel, PolicyPack
 from rules import RULES

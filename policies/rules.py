@@ -1,8 +1,9 @@
 """Rules for every stack, over the resources that Pulumi is about to register.
 
-Needs nothing of this project, so that the pack can guard any program with asynchronous endpoints.
-At preview some values are not known yet. A rule over one resource then says so (pulumi_policy does)
-and is asked again by the update; rules over a whole stack go by who depends on whom instead.
+It imports nothing of this project, so the pack can guard any program with asynchronous endpoints.
+At preview some values are unknown. pulumi_policy then reports a rule over one resource as unknown,
+and the update checks it again. Rules over a whole stack use the dependencies between resources
+instead.
 """
 
 import json
@@ -61,9 +62,9 @@ PUBLISHED = frozenset(
         "HasBacklogWithoutCapacity",
     }
 )
-"""What SageMaker publishes of an asynchronous endpoint's queue, under the one dimension
-EndpointName (SageMaker developer guide, async-inference-monitor). InvocationsPerInstance and the
-predefined metric are for real-time endpoints; a policy on them never fires."""
+"""SageMaker's metrics of an asynchronous endpoint's queue, under the single dimension EndpointName
+(SageMaker developer guide, async-inference-monitor). InvocationsPerInstance and the predefined
+metric are for real-time endpoints; a policy on them never scales."""
 MINUTE_S = 60
 WAKE = "HasBacklogWithoutCapacity"
 SAGEMAKER = "AWS/SageMaker"
@@ -81,8 +82,8 @@ def _listed(value: Any) -> list[Any]:
 # Waking from zero
 
 
-def _known(props: Mapping[str, Any], key: str) -> Any:
-    """A property, None while it is not known or where there is none."""
+def _known(props: Mapping[str, object], key: str) -> Any:
+    """A property; None if it is unknown or absent."""
     try:
         return props.get(key)
     except UnknownValueError:
@@ -90,7 +91,7 @@ def _known(props: Mapping[str, Any], key: str) -> Any:
 
 
 def _same(one: PolicyResource, other: PolicyResource, key: str) -> bool:
-    """Whether both name the same resource by a property: by its value, else by dependency."""
+    """Whether a property of both refers to the same resource, by value or else by dependency."""
     mine, its = _known(one.props, key), _known(other.props, key)
     if mine is not None and its is not None:
         return mine == its
@@ -98,7 +99,7 @@ def _same(one: PolicyResource, other: PolicyResource, key: str) -> bool:
 
 
 def _runs(alarm: PolicyResource, policy: PolicyResource) -> bool:
-    """Whether an alarm's action is the policy: by its ARN, else by dependency."""
+    """Whether an alarm's action is the policy, by its ARN or else by dependency."""
     try:
         actions, arn = _listed(alarm.props.get("alarmActions")), policy.props.get("arn")
         if actions and arn is not None:
@@ -114,8 +115,8 @@ def _adds(policy: PolicyResource) -> bool:
 
 
 def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
-    """A variant that may have 0 instances needs a step policy that adds one, run by an alarm on
-    HasBacklogWithoutCapacity with the one dimension EndpointName."""
+    """A variant that may have 0 instances needs a step policy that adds one, invoked by an alarm on
+    HasBacklogWithoutCapacity with the single dimension EndpointName."""
     of_type = _by_type(args.resources)
     for target in of_type(TARGET):
         if _known(target.props, "serviceNamespace") not in (None, "sagemaker"):
@@ -131,20 +132,20 @@ def wakes_from_zero(args: StackValidationArgs, report: ReportViolation) -> None:
         ]
         if not waking:
             report(
-                f"{target.name} allows 0 instances, and no alarm on {WAKE} runs a step policy that "
-                "adds one: requests would wait until they expire. Add both, or let minCapacity be "
-                "1.",
+                f"{target.name} allows 0 instances, but no alarm on {WAKE} invokes a step policy "
+                "that adds one: requests would wait until they expire. Add both, or set "
+                "minCapacity to 1.",
                 target.urn,
             )
         for alarm in waking:
-            # The keys are known even while the endpoint's name is not.
+            # The keys are known even if the endpoint's name is not.
             for series in _watched(alarm):
                 dimensions = set(series.get("dimensions") or {})
                 if series.get("metricName") != WAKE or dimensions == {"EndpointName"}:
                     continue
                 report(
-                    f"{alarm.name} watches {WAKE} by the dimensions {sorted(dimensions)}; it is "
-                    "published by EndpointName alone, so the alarm would never fire.",
+                    f"{alarm.name} watches {WAKE} with the dimensions {sorted(dimensions)}, but it "
+                    "is published with EndpointName alone: the alarm would never fire.",
                     alarm.urn,
                 )
 
@@ -153,7 +154,7 @@ _OF_METRIC = ("namespace", "metricName", "dimensions", "period")
 
 
 def _watched(alarm: PolicyResource) -> list[Mapping[str, Any]]:
-    """The metrics that an alarm looks at: its own, or those of its expression."""
+    """The metrics that an alarm watches: a single one, or those of its expression."""
     own = {key: _known(alarm.props, key) for key in _OF_METRIC}
     queries = _listed(_known(alarm.props, "metricQueries"))
     return [own, *(query["metric"] for query in queries if query.get("metric"))]
@@ -168,7 +169,7 @@ def _by_type(resources: Iterable[PolicyResource]) -> Any:
 
 
 def scales_on_published_metrics(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """Target tracking of an endpoint goes by a metric that asynchronous endpoints publish."""
+    """Target tracking of an endpoint uses a metric that asynchronous endpoints publish."""
     tracking = args.props.get("targetTrackingScalingPolicyConfiguration")
     if args.resource_type != SCALING_POLICY or tracking is None:
         return
@@ -194,7 +195,7 @@ def scales_on_published_metrics(args: ResourceValidationArgs, report: ReportViol
 def alarms_run_policies_on_published_metrics(
     args: StackValidationArgs, report: ReportViolation
 ) -> None:
-    """An alarm that runs a scaling policy watches a metric that asynchronous endpoints publish."""
+    """Alarms that invoke a scaling policy watch metrics that asynchronous endpoints publish."""
     of_type = _by_type(args.resources)
     for alarm in of_type(ALARM):
         if not any(_runs(alarm, policy) for policy in of_type(SCALING_POLICY)):
@@ -205,20 +206,21 @@ def alarms_run_policies_on_published_metrics(
                 continue
             if metric not in PUBLISHED:
                 report(
-                    f"{alarm.name} runs a scaling policy by {metric}, which asynchronous endpoints "
-                    f"never publish by endpoint; use one of {', '.join(sorted(PUBLISHED))}.",
+                    f"{alarm.name} invokes a scaling policy on {metric}, which asynchronous "
+                    "endpoints never publish by endpoint; use one of "
+                    f"{', '.join(sorted(PUBLISHED))}.",
                     alarm.urn,
                 )
             elif (series.get("period") or MINUTE_S) < MINUTE_S:
                 report(
-                    f"{alarm.name} looks at {metric} more often than the minute in which it is "
-                    "published once: most of its periods have no data. Let period be 60 or more.",
+                    f"{alarm.name} has a period below 60 s, but {metric} is published once a "
+                    "minute: most periods would have no data. Set the period to 60 or more.",
                     alarm.urn,
                 )
 
 
 def stays_below_the_ceiling(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """No more instances than the configured ceiling, neither at first, ever, nor by schedule."""
+    """Neither initial instances, bounds nor schedules exceed the configured ceiling."""
     ceiling = args.get_config().get("maxCapacity", DEFAULT_MOST_INSTANCES)
     for where, count in _capacities(args):
         if count is not None and count > ceiling:
@@ -233,7 +235,7 @@ def _capacities(args: ResourceValidationArgs) -> Iterator[tuple[str, Any]]:
         yield "maxCapacity", args.props.get("maxCapacity")
     elif args.resource_type == SCHEDULE:
         action = args.props.get("scalableTargetAction") or {}
-        # The provider takes schedules' bounds as numbers or text.
+        # The provider takes the bounds of schedules as numbers or text.
         yield "maxCapacity", _number(action.get("maxCapacity"))
     elif args.resource_type == CONFIGURATION:
         for variant in args.props.get("productionVariants", []):
@@ -245,19 +247,17 @@ def _number(value: Any) -> float | None:
 
 
 def uses_allowed_families(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """Instances are of families that this stack may pay for."""
+    """Instances are of the families that this stack may use."""
     if args.resource_type != CONFIGURATION:
         return
     allowed = args.get_config().get("families", DEFAULT_FAMILIES)
     for variant in args.props["productionVariants"]:
         kind = variant["instanceType"]
         if kind.split(".")[1] not in allowed:
-            report(
-                f"{args.name}: {kind} is of none of the families {', '.join(allowed)}.", args.urn
-            )
+            report(f"{args.name}: {kind} must be of a family in {', '.join(allowed)}.", args.urn)
 
 
-# What must not be lost or seen
+# What must not be lost or public
 
 
 def tells_failures(args: ResourceValidationArgs, report: ReportViolation) -> None:
@@ -270,13 +270,13 @@ def tells_failures(args: ResourceValidationArgs, report: ReportViolation) -> Non
     try:
         path = asynchronous["outputConfig"].get("s3FailurePath")
     except UnknownValueError:
-        return  # it will be one
+        return  # an unknown value will be a path
     if not path:
         report(f"{args.name} has no s3FailurePath: failed requests would leave no trace.", args.urn)
 
 
 def buckets_are_closed(args: StackValidationArgs, report: ReportViolation) -> None:
-    """Every bucket is encrypted and has all four parts of the public-access block."""
+    """Every bucket is encrypted and has all four settings of the public access block."""
     of_type = _by_type(args.resources)
     for bucket in of_type(BUCKET):
         if not any(_same(each, bucket, "bucket") for each in of_type(ENCRYPTION)):
@@ -291,25 +291,26 @@ def buckets_are_closed(args: StackValidationArgs, report: ReportViolation) -> No
         open_parts = [p for p in parts if not any(_known(each.props, p) for each in blocks)]
         if open_parts:
             said = ", ".join(open_parts)
-            report(f"{bucket.name} is not blocked from the public: set {said}.", bucket.urn)
+            report(f"{bucket.name} does not block public access: set {said}.", bucket.urn)
 
 
 def topics_are_encrypted(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """Notifications hold inference ids and places; topics encrypt them."""
+    """Topics are encrypted, because notifications contain inference ids and S3 locations."""
     if args.resource_type != TOPIC:
         return
     try:
         key = args.props.get("kmsMasterKeyId")
     except UnknownValueError:
-        return  # a key that is only being made
+        return  # a key that is being created
     if not key:
         report(
-            f"{args.name} is not encrypted: set kmsMasterKeyId, alias/aws/sns at least.", args.urn
+            f"{args.name} is not encrypted: set kmsMasterKeyId, at least to alias/aws/sns.",
+            args.urn,
         )
 
 
 def grants_no_wildcard_actions(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """No identity policy allows `*` or `service:*`. A KMS key's own policy may: without kms:* for
+    """No identity policy allows `*` or `service:*`. A KMS key policy may, because without kms:* for
     the account nobody could administer the key."""
     if args.resource_type not in IDENTITY_POLICIES:
         return
@@ -320,7 +321,7 @@ def grants_no_wildcard_actions(args: ResourceValidationArgs, report: ReportViola
             continue
         if "NotAction" in statement:
             report(
-                f"{args.name} allows all but some actions (NotAction); name those it needs.",
+                f"{args.name} allows all actions but some (NotAction); name those it needs.",
                 args.urn,
             )
         for action in _listed(statement.get("Action")):
@@ -329,7 +330,7 @@ def grants_no_wildcard_actions(args: ResourceValidationArgs, report: ReportViola
 
 
 def carries_tags(args: ResourceValidationArgs, report: ReportViolation) -> None:
-    """What costs money or holds data says whose it is."""
+    """What costs money or holds data has tags that name its owner."""
     if args.resource_type not in TAGGED:
         return
     required = args.get_config().get("required", DEFAULT_TAGS)
@@ -342,7 +343,7 @@ def carries_tags(args: ResourceValidationArgs, report: ReportViolation) -> None:
         )
 
 
-def _resource_rule(rule: Any, **config: dict[str, Any]) -> Policy:
+def _resource_rule(rule: Any, **config: dict[str, object]) -> Policy:
     name, description = _told(rule)
     schema = PolicyConfigSchema(properties=config) if config else None
     return ResourceValidationPolicy(name, description, validate=rule, config_schema=schema)
@@ -353,7 +354,7 @@ def _stack_rule(rule: Any) -> Policy:
 
 
 def _told(rule: Any) -> tuple[str, str]:
-    """A rule's name and what it says of itself, as Pulumi shows them."""
+    """A rule's name and description as Pulumi shows them."""
     return rule.__name__.replace("_", "-"), " ".join(rule.__doc__.split())
 
 

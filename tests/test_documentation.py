@@ -104,7 +104,7 @@ def project(tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "inference_code").mkdir()
     (tmp_path / "inference_code" / "inference.py").touch()
-    traffic.write(traffic.generated("bursts", 0), tmp_path / "mine.csv")
+    traffic.write(traffic.generate("bursts", 0), tmp_path / "mine.csv")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
     for arguments in (["init", "-qb", "main"], ["add", "."], ["commit", "-qm", "stacks"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True)

@@ -47,7 +47,7 @@ brought = {"async-inference", *json.loads(sys.argv[1])}
 for module, owners in importlib.metadata.packages_distributions().items():
     if not brought & {owner.lower().replace("_", "-") for owner in owners}:
         sys.modules.setdefault(module, None)
-import async_inference.stack.provider, components.stack  # what __main__.py imports, and its hooks
+import async_inference.stack.provider, components.async_endpoint  # the program and its hooks
 """
 
 

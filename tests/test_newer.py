@@ -16,7 +16,7 @@ def pinned(old: str, new: str) -> Newer:
     [("1.9.9", "2.0.0", 2), ("^1.1.0", "1.2.0", 1), ("1.1.0", "1.1.1", 0), ("v5", "v6", 2)],
 )
 def test_what_is_behind_by_a_major_version_comes_first(old, new, behind):
-    assert newer.far(pinned(old, new)) == behind
+    assert newer.versions_behind(pinned(old, new)) == behind
 
 
 TAGS = """
@@ -67,4 +67,4 @@ def test_a_source_that_does_not_answer_leaves_the_others(monkeypatch, capsys):
     assert newer.main() == 1
     said = capsys.readouterr().out
     assert "1.1.0" in said
-    assert "could not be looked up: actions: git: no network" in said
+    assert "could not be checked: actions: git: no network" in said

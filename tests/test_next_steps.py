@@ -26,7 +26,7 @@ def project(tmp_path):
 
 
 def test_outside_the_project_it_says_where_to_go(tmp_path):
-    assert "go to the project's folder" in said(tmp_path, None)
+    assert "change to the project's folder" in said(tmp_path, None)
 
 
 def test_before_anything_runs_the_first_step_is_make_up(project):

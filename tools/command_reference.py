@@ -1,6 +1,6 @@
-"""Writes docs/commands.md from the command line's own help.
+"""Writes docs/commands.md from the help of the commands.
 
-`make docs` runs it; a test holds page and commands together.
+`make docs` runs it; a test checks that the page is up to date.
 """
 
 import re
@@ -25,7 +25,7 @@ def page() -> str:
         obj=command, ctx=typer.Context(command), name="async-inference", title="Command line"
     )
     _, _, body = text.partition("\n")
-    # The overviews cut each help text short; the sections below have it whole.
+    # The overviews cut each help text short; the sections below have the whole text.
     body = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", body)
     # Every command has it.
     body = body.replace("* `--help`: Show this message and exit.\n", "")

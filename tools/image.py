@@ -1,11 +1,11 @@
-"""Pins the newest Ray Serve image: its tag, and the list of all that it brings.
+"""Pins the newest Ray Serve image: its tag, and the list of its packages.
 
     git clone --depth 1 <AWS's deep-learning-containers> containers
     python tools/image.py containers && make lock
 
-The argument is a checkout of that repository. The tag is the newest of docs/ray/changelog, the
-list what docker/ray/uv.lock says. `make lock` then chooses the handlers' packages again; read what
-changed, and run `make test`.
+The argument is a checkout of that repository. The tag is the newest one in docs/ray/changelog, and
+the list comes from docker/ray/uv.lock. `make lock` then resolves the handlers' packages again; read
+what changed, and run `make test`.
 """
 
 import re
@@ -16,12 +16,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "components" / "images" / "ray.txt"
-PINNED_IN = (ROOT / "async_inference" / "images.py", ROOT / "Pulumi.yaml")
+PINNED_IN = ROOT / "async_inference" / "stack" / "images.py"
 TAG = re.compile(r"serve-ml-sagemaker-cuda-v\d+\.\d+")
 
 
 def listed(lock: str, tag: str, commit: str) -> str:
-    """The list of packages, from the image's own uv.lock."""
+    """The list of packages from the image's uv.lock."""
     document = tomllib.loads(lock)
     packages = sorted(
         (package["name"], package["version"])
@@ -55,8 +55,7 @@ def main() -> int:
     ).stdout.strip()
     lock = (checkout / "docker/ray/uv.lock").read_text()
     LIST.write_text(listed(lock, tag, commit))
-    for file in PINNED_IN:
-        file.write_text(TAG.sub(tag, file.read_text()))
+    PINNED_IN.write_text(TAG.sub(tag, PINNED_IN.read_text()))
     print(f"pinned {tag}; next: make lock docs, then make test")
     return 0
 

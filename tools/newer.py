@@ -1,10 +1,10 @@
-"""`make newer`: what is newer than what is pinned here, and where it says what changed.
+"""`make newer`: lists newer versions of what is pinned, with links to their release notes.
 
-Python packages that pyproject.toml names, the Go modules of the CLI and of actionlint, npm's
-packages of the JavaScript client, the workflows' actions, AWS's Ray Serve image. What
-cannot be reached is told, and the rest is still looked up. Nothing is changed: `make lock
-UPGRADE=--upgrade` takes newer Python packages within pyproject.toml's bounds; the rest is edited
-where the last column says.
+It checks the Python packages in pyproject.toml, the Go modules of the CLI and of actionlint, the
+npm packages of the JavaScript client, the workflows' actions and AWS's Ray Serve image. It reports
+sources that it cannot reach, and checks the others. It changes nothing: `make lock
+UPGRADE=--upgrade` upgrades Python packages within pyproject.toml's bounds; for the rest, the last
+column names the file to edit.
 """
 
 import json
@@ -28,23 +28,23 @@ from tools.image import TAG
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = "https://github.com/aws/deep-learning-containers"
 CONTAINERS_PAGES = "https://raw.githubusercontent.com/aws/deep-learning-containers/main"
-KEPT = {"github.com/pulumi/pulumi/sdk/v3": "the last that holds the Python language host"}
-"""Go modules that stay as they are, and why."""
+KEPT = {"github.com/pulumi/pulumi/sdk/v3": "the last that contains the Python language host"}
+"""Go modules that are not upgraded, and why."""
 
 
 class UnreachableError(Exception):
-    """A source gave no answer; says which."""
+    """A source that could not be reached."""
 
 
 @dataclass(frozen=True)
 class Newer:
-    """Something pinned of which there is a newer version.
+    """A pinned dependency that has a newer version.
 
     Args:
-        name: what it is.
+        name: its name.
         pinned: the version here.
-        newest: the newest that its source offers.
-        changes: where it says what changed, "" if that is not known.
+        newest: the newest version.
+        changes: the address of its release notes; empty if unknown.
         where: the file with the pin.
     """
 
@@ -56,7 +56,7 @@ class Newer:
 
 
 def python_packages() -> Iterator[Newer]:
-    """Packages that pyproject.toml names."""
+    """The packages in pyproject.toml."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     groups = [*document["project"]["optional-dependencies"].values()]
     groups += document["dependency-groups"].values()
@@ -86,7 +86,7 @@ def _changelog(package: str) -> str:
 
 
 def go_modules() -> Iterator[Newer]:
-    """The programs that tools/ builds."""
+    """The Go modules of the programs that tools/ builds."""
     for file in sorted(ROOT.glob("tools/*/go.mod")):
         text = file.read_text()
         (tool,) = re.findall(r"^tool (\S+)", text, re.MULTILINE)
@@ -103,9 +103,9 @@ def go_modules() -> Iterator[Newer]:
 
 
 def npm_packages() -> Iterator[Newer]:
-    """What the client in JavaScript imports."""
+    """The packages of the JavaScript client."""
     folder = ROOT / "tests" / "local_aws" / "clients" / "javascript"
-    # It ends with 1 where anything is outdated.
+    # npm outdated ends with code 1 if anything is outdated.
     told = _said("npm", "outdated", "--json", folder=folder, codes=(0, 1))
     pinned = json.loads((folder / "package.json").read_text())["dependencies"]
     for name, each in json.loads(told or "{}").items():
@@ -115,7 +115,7 @@ def npm_packages() -> Iterator[Newer]:
 
 
 def actions() -> Iterator[Newer]:
-    """What the workflows use, by its major version."""
+    """The workflows' actions, by major version."""
     used: dict[str, tuple[str, str]] = {}
     for file in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
         for name, tag in re.findall(r"uses: ([\w-]+/[\w-]+)@(v\d+)", file.read_text()):
@@ -129,7 +129,7 @@ def actions() -> Iterator[Newer]:
 
 
 def image() -> Iterator[Newer]:
-    """AWS's Ray Serve image for SageMaker, as its changelog names them, the newest first."""
+    """AWS's Ray Serve image for SageMaker; its changelog lists the newest tag first."""
     newest = TAG.search(_page(f"{CONTAINERS_PAGES}/docs/ray/changelog/index.md"))
     if newest and newest[0] != DEFAULT_TAG:
         where = "python tools/image.py CHECKOUT"
@@ -145,7 +145,7 @@ def _page(url: str) -> str:
 
 
 def _tags(repository: str, form: str) -> set[str]:
-    """The first group of a form in a repository's tags that have it."""
+    """The first group of a pattern in each of a repository's tags that match it."""
     told = _said("git", "ls-remote", "--tags", "--refs", repository)
     matched = (re.fullmatch(form, tag) for tag in re.findall(r"refs/tags/(\S+)", told))
     return {found[1] for found in matched if found}
@@ -164,8 +164,8 @@ def _said(*command: str, folder: Path = ROOT, codes: tuple[int, ...] = (0,)) -> 
     return done.stdout.strip()
 
 
-def far(newer: Newer) -> int:
-    """How far behind it is: 2 by a major version, 1 by a minor one, 0 by less."""
+def versions_behind(newer: Newer) -> int:
+    """How far behind the pin is: 2 for a major version, 1 for a minor one, 0 for less."""
     try:
         old, new = Version(newer.pinned.lstrip("^~")), Version(newer.newest)
     except InvalidVersion:
@@ -183,7 +183,7 @@ SOURCES: dict[str, Callable[[], Iterator[Newer]]] = {
 
 
 def main() -> int:
-    """Print what is newer, the farthest behind first; 1 if a source could not be reached."""
+    """Print what is newer, largest gap first; returns 1 if a source could not be reached."""
     console = Console()
     table = Table(box=None, pad_edge=False)
     for heading in ("what", "pinned", "newest", "what changed", "pinned in"):
@@ -195,13 +195,13 @@ def main() -> int:
             found += source()
         except UnreachableError as error:
             unreachable.append(f"{kind}: {error}")
-    for each in sorted(found, key=far, reverse=True):
+    for each in sorted(found, key=versions_behind, reverse=True):
         table.add_row(each.name, each.pinned, each.newest, each.changes, each.where)
     console.print(table if found else "Nothing is newer.")
     for module, why in KEPT.items():
         console.print(f"kept: {module}: {why}", markup=False)
     for reason in unreachable:
-        console.print(f"could not be looked up: {reason}", markup=False, style="yellow")
+        console.print(f"could not be checked: {reason}", markup=False, style="yellow")
     return 1 if unreachable else 0
 
 

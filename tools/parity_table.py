@@ -84,7 +84,7 @@ SERVICE_DIFFERS = {
     ),
     "kms": "S3 objects and volumes are stored as they are, whatever key is named.",
     "logs": "An event's time is when it was first read.",
-    "sts": "Any credentials are accepted.",
+    "sts": "object credentials are accepted.",
     "budgets": "Budgets are kept; nothing is counted against them.",
 }
 """How a service of moto differs from AWS."""

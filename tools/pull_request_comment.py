@@ -1,12 +1,12 @@
-"""The one comment of a pull request: what it would change in AWS, the policies, waits and cost.
+"""Writes a comment on a pull request: what it would change in AWS, policies, waits and cost.
 
     python tools/pull_request_comment.py FOLDER [--repository OWNER/NAME --number N]
 
-FOLDER has a folder for each stack with what the workflow left there: `events.jsonl` and `diff.txt`
-of `pulumi preview --event-log --diff`, `rehearsal.json` and `rehearsal.txt` (standard error) of
-`async-inference rehearse --against <base> --json`. Without a number the comment is printed; with
-one it is written to GitHub with GITHUB_TOKEN: over the one that is there, else as a new one. Needs
-nothing but Python, so that the job that may write comments installs nothing.
+FOLDER has a folder for each stack with the workflow's files: `events.jsonl` and `diff.txt` of
+`pulumi preview --event-log --diff`, `rehearsal.json` and `rehearsal.txt` (standard error) of
+`async-inference rehearse --against <base> --json`. Without a number it prints the comment. With one
+it creates the comment on GitHub, or updates the existing one, with GITHUB_TOKEN. It needs only
+Python, so that the job with permission to comment installs nothing.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from typing import Any
 MARKER = "<!-- async-inference: pull request -->"
 """The marker by which the comment is found."""
 MOST_CHARACTERS = 65_536
-"""Of a comment (GitHub REST API)."""
+"""Longest comment (GitHub REST API)."""
 DIFF_CHARACTERS = 20_000
-"""Of each stack's diff; the rest is in the workflow's log."""
+"""Longest part of a stack's diff in the comment; the rest is in the workflow's log."""
 PAGE = 100
 TOLD = {"create", "update", "replace", "delete", "import"}
 """Operations that the comment lists; a replacement includes its create and delete."""
@@ -35,7 +35,7 @@ _COLOUR = re.compile(r"<\{%.*?%\}>")
 
 @dataclass(frozen=True)
 class StackReport:
-    """What the workflow left of one stack; None or empty where a step left nothing."""
+    """The workflow's files of one stack; None or empty if a step left nothing."""
 
     name: str
     events: Sequence[dict[str, Any]]
@@ -65,7 +65,7 @@ def _read(folder: Path) -> StackReport:
 
 
 def body(reports: Sequence[StackReport]) -> str:
-    """The comment, within GitHub's limit: without diffs, then cut, where it is too long."""
+    """The comment; if it exceeds GitHub's limit, it loses its diffs and is then cut."""
     whole = _text(reports)
     if len(whole) > MOST_CHARACTERS:
         whole = _text([replace(report, diff="") for report in reports])
@@ -92,7 +92,7 @@ def _preview(report: StackReport) -> Iterator[str]:
     finished = any("summaryEvent" in event for event in report.events)
     if errors or not finished:
         yield "**The preview failed.**"
-        yield fenced("\n".join(errors) or report.diff[-2000:] or "It left no events.")
+        yield fenced("\n".join(errors) or report.diff[-2000:] or "There are no events.")
     if finished and not changes:
         yield "No changes."
     if changes:
@@ -146,7 +146,7 @@ FIGURES = {
     "starts": ("starts", "{:.0f}"),
     "expired": ("expired requests", "{:.0f}"),
 }
-"""Of the rehearsal's `over_seeds`: what it is called, and its form."""
+"""Figures of the rehearsal's `over_seeds`: heading and format."""
 
 
 def _rehearsal(report: StackReport) -> Iterator[str]:
@@ -180,41 +180,41 @@ def _rehearsal(report: StackReport) -> Iterator[str]:
     traffic, seeds = report.rehearsal["traffic"], report.rehearsal["assumptions"]["seeds"]
     calibrated = report.rehearsal["assumptions"].get("calibrated")
     header = [
-        f"| rehearsal | {cell(before['policy'])} | this | change | this, however AWS is read |",
+        f"| rehearsal | {cell(before['policy'])} | this | change | this, under any reading |",
         "|---|--:|--:|--:|--:|",
     ]
     yield "\n".join([*header, *rows])
     moved = Counter(each["moved_by"] for each in readings.values() if each["moved_by"])
     yield (
-        f"An estimate by simulation: {traffic['requests']:.0f} requests over "
+        f"A simulated estimate: {traffic['requests']:.0f} requests over "
         f"{traffic['span_s'] / 86_400:.1f} days"
         + (f", {cell(calibrated)}" if calibrated else "")
         + f"; means over {len(seeds)} seeds with the range over "
         "them. A change is noise if the seeds disagree on its sign."
-        + (f" Most depends on `{moved.most_common(1)[0][0]}`." if moved else "")
+        + (f" The reading that matters most is `{moved.most_common(1)[0][0]}`." if moved else "")
     )
 
 
 def shown(form: str, value: float | None) -> str:
-    """A figure, a dash where there is none (no request was served)."""
+    """A figure, or a dash if there is none because no request was served."""
     return "-" if value is None else form.format(value)
 
 
 def over_seeds(form: str, estimate: dict[str, float | None]) -> str:
-    """A mean with its range, where there is one."""
+    """A mean with its range, if there is one."""
     mean, low, high = (shown(form, estimate[key]) for key in ("mean", "low", "high"))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def change(was: float | None, is_now: float | None) -> str:
-    """How a figure changed, in percent of what it was."""
+    """A figure's change in percent."""
     if was is None or is_now is None or was == is_now:
         return "" if was == is_now else "-"
     return "new" if was == 0 else f"{(is_now - was) / was:+.0%}"
 
 
 def cell(text: str) -> str:
-    """Text as a table's cell takes it: one line, no column of its own, no markup."""
+    """Text for a table's cell: on one line, with everything escaped that Markdown would read."""
     words = " ".join(text.split())
     for special in "\\`*_|<>[]@":
         words = words.replace(
@@ -227,7 +227,7 @@ _ENTITIES = {"<": "&lt;", ">": "&gt;", "@": "&#64;"}  # no markup, and nobody is
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Text as a code block that it cannot end."""
+    """A code block whose fence does not occur in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
@@ -239,7 +239,7 @@ class GitHub:
     Args:
         api: the API's URL.
         repository: `owner/name`.
-        token: may write pull requests' comments.
+        token: a token with permission to comment on pull requests.
     """
 
     def __init__(self, api: str, repository: str, token: str) -> None:
@@ -247,7 +247,7 @@ class GitHub:
         self._token = token
 
     def publish(self, number: int, text: str) -> None:
-        """Update the comment that has the marker, or create one."""
+        """Update the comment with the marker, or create one."""
         page = 1
         while True:
             found = self._ask("GET", f"/issues/{number}/comments?per_page={PAGE}&page={page}")

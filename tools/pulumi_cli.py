@@ -1,9 +1,9 @@
-"""Gets a working Pulumi CLI with its Python language host into .local/bin.
+"""Puts a working Pulumi CLI and its Python language host into .local/bin.
 
-In this order: the one on PATH, the vendor's installer, a build from Go modules. The versions that
-are built are pinned by go.mod and go.sum in tools/pulumi and tools/pulumi-language-python: the
-language host's is the last one that is a package of a Go module with a fixed version. It reads the
-virtual environment of Pulumi.yaml from a flag, which the CLI gives no longer: a script does.
+It tries the CLI on PATH, then the vendor's installer, then a build from Go modules. go.mod and
+go.sum in tools/pulumi and tools/pulumi-language-python pin what is built. The language host is the
+last version that was part of a Go module with a fixed version. It expects Pulumi.yaml's virtual
+environment as a flag, which the newer CLI does not pass, so a script does.
 """
 
 import os
@@ -19,12 +19,12 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 BIN = TOOLS.parent / ".local" / "bin"
 OLDEST = (3, 217, 0)
-"""Error hooks, resource hooks and replacement triggers work from here on."""
+"""The first version with error hooks, resource hooks and replacement triggers."""
 MODULES = {
     "pulumi-language-python": "github.com/pulumi/pulumi/sdk/v3",
     "pulumi": "github.com/pulumi/pulumi/pkg/v3",
 }
-"""The program that each folder beside this file builds, and the module that holds it."""
+"""The folders of programs to build, and the module that contains each program."""
 HOST = """#!/bin/sh
 # Started in the program's folder.
 venv=$(sed -n 's/^ *virtualenv: *//p' Pulumi.yaml 2>/dev/null)
@@ -34,11 +34,11 @@ exec "$(dirname "$(readlink -f "$0")")/host/pulumi-language-python" \\
 
 
 class UnobtainableError(Exception):
-    """One way to get the CLI did not work; says why."""
+    """A way to get the CLI did not work; the message says why."""
 
 
 def version(pulumi: str | Path) -> tuple[int, ...] | None:
-    """The version of a CLI, None if it does not run."""
+    """The version of a CLI; None if it does not run."""
     try:
         answer = subprocess.run(
             [pulumi, "version"], capture_output=True, text=True, check=True, timeout=60
@@ -59,14 +59,14 @@ def works() -> bool:
 
 
 def ready() -> bool:
-    """Whether they work, and are not an older build of ours than go.mod says."""
+    """Whether both work, and are not builds of an older version than go.mod's."""
     own = BIN / "pulumi"
     built = own.is_file() and not own.is_symlink()
     return works() and (not built or version(own) == pinned())
 
 
 def pinned() -> tuple[int, ...]:
-    """The version of the CLI that is built."""
+    """The version of the CLI that go.mod pins."""
     found = re.search(
         rf"^\s*{MODULES['pulumi']} v(\d+)\.(\d+)\.(\d+)",
         (TOOLS / "pulumi" / "go.mod").read_text(),
@@ -77,10 +77,10 @@ def pinned() -> tuple[int, ...]:
 
 
 def from_path() -> None:
-    """Link to the CLI that is installed already.
+    """Link to the CLI on PATH.
 
     Raises:
-        UnobtainableError: there is none, or an old one.
+        UnobtainableError: there is none, or it is too old.
     """
     others = [each for each in os.get_exec_path() if Path(each).resolve() != BIN.resolve()]
     found = shutil.which("pulumi", path=os.pathsep.join(others))
@@ -97,11 +97,11 @@ def from_vendor() -> None:
     """Run the vendor's installer.
 
     Raises:
-        UnobtainableError: it cannot be reached or failed.
+        UnobtainableError: the installer cannot be reached or failed.
     """
     from pulumi.automation import PulumiCommand
 
-    # Its script tries for minutes where nothing can be reached; this is not the only way.
+    # Without a network the installer retries for minutes, and there is another way.
     into = BIN.parent / "pulumi-vendor"
     problem: list[BaseException] = []
 
@@ -124,7 +124,7 @@ def from_go() -> None:
     """Build both programs from Go modules.
 
     Raises:
-        UnobtainableError: no Go, or the build failed.
+        UnobtainableError: there is no Go, or the build failed.
     """
     go = shutil.which("go")
     if go is None:

@@ -1,5 +1,5 @@
-"""What a live endpoint shows of the readings that AWS leaves open, and rehearsals that use it.
+"""Measures on a live endpoint which readings of AWS hold, so that rehearsals can use them.
 
-`reading` takes an endpoint's records from AWS, `estimators` judge them, `file` keeps what they
-found in `calibration.<stack>.yaml`, from which `file.apply` changes a rehearsal's assumptions.
+`reading` reads an endpoint's records from AWS, and `estimators` evaluate them. `file` keeps the
+findings in `calibration.<stack>.yaml`; `file.apply` uses them in a rehearsal's assumptions.
 """

@@ -1,4 +1,4 @@
-"""What the rehearsal would have predicted for what was measured, before and after calibration."""
+"""Compares measured waits with what a rehearsal predicts, before and after calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,18 @@ from async_inference.scaling.plan import ScalingPlan
 from async_inference.validation import InvalidInputError
 
 SEEDS = 10
-"""Where in the minute the alarms were evaluated is not taken over, so several runs are made."""
+"""Several runs, because measured alarm phases are not used here."""
 HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One set of assumptions over the measured traffic.
+    """The simulation of the measured traffic under one set of assumptions.
 
     Args:
-        mean_wait_s: of the seeds' runs together.
-        runs: one a seed.
+        name: of the assumptions.
+        mean_wait_s: mean over the seeds.
+        runs: one for each seed.
     """
 
     name: str
@@ -35,10 +36,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured beside predicted.
+    """Measured and predicted waits.
 
     Args:
-        origin_s: the first minute, which the traffic's times count from.
+        origin_s: the first minute; the traffic's times count from it.
         measured_wait_s: mean time in the backlog.
     """
 
@@ -49,7 +50,7 @@ class Comparison:
     predictions: tuple[Prediction, ...]
 
     def sentence(self) -> str:
-        """Mean waits, measured and predicted, and how far apart they are."""
+        """The measured and predicted mean waits, and how much they differ."""
         told = "; ".join(
             f"{each.name} it predicts {each.mean_wait_s:.0f} s "
             f"({each.mean_wait_s / self.measured_wait_s - 1:+.0%})"
@@ -57,16 +58,16 @@ class Comparison:
         )
         return (
             f"{self.traffic.requests} requests waited {self.measured_wait_s:.0f} s on average, as "
-            f"measured. The rehearsal of the same traffic, arrivals known to the minute: {told}."
+            f"measured. The rehearsal of the same traffic, with arrivals to the minute: {told}."
         )
 
 
 def compare(
     records: Records, plan: ScalingPlan, assumptions: Sequence[tuple[str, Assumptions]]
 ) -> Comparison | None:
-    """Simulate the measured traffic under each set of assumptions; None if there was none.
+    """Simulate the measured traffic under each set of assumptions; None without traffic.
 
-    Arrivals are known to the minute, so predictions of single waits are too.
+    Arrivals are known only to the minute, so predictions of single waits are no more precise.
     """
     minutes = records.minutes
     since = int(records.created_s // MINUTE_S + 1) * MINUTE_S
@@ -76,7 +77,7 @@ def compare(
     ]
     backlog, ended, in_backlog_ms, total_ms = own
     try:
-        traffic = history.reconstructed(history.Minutes(backlog, ended, in_backlog_ms, total_ms))
+        traffic = history.reconstruct(history.Minutes(backlog, ended, in_backlog_ms, total_ms))
     except InvalidInputError:
         return None
     origin_s = min([*ended, *backlog])
@@ -90,10 +91,10 @@ def compare(
 
 
 def picture(comparison: Comparison, path: Path) -> None:
-    """Backlog and capacity on one time axis: measured, and as each set of assumptions has it.
+    """Draw backlog and capacity on one time axis, measured and predicted.
 
     Raises:
-        InvalidInputError: it cannot be written.
+        InvalidInputError: the file cannot be written.
     """
     minutes, origin_s = comparison.records.minutes, comparison.origin_s
     shown = sorted(minute for minute in minutes.backlog if minute >= origin_s)

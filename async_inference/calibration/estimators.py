@@ -1,8 +1,8 @@
-"""Which reading of AWS an endpoint's records fit, with how much evidence.
+"""Estimates which reading of AWS an endpoint's records support, and how strongly.
 
-Each estimator is a pure function over frozen records. It names a value only where the records
-speak for it: at least `LIKELY` times more for it than for any other, or three observations of a
-number. Else it says what is missing.
+Each estimator is a pure function over frozen records. It gives a reading only if the records are at
+least `LIKELY` times likelier under it than under any other, and a number only after `LEAST_SEEN`
+observations. Otherwise it says what is missing.
 """
 
 import math
@@ -27,39 +27,39 @@ from async_inference.scaling.autoscaler import HIGH_ALARM_PERIODS, LOW_ALARM_PER
 from async_inference.scaling.plan import Metric
 
 LIKELY = 20.0
-"""The likelihood ratio from which a reading is named: the usual 1 in 20."""
+"""Likelihood ratio from which a reading is accepted: the usual 1 in 20."""
 ODDS_OF_ONE = 49.0
-"""What one plain observation of a reading counts: one in fifty may mislead (a deployment, a
-person's change in the same minute)."""
+"""Odds from one clear observation of a reading. One in fifty may mislead, because of a deployment
+or a manual change in the same minute."""
 MOST_ODDS = 1e6
 LEAST_SEEN = 3
-"""Observations of a number before it is named."""
+"""Observations that a number needs."""
 SHORTAGE_RATIO = 3.0
-"""A start that took this many times the median waited for capacity, not for its container."""
+"""A start that took more than this many times the median was waiting for capacity."""
 NO_SIGMA = 0.005
 PHASE_SPREAD_S = 5.0
 NOTED_LATE_S = 60.0
 IDLE_MINUTES = 20
-"""So long a silence ends an episode of work."""
+"""This many minutes without work end an episode."""
 LOOK_ERROR_S = MINUTE_S / math.sqrt(12)
-"""Standard error of a request's time when it is counted by looks a minute apart."""
+"""Standard error of a request's time when it is measured by samples a minute apart."""
 PUBLISHED_DELAY_S = (60.0, 90.0)
-"""Of metrics, by published runs (docs/aws-facts.md#alarms)."""
+"""Delay of metrics in published runs (docs/aws-facts.md#alarms)."""
 
 Value = float | int | str | bool
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of one reading or number.
+    """What the records show about one reading or number.
 
     Args:
-        name: of an assumption as `rehearse --set` takes it, or of a number that is told beside.
-        value: None where there is not enough evidence.
-        observations: how many things were seen that tell of it.
-        because: what showed it, or what is missing, as a clause.
-        low, high: an interval that holds a number in 19 of 20 cases.
-        odds: how many times likelier the records are under this value than under the next.
+        name: an assumption as `rehearse --set` takes it, or a number that is only reported.
+        value: None if there is not enough evidence.
+        observations: how many observations support it.
+        because: the evidence, or what is missing, as a clause.
+        low, high: the number's 95 % confidence interval.
+        odds: how many times likelier the records are under this value than under the next best.
     """
 
     name: str
@@ -76,9 +76,9 @@ class Start:
     """A scale-out, or several that overlapped.
 
     Args:
-        at_s: when the first instance was asked for.
-        took_s: from then until all served.
-        asked_s: for each instance, how long after the first it was asked for.
+        at_s: when the first instance was requested.
+        took_s: seconds from then until all instances served.
+        asked_s: for each instance, seconds from the first request to its request.
     """
 
     at_s: float
@@ -88,12 +88,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Estimate:
-    """All findings, and what they leave out.
+    """All findings, and notes about them.
 
     Args:
-        starts: what the setup time rests on.
-        phases_s: for each policy, when in a minute its alarms are evaluated.
-        notes: what else is to be told, a sentence for each.
+        starts: the starts from which the setup time was estimated.
+        phases_s: for each policy, the phases of its alarms.
+        notes: what else a reader should know, a sentence each.
     """
 
     findings: tuple[Finding, ...]
@@ -106,7 +106,7 @@ class Estimate:
 
 
 def estimate(records: Records) -> Estimate:
-    """Judge an endpoint's records."""
+    """Estimate readings and numbers from an endpoint's records."""
     changes = capacity_changes(records)
     starts, first_start, apart = later_starts(records, changes)
     delay = metric_delay(records)
@@ -130,13 +130,13 @@ def estimate(records: Records) -> Estimate:
             "setup_is_billed",
             None,
             0,
-            "no metric tells what an instance costs; the bill's hours beside these starts would",
+            "no metric shows what an instance costs; compare the bill's hours with these starts",
         ),
         Finding(
             "announcement_delay_s",
             None,
             0,
-            "these records hold what SageMaker publishes, not what clients announce",
+            "these records contain SageMaker's metrics only, not the clients' announcements",
         ),
     ]
     told = (*apart, *notes(records, changes))
@@ -149,19 +149,19 @@ def estimate(records: Records) -> Estimate:
 def later_starts(
     records: Records, changes: Sequence[CapacityChange]
 ) -> tuple[tuple[Start, ...], Finding, tuple[str, ...]]:
-    """The starts that tell of the setup time, the first one after a creation, and what was left.
+    """The starts that show the setup time, the endpoint's first start, and notes on the others.
 
-    The first start of an endpoint is without a cached image (docs/aws-facts.md#start). Where the
-    creation itself was seen, that was it; else the first scale-out after it is taken for it where
-    it took unlike the others.
+    An endpoint's first start has no cached image (docs/aws-facts.md#start). It is the creation
+    itself if the records contain that; otherwise it is the first scale-out, if its time differs
+    from the others'.
     """
     left: list[str] = []
     usable = list(_starts(changes))
     old = [start for start in usable if start.at_s < records.configuration_created_s]
     if old:
         left.append(
-            f"{_count(len(old), 'start')} of an earlier configuration left out: "
-            f"{records.configuration} is the live one"
+            f"{_count(len(old), 'start')} of an earlier configuration left out; the live one is "
+            f"{records.configuration}"
         )
     starts = [start for start in usable if start.at_s >= records.configuration_created_s]
     first = _creation_start(records)
@@ -176,11 +176,11 @@ def later_starts(
         if slow:
             left.append(
                 f"{_count(len(slow), 'start')} left out that took up to "
-                f"{max(start.took_s for start in slow):.0f} s: no instance was to be had"
+                f"{max(start.took_s for start in slow):.0f} s: AWS was short of capacity"
             )
             starts = [start for start in starts if start not in slow]
     told = (
-        Finding("first_setup_s", None, 0, "this endpoint's creation lies before what was read")
+        Finding("first_setup_s", None, 0, "the endpoint was created before the time that was read")
         if first is None
         else Finding(
             "first_setup_s",
@@ -195,7 +195,7 @@ def later_starts(
 
 
 def _starts(changes: Sequence[CapacityChange]) -> Iterator[Start]:
-    """Scale-outs that are done, those that overlapped as one; with a scale-in among them, none."""
+    """Completed scale-outs; overlapping ones count as one, or not at all with a scale-in."""
     together: list[CapacityChange] = []
     for change, following in pairwise([*changes, None]):
         assert change is not None
@@ -223,26 +223,26 @@ def _creation_start(records: Records) -> float | None:
         return None
     later = [minute for minute in records.minutes.instances if minute >= records.created_s]
     scaled = [a.started_s for a in records.activities if a.started_s >= records.created_s]
-    # Instances that went before they were counted leave those of a later start.
+    # Without this check, instances of a later start could be taken for those of the creation.
     if not later or min(scaled, default=math.inf) < min(later):
         return None
     return min(later) - records.created_s
 
 
 def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> Iterator[Finding]:
-    """Median and spread of the setup time, lognormal as the simulator draws it.
+    """Median and spread of the setup time, which is lognormal as in the simulator.
 
     Args:
-        starts: what is known of it.
-        weights: how much each counts; equally if None.
+        starts: the observed starts.
+        weights: the weight of each; None weighs all equally.
     """
     if len(starts) < LEAST_SEEN:
-        because = f"{_count(len(starts), 'start')} of {LEAST_SEEN} that are needed"
+        because = f"there are {_count(len(starts), 'start')}, and {LEAST_SEEN} are needed"
         yield Finding("setup_s", None, len(starts), because)
         yield Finding("setup_sigma", None, len(starts), because)
         return
     median_s, sigma = lognormal(starts, weights or [1.0] * len(starts))
-    because = "scale-outs from asking until all instances were in service"
+    because = "scale-outs, from the request until all instances were in service"
     factor = math.exp(float(stdtrit(len(starts) - 1, 0.975)) * sigma / math.sqrt(len(starts)))
     yield Finding(
         "setup_s",
@@ -258,9 +258,9 @@ def setup(starts: Sequence[Start], weights: Sequence[float] | None = None) -> It
 
 
 def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float, float]:
-    """Median and sigma of the setup time of one instance, by maximum likelihood.
+    """Median and sigma of one instance's setup time, by maximum likelihood.
 
-    A scale-out of several takes until the last of them is ready.
+    A scale-out of several instances lasts until the last one is ready.
     """
     took_s = np.array([max(start.took_s, 1.0) for start in starts])
     weight = np.array(weights)
@@ -273,7 +273,7 @@ def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float,
         many = len(logs) / (len(logs) - 1) if len(logs) > 1 else 1.0
         return math.exp(mean), spread * math.sqrt(many)
     most = max(len(start.asked_s) for start in starts)
-    # An instance that there was not is one that was ready long before.
+    # Pad with instances that were ready long before, so that all rows have the same length.
     asked_s = np.array([[*s.asked_s, *[-1e9] * (most - len(s.asked_s))] for s in starts])
     each_log = np.log(np.maximum(took_s[:, None] - asked_s, 1.0))
 
@@ -290,7 +290,7 @@ def lognormal(starts: Sequence[Start], weights: Sequence[float]) -> tuple[float,
 
 
 def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Finding]:
-    """A start in two parts: until the container writes its first line, and from then on."""
+    """The two parts of a start: before and after the container's first log line."""
     before, within = [], []
     for change in changes:
         if change.after <= change.before or not change.alone or change.ended_s is None:
@@ -301,7 +301,7 @@ def parts(records: Records, changes: Sequence[CapacityChange]) -> Iterator[Findi
                 within.append(change.ended_s - began_s)
     for name, seen in (("setup_until_container_s", before), ("setup_in_container_s", within)):
         if len(seen) < LEAST_SEEN:
-            because = f"the logs tell of {_count(len(seen), 'container')} that began within a start"
+            because = f"the logs show {_count(len(seen), 'container')} that began during a start"
             yield Finding(name, None, len(seen), because)
         else:
             low, middle, high = np.percentile(seen, [2.5, 50, 97.5])
@@ -317,23 +317,23 @@ def scale_in(changes: Sequence[CapacityChange]) -> Finding:
         if change.after < change.before and change.ended_s is not None and change.alone
     ]
     if len(took_s) < LEAST_SEEN:
-        because = f"{_count(len(took_s), 'scale-in')} of {LEAST_SEEN} that are needed"
+        because = f"there are {_count(len(took_s), 'scale-in')}, and {LEAST_SEEN} are needed"
         return Finding("scale_in_takes_s", None, len(took_s), because)
     return Finding(
         "scale_in_takes_s",
         round(float(np.median(took_s)), 1),
         len(took_s),
-        "scale-ins from asking until the endpoint was in service again",
+        "scale-ins, from the request until the endpoint was in service again",
         round(min(took_s), 1),
         round(max(took_s), 1),
     )
 
 
 def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """Whether a change in progress refuses others.
+    """Whether SageMaker refuses a capacity change while another one is in progress.
 
-    Application Auto Scaling may note the end of a change late. So an overlap counts only if it was
-    longer than `NOTED_LATE_S` and, of a scale-out, if not all its instances were in service yet.
+    Application Auto Scaling may record the end of a change late. So an overlap counts only if it
+    was longer than `NOTED_LATE_S`, and for a scale-out only if instances were still missing.
     """
     refused = [
         activity
@@ -353,7 +353,7 @@ def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> F
     return _voted(
         "capacity_change_in_progress",
         {"refused": len(refused), "allowed": overlapped},
-        "activities that failed since the endpoint was Updating, and changes that overlapped",
+        "activities that failed because the endpoint was Updating, and changes that overlapped",
         "no policy wanted a second change while one was in progress; a burst would show it",
     )
 
@@ -362,7 +362,7 @@ def change_in_progress(records: Records, changes: Sequence[CapacityChange]) -> F
 
 
 def samples_per_minute(records: Records) -> Finding:
-    """How many looks make a minute's point: CloudWatch says it."""
+    """How many samples make up a minute's datapoint: the datapoint's SampleCount."""
     name = "samples_per_minute"
     counts = Counter(round(count) for count in records.minutes.samples.values())
     total = sum(counts.values())
@@ -373,17 +373,17 @@ def samples_per_minute(records: Records) -> Finding:
         return Finding(name, None, total, f"SampleCount varies: {_listed(counts)}")
     whole = all(float(each).is_integer() for each in records.minutes.backlog.values())
     if value == 1 and not whole:
-        because = "SampleCount is 1, but the points are not whole numbers: they are means already"
+        because = "SampleCount is 1, but datapoints are not whole numbers: they are means already"
         return Finding(name, None, total, because)
     return Finding(name, value, total, "SampleCount of ApproximateBacklogSize", odds=MOST_ODDS)
 
 
 def metric_delay(records: Records) -> Finding:
-    """How long after its minute's end a datapoint is seen by alarms.
+    """How long after the end of its minute a datapoint becomes visible to alarms.
 
-    An evaluation that saw minute m as its newest bounds the delay from above by the time since m's
-    end, and from below by a minute less where the next minute has a datapoint as well. Alarms are
-    evaluated at their own phases, so that several alarms narrow it down.
+    If the newest minute that an evaluation saw is m, the delay is at most the time since the end of
+    m. If the next minute has a datapoint too, it is at least a minute less than that. Alarms are
+    evaluated at different phases, so several alarms narrow the interval.
     """
     name = "metric_delay_s"
     metric_of = {a.name: a.metric for a in records.alarms if a.period_s == MINUTE_S}
@@ -395,7 +395,7 @@ def metric_delay(records: Records) -> Finding:
         high = change.at_s - change.newest_s - MINUTE_S
         bounds.append((high - MINUTE_S, high))
     if len(bounds) < LEAST_SEEN:
-        because = f"{len(bounds)} changes of alarms' states tell which minutes they saw"
+        because = f"{len(bounds)} state changes of alarms show which minutes the alarms saw"
         return Finding(name, None, len(bounds), because)
     low, high, agree = _most_covered(bounds)
     if agree < 0.8 * len(bounds):
@@ -408,18 +408,18 @@ def metric_delay(records: Records) -> Finding:
         name,
         round(sum(inner) / 2),
         len(bounds),
-        f"the newest minute that alarms saw, at {_count(phases, 'phase')} of theirs; the middle of "
-        "what agrees with it" + (", and with published runs" if inner == published else ""),
+        f"the newest minute that alarms saw, at {_count(phases, 'different phase')}; the middle of "
+        "the interval that fits" + (", published runs included" if inner == published else ""),
         round(low, 1),
         round(high, 1),
     )
 
 
 def phases(records: Records) -> dict[str, tuple[float, ...]]:
-    """When in a minute the alarms of each policy are evaluated, target tracking's high one first.
+    """The phases of each policy's alarms, target tracking's high alarm first.
 
-    A policy is left out where one of its alarms showed fewer than three evaluations, or these lie
-    more than `PHASE_SPREAD_S` apart: then it has no phase of its own.
+    A policy is left out if fewer than three evaluations of one of its alarms were seen, or if they
+    are more than `PHASE_SPREAD_S` apart: then the alarm has no fixed phase.
     """
     own: dict[str, list[str]] = {}
     for alarm in sorted(records.alarms, key=lambda each: each.is_low):
@@ -437,7 +437,7 @@ def phases(records: Records) -> dict[str, tuple[float, ...]]:
 
 
 def _phase_s(evaluated_s: Sequence[float]) -> float | None:
-    """Where in a minute these moments lie, on a circle: 59 s and 1 s are two apart."""
+    """The mean second of the minute of these moments, on a circle: 59 s and 1 s are 2 s apart."""
     if len(evaluated_s) < LEAST_SEEN:
         return None
     turns = np.array(evaluated_s) % MINUTE_S * (2 * math.pi / MINUTE_S)
@@ -449,7 +449,7 @@ def _phase_s(evaluated_s: Sequence[float]) -> float | None:
 
 
 def _most_covered(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
-    """The interval that lies within most of the given ones, and within how many."""
+    """The interval that most of the given ones contain, and how many contain it."""
     edges = sorted({edge for each in bounds for edge in each})
     covered = [
         (sum(low <= left and right <= high for low, high in bounds), left, right)
@@ -463,7 +463,7 @@ def _most_covered(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, 
 
 
 def range_of_evaluation(records: Records, delay: Finding) -> Finding:
-    """How many periods an alarm looks back: until it has no datapoint left."""
+    """How many periods an alarm looks back: those until it runs out of datapoints."""
     name = "evaluation_range"
     alarms = {a.name: a for a in records.alarms if a.period_s == MINUTE_S}
     low_s, high_s = (
@@ -495,12 +495,12 @@ def range_of_evaluation(records: Records, delay: Finding) -> Finding:
         name,
         votes,
         "alarms of more than eight periods that ran out of datapoints",
-        "no alarm of more than eight periods lost its metric; without gaps the readings are one",
+        "no alarm of more than eight periods ran out of datapoints; otherwise the readings agree",
     )
 
 
 def scale_in_ratio(records: Records) -> Finding:
-    """Target tracking's low alarm, as a part of the high one's threshold, which is the target."""
+    """The threshold of target tracking's low alarm, divided by the target (the high one's)."""
     name = "scale_in_ratio"
     pairs = [
         (high, low)
@@ -522,17 +522,17 @@ def scale_in_ratio(records: Records) -> Finding:
         name,
         ratios.pop(),
         len(pairs),
-        f"thresholds of target tracking's own alarms, which look at {periods}",
+        f"thresholds of target tracking's alarms, which look at {periods}",
         odds=MOST_ODDS,
     )
 
 
 def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """Whether target tracking leaves zero.
+    """Whether target tracking scales out from zero.
 
-    That it stays tells something only while it could have left: another alarm's policy left zero
-    afterwards, no schedule had closed the endpoint, and no activity says that the capacity was at
-    its maximum or could not be had.
+    Staying at zero is evidence only if a scale-out was possible: another alarm's policy scaled out
+    afterwards, no schedule held the capacity at zero, and no activity reports that the maximum was
+    reached or that AWS was short of capacity.
     """
     high = {a.name for a in records.alarms if a.tracks and not a.is_low}
     left = sum(change.before == 0 and change.alarm in high for change in changes)
@@ -554,8 +554,8 @@ def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
         "target_tracking_from_zero",
         {"async_page": left, "never": stayed},
         "target tracking's alarm at zero instances, and what followed",
-        "target tracking's high alarm never rang at zero: another policy was first, as always "
-        "under this plan"
+        "target tracking's high alarm never fired at zero, because another policy was faster, as "
+        "it always is under this plan"
         if high
         else "the endpoint has no target tracking",
     )
@@ -564,14 +564,14 @@ def from_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
 def _zeros(
     changes: Sequence[CapacityChange],
 ) -> Iterator[tuple[CapacityChange, CapacityChange | None]]:
-    """The changes to zero instances that are done, each with the one that followed."""
+    """The completed changes to zero instances, each with the change that followed."""
     for change, following in pairwise([*changes, None]):
         if change is not None and change.after == 0 and change.ended_s is not None:
             yield change, following
 
 
 def _in_alarm(records: Records, names: Iterable[str]) -> Iterator[tuple[float, float]]:
-    """When one of these alarms was in ALARM."""
+    """The spans in which one of these alarms was in ALARM."""
     for name in names:
         own = sorted((c for c in records.changes if c.alarm == name), key=lambda each: each.at_s)
         for change, following in pairwise([*own, None]):
@@ -580,7 +580,7 @@ def _in_alarm(records: Records, names: Iterable[str]) -> Iterator[tuple[float, f
 
 
 def at_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
-    """What ApproximateBacklogSizePerInstance is at zero instances."""
+    """The value of ApproximateBacklogSizePerInstance at zero instances."""
     votes = {"backlog": 0, "no_data": 0}
     per_instance = records.minutes.queue.get(Metric.BACKLOG_SIZE_PER_INSTANCE, {})
     for asleep, following in _zeros(changes):
@@ -607,9 +607,9 @@ def at_zero(records: Records, changes: Sequence[CapacityChange]) -> Finding:
 def counts_inflight(records: Records) -> Finding:
     """Whether the backlog counts requests in progress, by Little's law.
 
-    The backlog summed over time is the sum of the requests' whole times if it does, and the sum of
-    their times in the backlog if it does not: what lies between is the work. Work that a scale-in
-    threw away is time in the backlog to SageMaker, so that the sum may be less than that.
+    If it does, the backlog summed over time equals the sum of the requests' total times. If it does
+    not, it equals the sum of their times in the backlog. The difference is the work. SageMaker
+    counts work that a scale-in interrupted as time in the backlog, so the sum may be smaller.
     """
     name = "backlog_counts_inflight"
     rows = []
@@ -629,12 +629,12 @@ def counts_inflight(records: Records) -> Finding:
         return Finding(name, None, int(ended), "no request ended while the backlog was published")
     share = float(sum(extra_s for extra_s, _ in rows) / total_work_s)
     looks = max(1, round(np.median(list(records.minutes.samples.values()) or [1])))
-    # Requests of one episode are late or early together, at worst.
+    # In the worst case, the requests of one episode are all late or all early.
     error = LOOK_ERROR_S / looks * math.sqrt(ended * max(1.0, ended / len(rows) / 10))
     error = max(error, math.sqrt(sum((e - share * w) ** 2 for e, w in rows))) / total_work_s
     log_odds = (2 * share - 1) / (2 * error * error)
     odds = min(MOST_ODDS, math.exp(min(abs(log_odds), 20.0)))
-    # Far from both is neither; below none is work that was thrown away.
+    # A share far from 0 and 1 supports neither reading; a negative one is interrupted work.
     near = -2 < share < 0.4 or 0.6 < share < 1.4
     because = f"by Little's law {share:.2f} of the work in progress is in the backlog"
     return Finding(
@@ -649,7 +649,7 @@ def counts_inflight(records: Records) -> Finding:
 
 
 def _episodes(records: Records) -> Iterator[range]:
-    """Spans of minutes with work, between silences of `IDLE_MINUTES`."""
+    """Spans of minutes with work, separated by `IDLE_MINUTES` without."""
     backlog = records.minutes.backlog
     busy = sorted({m for m, value in backlog.items() if value > 0} | set(records.minutes.ended))
     if not busy:
@@ -663,10 +663,10 @@ def _episodes(records: Records) -> Iterator[range]:
 
 
 def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: Finding) -> Finding:
-    """What becomes of requests in progress when the last instance goes.
+    """What happens to requests in progress when the last instance is removed.
 
-    A request that was served from before such a scale-in until well after it was let finish; one
-    that an instance had begun and whose service began after the next start was put back.
+    A request that was served from before such a scale-in until well after it was allowed to finish.
+    A request that was in progress before it and was served after the next start was put back.
     """
     votes = {"requeue": 0, "drain": 0}
     runs = list(_lone_runs(records))
@@ -674,14 +674,14 @@ def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: F
         if change is None or change.after != 0:
             continue
         began_s, again_s = change.started_s, following.ended_s if following else None
-        # A minute's sum holds what ended since the last look, up to a minute before it.
+        # A minute's sum contains what ended since the previous sample, up to a minute earlier.
         if any(run.latest_start_s < began_s and run.end_s > began_s + MINUTE_S for run in runs):
             votes["drain"] += 1
         elif again_s is not None and inflight.value is not None:
             look = int(began_s // MINUTE_S - 1) * MINUTE_S
             last = records.minutes.backlog.get(look)
             slots = (records.minutes.serving(look) or 0) * records.concurrency
-            # Then nobody waited: a free slot takes a request at once.
+            # Then no request was waiting, because a free slot takes one immediately.
             served = (
                 last is not None and slots and (1 <= last <= slots if inflight.value else last == 0)
             )
@@ -692,7 +692,7 @@ def on_scale_in(records: Records, changes: Sequence[CapacityChange], inflight: F
         "inflight_on_scale_in",
         votes,
         "scale-ins to zero with a request in progress, and when it ended",
-        "no instance was removed while it worked on a request, as far as can be told",
+        "no instance was seen to be removed while it worked on a request",
     )
 
 
@@ -706,7 +706,7 @@ class _Run:
 
 
 def _lone_runs(records: Records) -> Iterator[_Run]:
-    """The requests that ended alone in their minute, of which everything is known."""
+    """The requests that ended alone in their minute; the times of these are known."""
     minutes = records.minutes
     for minute, count in minutes.ended.items():
         if count == 1:
@@ -716,7 +716,7 @@ def _lone_runs(records: Records) -> Iterator[_Run]:
 
 
 def service(records: Records) -> Finding:
-    """How long requests were served."""
+    """The mean service time of the requests."""
     rows = [
         (count, records.minutes.work_s(minute) / count)
         for minute, count in records.minutes.ended.items()
@@ -732,22 +732,22 @@ def service(records: Records) -> Finding:
         "service_s",
         round(mean_s, 2),
         int(ended),
-        "TotalProcessingTime less TimeInBacklog, the mean",
+        "mean of TotalProcessingTime minus TimeInBacklog",
         round(max(0.0, mean_s - error_s), 2),
         round(mean_s + error_s, 2),
     )
 
 
-# What else is to be told
+# What else a reader should know
 
 
 def notes(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
-    """What a reader must know beside the findings, a sentence for each."""
+    """What a reader must know in addition to the findings, a sentence each."""
     yield from records.unread
     if not changes:
         yield (
-            "the endpoint has not scaled since it was created or within what AWS keeps; send it "
-            "work first: docs/rehearsal.md says which"
+            "AWS has no record that the endpoint ever scaled; send it requests first, as "
+            "docs/rehearsal.md describes"
         )
     earlier = sum(each.started_s < records.created_s for each in records.activities)
     if earlier:
@@ -756,9 +756,9 @@ def notes(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
             "name, which was replaced; they are left out"
         )
     yield from (
-        f"{wanted} instances were asked for and {seen} in service without an activity, "
+        f"{wanted} instances were requested and {seen} in service without an activity, "
         f"{_ago(records, at_s)}: somebody changed the capacity by hand, or an instance failed; "
-        "what follows is counted from what was seen"
+        "later changes are counted from the instances that were seen"
         for at_s, wanted, seen in foreign_changes(records)
     )
     by_schedule = sum(change.alarm is None for change in changes)
@@ -769,8 +769,8 @@ def notes(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
         missing = (max(backlog) - min(backlog)) // MINUTE_S + 1 - len(backlog)
         if missing:
             yield (
-                f"{_count(missing, 'minute')} without a datapoint of ApproximateBacklogSize; what "
-                "spans them is left out"
+                f"{_count(missing, 'minute')} without a datapoint of ApproximateBacklogSize; "
+                "evidence that spans them is left out"
             )
     else:
         yield "CloudWatch has no datapoint of ApproximateBacklogSize in this time"
@@ -790,13 +790,13 @@ def notes(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
     if unusual:
         yield (
             f"target tracking looks at {unusual[0].evaluation_periods} minutes in "
-            f"{unusual[0].name}; the rehearsal takes {HIGH_ALARM_PERIODS} for its high alarm and "
+            f"{unusual[0].name}; the rehearsal assumes {HIGH_ALARM_PERIODS} for its high alarm and "
             f"{LOW_ALARM_PERIODS} for its low one"
         )
 
 
 def _apart(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]:
-    """A sentence if activities begin before the alarm that asked for them rang."""
+    """A note if activities began before the alarm that caused them fired."""
     early = []
     for change in changes:
         rang = [c for c in records.changes if c.alarm == change.alarm and c.after == "ALARM"]
@@ -806,9 +806,9 @@ def _apart(records: Records, changes: Sequence[CapacityChange]) -> Iterator[str]
             early.append(min(soon) - change.started_s)
     if early:
         yield (
-            f"activities began up to {max(early):.0f} s before the alarm that asked for them rang: "
-            "the clocks of CloudWatch and Application Auto Scaling differ; nothing here compares "
-            "them to the second"
+            f"activities began up to {max(early):.0f} s before the alarm that caused them fired: "
+            "the clocks of CloudWatch and Application Auto Scaling differ; the findings do not "
+            "depend on them to the second"
         )
 
 
@@ -817,7 +817,7 @@ def _ago(records: Records, at_s: float) -> str:
 
 
 def _voted(name: str, votes: Mapping[str, int], what: str, missing: str) -> Finding:
-    """The reading that was seen, if hardly anything speaks for another."""
+    """The reading with most votes, if the others have hardly any."""
     (best, most), *others = sorted(votes.items(), key=lambda each: -each[1])
     total = sum(votes.values())
     if not total:
@@ -830,7 +830,7 @@ def _voted(name: str, votes: Mapping[str, int], what: str, missing: str) -> Find
 
 
 def _whole_minutes(begin_s: float, until_s: float) -> range:
-    """The starts of the minutes that lie within a span."""
+    """The starts of the whole minutes within a span."""
     first = math.ceil(begin_s / MINUTE_S) * MINUTE_S
     return range(first, int(until_s // MINUTE_S) * MINUTE_S, MINUTE_S)
 

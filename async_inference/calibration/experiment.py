@@ -1,8 +1,8 @@
-"""An afternoon's requests that tell the most of an endpoint for the least GPU-hours.
+"""A calibration experiment: an afternoon of requests that reveals much for few GPU-hours.
 
-Single requests and bursts in turn, each sent once the endpoint has gone back to zero: a single one
-shows the start, the idle time and the scale-in by itself, a burst shows what happens to a second
-capacity change while the first is in progress.
+It alternates single requests and bursts, each sent when the endpoint is back at zero. A single
+request shows the start, the idle time and the scale-in in isolation. A burst shows what happens to
+a second capacity change while the first is in progress.
 """
 
 import math
@@ -23,27 +23,28 @@ from async_inference.scaling.unsettled import READINGS
 
 VISITS = 6
 BURST = 16
-"""Enough for a second change under every preset: five for each of three instances."""
+"""Enough for a second capacity change under every preset: five for each of three instances."""
 SPREAD_S = 60.0
 SEEDS = 10
 REST_S = 600.0
-"""At zero before the next visit, so that ten minutes of metrics show it."""
+"""Time at zero before the next visit, so that ten minutes of metrics show it."""
 LONG_REST_S = 1800.0
-"""Once, so that alarms of many periods run out of datapoints."""
+"""One longer rest, so that alarms with many periods run out of datapoints."""
 MATTERS = 0.02
-"""A reading matters that moves the mean wait by more than this."""
+"""A reading matters if it changes the mean wait by more than this fraction."""
 UNMEASURED = ("setup_is_billed", "announcement_delay_s")
-"""Readings that this experiment cannot tell: one moves no wait, the other needs a client that
-announces."""
+"""Readings that the experiment cannot measure: the first does not change waits, the second needs a
+client that announces requests."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is to be sent, what it costs, and what it is about.
+    """The requests to send, what they cost, and what they can show.
 
     Args:
-        matters: readings that move this plan's mean wait, by how much at most, the greatest first.
-        duration_s: until the endpoint is idle again.
+        matters: readings that change this plan's mean wait, and by which fraction at most, the
+            largest first.
+        duration_s: seconds until the endpoint is idle again.
     """
 
     traffic: Traffic
@@ -53,33 +54,33 @@ class Experiment:
 
     @property
     def cost_usd(self) -> float:
-        """The middle of the simulated runs."""
+        """The median cost of the simulated runs."""
         return float(np.median([run.cost_usd for run in self.runs]))
 
     def sentences(self, endpoint: str) -> Iterator[str]:
-        """What it would do, what it costs and what it tells, for a person to agree to."""
+        """What it would do, cost and show, for a person to agree to."""
         middle = sorted(self.runs, key=lambda run: run.cost_usd)[len(self.runs) // 2]
         yield (
             f"This sends {self.traffic.requests} requests in {VISITS} visits to {endpoint} within "
             f"{self.duration_s / 3600:.1f} hours, with {self.traffic.work_s / 60:.0f} minutes of "
-            f"work. By the rehearsal it starts {middle.starts} instances, needs "
-            f"{middle.instance_hours:.1f} instance hours, and costs about ${self.cost_usd:.2f}. "
-            "Nothing else should be sent meanwhile."
+            f"work. The rehearsal predicts {middle.starts} instance starts, "
+            f"{middle.instance_hours:.1f} instance hours, and a cost of about "
+            f"${self.cost_usd:.2f}. Send nothing else to the endpoint in this time."
         )
         if self.matters:
             told = ", ".join(f"{name} ({moves:.0%})" for name, moves in self.matters)
-            yield f"What it can tell and moves the mean wait of this plan: {told}; and setup_s."
+            yield f"It can measure these, with their effect on the mean wait: {told}; and setup_s."
         else:
-            yield "No open reading moves the mean wait of this plan; it tells the setup time."
+            yield "No reading changes this plan's mean wait; it can measure the setup time."
 
 
-def designed(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> Experiment:
-    """The visits for a plan, as far apart as the endpoint needs to be idle again.
+def design(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> Experiment:
+    """The experiment for a plan, with enough time between visits for the endpoint to become idle.
 
     Args:
-        plan: what is deployed.
-        assumptions: what is known so far.
-        service_s: seconds of service of each request.
+        plan: the deployed plan.
+        assumptions: the present assumptions.
+        service_s: service time of each request in seconds.
     """
     arrivals: list[float] = []
     at_s = 0.0
@@ -99,12 +100,12 @@ def designed(plan: ScalingPlan, assumptions: Assumptions, service_s: float) -> E
 
 
 def _pessimistic(assumptions: Assumptions) -> tuple[Assumptions, ...]:
-    """Slow starts too: a visit that meets a busy endpoint shows nothing of a start."""
+    """The assumptions with slower starts too, because a visit to a busy endpoint shows no start."""
     return assumptions, replace(assumptions, setup_s=1.5 * assumptions.setup_s)
 
 
 def _idle_again_s(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> float:
-    """The latest end of a visit over the seeds: its last change of capacity."""
+    """When a visit is over for all seeds: its last change of capacity."""
     ends_s = [
         float(run.capacity["at_s"][-1]) if len(run.capacity) else traffic.span_s
         for run in (simulate(plan, traffic, assumptions, seed) for seed in range(SEEDS))
@@ -113,7 +114,7 @@ def _idle_again_s(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions)
 
 
 def _has_gaps(plan: ScalingPlan) -> bool:
-    """Whether an alarm looks far back at a metric that may be without data at zero."""
+    """Whether an alarm has many periods and a metric that may have no data at zero."""
     return any(
         isinstance(policy, TargetTrackingPolicy)
         or (
@@ -128,7 +129,7 @@ def _has_gaps(plan: ScalingPlan) -> bool:
 def _moves(
     plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions
 ) -> Iterator[tuple[str, float]]:
-    """By which part the mean wait may move with each reading."""
+    """The fraction by which each reading may change the mean wait."""
     for name, values in READINGS.items():
         if name in UNMEASURED:
             continue

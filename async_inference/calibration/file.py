@@ -1,7 +1,8 @@
-"""`calibration.<stack>.yaml`: what an endpoint showed, look by look, and the readings that follow.
+"""`calibration.<stack>.yaml`: the findings of each calibration, and the readings that follow.
 
-The file belongs beside the stack file, in version control. Its `readings` are what holds now; its
-`looks` are the evidence, of which older counts less: half as much every `HALF_LIFE_S`.
+The file belongs in version control, next to the stack file. `readings` holds the current result.
+`looks` holds the evidence, an entry for each run of calibrate; its weight halves every
+`HALF_LIFE_S`.
 """
 
 import math
@@ -36,15 +37,15 @@ OLD_S = 90 * DAY_S
 MEASURED = ("setup_s", "setup_sigma")
 READINGS = tuple(each.name for each in fields(Unsettled))
 HEADER = """\
-# What the endpoint showed of the readings that AWS leaves open (docs/rehearsal.md).
-# Written by async-inference calibrate; rehearse, tune and load take `readings` from here.
+# Readings of AWS that were measured on the endpoint (docs/rehearsal.md).
+# Written by async-inference calibrate; rehearse, tune and load use `readings`.
 """
 
 Value = bool | int | float | str
 
 
 class Found(StackValue):
-    """One finding of one look, as `estimators.Finding` says it."""
+    """One finding of one look, from `estimators.Finding`."""
 
     value: Value
     observations: int = Field(ge=0)
@@ -58,8 +59,8 @@ class Look(StackValue):
     """What one run of calibrate found.
 
     Args:
-        starts: for each, the second since the epoch, the seconds until all served, and for each
-            instance how long after the first it was asked for.
+        starts: for each start, its time in seconds since the epoch, the seconds until all instances
+            served, and for each instance how long after the first it was requested.
     """
 
     since: datetime
@@ -70,15 +71,15 @@ class Look(StackValue):
 
 
 class Calibration(StackValue):
-    """All looks at one endpoint, the oldest first, and the readings that follow."""
+    """All looks at one endpoint, oldest first, and the readings that follow."""
 
     endpoint: str
     readings: dict[str, Value]
     phases_s: dict[str, tuple[Annotated[float, Field(ge=0, lt=60)], ...]] = Field(
         default_factory=dict
     )
-    """For each policy, when in a minute its alarms are evaluated; alarms keep that while they
-    exist, so only the newest look tells of it."""
+    """The phases of each policy's alarms. An alarm keeps its phase while it exists, so only the
+    newest look counts."""
     looks: tuple[Look, ...] = Field(min_length=1)
 
     @field_validator("readings")
@@ -90,7 +91,7 @@ class Calibration(StackValue):
         for name in MEASURED:
             value = readings.get(name, 1.0)
             if isinstance(value, bool | str) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} = {value!r} must be a number of seconds, not negative")
+                raise ValueError(f"{name} = {value!r} must be a number, 0 or more")
         known: dict[str, Any] = {n: readings[n] for n in READINGS if n in readings}
         for name, value in known.items():
             _check_type(name, value)
@@ -104,16 +105,16 @@ class Calibration(StackValue):
 
     @property
     def starts(self) -> int:
-        """How many starts the setup time rests on."""
+        """How many starts the setup time was estimated from."""
         return len(_starts(self.looks))
 
     @property
     def old(self) -> bool:
-        """Whether AWS may well have changed since."""
+        """Whether the endpoint was last read so long ago that AWS may have changed since."""
         return (datetime.now(UTC) - self.until).total_seconds() > OLD_S
 
     def said(self, besides: Collection[str] = ()) -> str:
-        """How a prediction says that it rests on this; `besides` names what was set otherwise."""
+        """The clause with which a prediction cites this; `besides` names what the user set."""
         of = f"{self.endpoint}, read {self.until:%Y-%m-%d}"
         if "setup_s" in self.readings and "setup_s" not in besides:
             return f"calibrated from {self.starts} starts of {of}"
@@ -140,15 +141,15 @@ def _check_type(name: str, value: Value) -> None:
 
 
 def path_of(stack: str) -> Path:
-    """The calibration of a stack, beside its stack file."""
+    """The path of a stack's calibration, next to its stack file."""
     return Path(f"calibration.{stack}.yaml")
 
 
 def read(path: Path) -> Calibration | None:
-    """A calibration, None where there is no such file.
+    """Read a calibration; None if there is no such file.
 
     Raises:
-        InvalidInputError: all that is wrong with it.
+        InvalidInputError: everything that is wrong with it.
     """
     if not path.is_file():
         return None
@@ -168,7 +169,7 @@ def write(calibration: Calibration, path: Path) -> None:
     """Write a file that `read` reads.
 
     Raises:
-        InvalidInputError: it cannot be written.
+        InvalidInputError: the file cannot be written.
     """
     content = calibration.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
@@ -179,25 +180,27 @@ def write(calibration: Calibration, path: Path) -> None:
 
 
 def apply(assumptions: "Assumptions", stack: str, besides: Collection[str] = ()) -> "Assumptions":
-    """The assumptions as a stack's calibration has them, where there is one.
+    """The assumptions, with the values of the stack's calibration if there is one.
 
     Args:
-        assumptions: what is assumed without it.
-        stack: whose `calibration.<stack>.yaml` to read, in the current folder.
-        besides: names that were set otherwise and stay as they are.
+        assumptions: the assumptions without calibration.
+        stack: the stack whose `calibration.<stack>.yaml` is read from the current folder.
+        besides: names that the user set; they stay unchanged.
 
     Raises:
         InvalidInputError: the file is wrong.
     """
     calibration = read(path_of(stack))
-    return assumptions if calibration is None else applied(assumptions, calibration, besides)
+    return (
+        assumptions if calibration is None else apply_calibration(assumptions, calibration, besides)
+    )
 
 
-def applied(
+def apply_calibration(
     assumptions: "Assumptions", calibration: Calibration, besides: Collection[str] = ()
 ) -> "Assumptions":
-    """The assumptions as a calibration has them."""
-    taken: dict[str, Any] = {
+    """The assumptions, with the values of a calibration."""
+    taken: dict[str, object] = {
         name: value for name, value in calibration.readings.items() if name not in besides
     }
     readings = {name: taken.pop(name) for name in READINGS if name in taken}
@@ -212,25 +215,25 @@ def applied(
 
 @dataclass(frozen=True)
 class Merged:
-    """A calibration with one look more, and what the looks do not agree on, in sentences."""
+    """A calibration with a new look, and sentences about what the looks disagree on."""
 
     calibration: Calibration
     notes: tuple[str, ...]
 
 
-def merged(before: Calibration | None, records: Records, estimate: Estimate) -> Merged:
-    """Add a look to those before.
+def merge(before: Calibration | None, records: Records, estimate: Estimate) -> Merged:
+    """Add a look to a calibration.
 
-    What an older look saw within the span of this one is in this one too, and counts once.
+    Where the spans of an older look and this one overlap, the evidence counts once.
 
     Raises:
-        InvalidInputError: the looks before are of another endpoint.
+        InvalidInputError: the calibration is of another endpoint.
     """
     if before is not None and before.endpoint != records.endpoint:
         raise InvalidInputError(
             [
-                f"the calibration there is of endpoint {before.endpoint}, not {records.endpoint}; "
-                "name another file with --output"
+                f"the existing calibration is of endpoint {before.endpoint}, not "
+                f"{records.endpoint}; choose another file with --output"
             ]
         )
     newest = Look(
@@ -278,7 +281,7 @@ def merged(before: Calibration | None, records: Records, estimate: Estimate) -> 
 
 
 def _without(look: Look, newest: Look) -> Look:
-    """An older look less what the newest one saw as well."""
+    """An older look without what the newest one saw too."""
     span_s = (look.until - look.since).total_seconds()
     outside_s = (min(look.until, newest.since) - look.since).total_seconds()
     share = min(1.0, max(0.0, outside_s / span_s)) if span_s > 0 else 0.0
@@ -299,7 +302,7 @@ def _without(look: Look, newest: Look) -> Look:
 
 
 def _starts(looks: Sequence[Look]) -> list[Start]:
-    """The starts of the newest configuration, of all where it has too few."""
+    """The starts of the newest configuration, or of all if it has too few."""
 
     def of(chosen: Sequence[Look]) -> list[Start]:
         return [
@@ -313,7 +316,7 @@ def _starts(looks: Sequence[Look]) -> list[Start]:
 
 
 def _agreed(name: str, looks: Sequence[Look]) -> tuple[Value | None, str | None]:
-    """What the looks say of a reading together, and a sentence where they contradict each other."""
+    """The value of a reading on which the looks agree, and a sentence if they contradict."""
     telling = [(look, look.found[name]) for look in looks if name in look.found]
     if not telling:
         return None, None
@@ -333,13 +336,13 @@ def _agreed(name: str, looks: Sequence[Look]) -> tuple[Value | None, str | None]
     value = ordered[0][0] if lead >= math.log(LIKELY) else newest.value
     others = ", ".join(str(each) for each, _ in ordered if each != value)
     return value, (
-        f"{name}: looks contradict each other, taken is {value}, not {others}; "
-        f"the newest that tells of it, of {newest_look.until:%Y-%m-%d}, says {newest.value}"
+        f"{name}: looks contradict each other; {value} is used, not {others}; the newest one with "
+        f"evidence, of {newest_look.until:%Y-%m-%d}, says {newest.value}"
     )
 
 
 def _mean(name: str, telling: Sequence[tuple[Look, Found]]) -> tuple[Value, str | None]:
-    """A number's mean over looks, weighted; the newest alone where it has left the others."""
+    """A number's weighted mean over the looks, or its newest value if it has changed."""
     newest_look, newest = telling[-1]
     fitting, left = [], []
     for look, found in telling:
@@ -357,7 +360,7 @@ def _mean(name: str, telling: Sequence[tuple[Look, Found]]) -> tuple[Value, str 
     if left:
         note = (
             f"{name} was {left[-1][1].value} until {left[-1][0].until:%Y-%m-%d} and is "
-            f"{newest.value} since: it has changed, and the newest look alone is taken"
+            f"{newest.value} since: it has changed, so only the newest look is used"
         )
     return round(mean, 1), note
 
@@ -371,7 +374,7 @@ def _date(at_s: float) -> datetime:
 
 
 def sentences(findings: Sequence[Finding]) -> Iterator[str]:
-    """What was not found and why, a sentence for each."""
+    """What was not found and why, a sentence each."""
     for each in findings:
         if each.value is None:
             yield f"{each.name}: not enough evidence, because {each.because}"

@@ -1,18 +1,20 @@
-"""Reads what AWS keeps of an endpoint: activities, alarms, their history, datapoints, logs.
+"""Reads what AWS recorded about an endpoint: activities, alarms, alarm history, datapoints, logs.
 
-It only reads. Each kind is read by itself: what is refused or throttled is told, and what does not
-rest on it is still found. AWS keeps one-minute datapoints for 15 days, activities for six weeks,
-alarm history for 30 days (CW and AAS API references).
+It changes nothing in AWS. Each kind of record is read separately: if AWS refuses or throttles one,
+the report says so, and the findings that do not need it are still made. AWS keeps one-minute
+datapoints for 15 days, activities for six weeks and alarm history for 30 days (CW and AAS API
+references).
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 
+from async_inference.aws_clients import Clients
 from async_inference.aws_names import (
     INSTANCE_METRICS,
     QUEUE_METRICS,
@@ -26,8 +28,15 @@ from async_inference.calibration.records import MINUTE_S, Minutes, Records
 from async_inference.scaling.plan import Metric
 from async_inference.validation import InvalidInputError
 
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling import ApplicationAutoScalingClient
+    from types_boto3_cloudwatch import CloudWatchClient
+    from types_boto3_cloudwatch.type_defs import DimensionTypeDef, MetricDataQueryTypeDef
+    from types_boto3_logs import CloudWatchLogsClient
+
 SPAN = timedelta(days=1)
-"""Of one GetMetricData: 11 metrics of 1,440 minutes are far below its 100,800 datapoints (BC)."""
+"""Span of one GetMetricData call: 11 metrics of 1,440 minutes are far below its limit of 100,800
+datapoints (BC)."""
 MOST_STREAMS = 500
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 THROTTLED = ("Throttling", "ThrottlingException", "TooManyRequestsException", "LimitExceeded")
@@ -41,20 +50,19 @@ _METRICS: tuple[tuple[str, str, str, bool], ...] = (
 )
 """Field of `Minutes`, metric, statistic, and whether it has the dimension VariantName."""
 
-Clients = Callable[[str], Any]
 T = TypeVar("T")
 
 
 def read(client: Clients, endpoint: str, span: timedelta) -> Records:
-    """All records of an endpoint.
+    """Read all records of an endpoint.
 
     Args:
-        client: boto3's clients by service; `adaptive` retries keep within API limits.
-        endpoint: its name.
-        span: how far back.
+        client: makes a boto3 client for a service; `adaptive` retries keep within API limits.
+        endpoint: the endpoint's name.
+        span: how far back to read.
 
     Raises:
-        InvalidInputError: there is no such endpoint, or it may not be described.
+        InvalidInputError: there is no such endpoint, or describing it is not permitted.
         BotoCoreError: AWS cannot be reached.
     """
     sagemaker = client("sagemaker")
@@ -65,17 +73,19 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
     except ClientError as error:
         raise InvalidInputError([f"endpoint {endpoint}: {_said(error)}"]) from error
     if "AsyncInferenceConfig" not in configuration:
-        raise InvalidInputError([f"endpoint {endpoint}: is no asynchronous endpoint"])
+        raise InvalidInputError(
+            [f"endpoint {endpoint}: has no AsyncInferenceConfig; name an asynchronous endpoint"]
+        )
     variants = [each["VariantName"] for each in configuration["ProductionVariants"]]
     if len(variants) > 1:
         raise InvalidInputError(
             [
-                f"endpoint {endpoint}: has the variants {', '.join(variants)}; its queue metrics "
-                "are theirs together, so nothing can be told of one"
+                f"endpoint {endpoint}: has the variants {', '.join(variants)}, which share their "
+                "queue metrics; only an endpoint with one variant can be calibrated"
             ]
         )
     variant = variants[0]
-    # AWS's own clock: this machine's may be wrong, and an embedded AWS's runs ahead.
+    # AWS's clock: this machine's may be wrong, and that of an embedded AWS may run faster.
     now = parsedate_to_datetime(described["ResponseMetadata"]["HTTPHeaders"]["date"])
     since = now - span
     unread: list[str] = []
@@ -84,12 +94,12 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
         try:
             return look()
         except ClientError as error:
-            unread.append(f"{what}: {_said(error)}; it would tell {tells}")
+            unread.append(f"{what}: {_said(error)}; needed for {tells}")
             return nothing
 
     alarms = told(
         "cloudwatch:DescribeAlarms",
-        "target tracking's thresholds and which metric an alarm looks at",
+        "target tracking's thresholds and which metric an alarm watches",
         lambda: tuple(_alarms(client("cloudwatch"), endpoint)),
         (),
     )
@@ -104,7 +114,7 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
         concurrency=limits.get("MaxConcurrentInvocationsPerInstance", 1),
         activities=told(
             "application-autoscaling:DescribeScalingActivities",
-            "setup times, scale-ins and what a change in progress refuses",
+            "setup times, scale-in times and what happens to a change during another one",
             lambda: tuple(_activities(client("application-autoscaling"), endpoint, variant, since)),
             (),
         ),
@@ -117,13 +127,13 @@ def read(client: Clients, endpoint: str, span: timedelta) -> Records:
         ),
         minutes=told(
             "cloudwatch:GetMetricData",
-            "samples a minute, the backlog at zero and of work in progress, service times",
+            "samples per minute, how the backlog is counted, and service times",
             lambda: _minutes(client("cloudwatch"), endpoint, variant, since, now),
             Minutes(),
         ),
         containers=told(
             "logs:DescribeLogStreams",
-            "when containers began",
+            "when containers started",
             lambda: tuple(_containers(client("logs"), endpoint, variant, since)),
             (),
         ),
@@ -137,17 +147,17 @@ def _skew_s(now: datetime) -> float:
 
 
 def _said(error: ClientError) -> str:
-    """What AWS answered, as a clause with what to do."""
+    """AWS's error as a clause, with the remedy."""
     code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
     if code in DENIED:
         return "is not permitted (the stack's output operator_policy permits it)"
     if any(word in code for word in THROTTLED):
-        return "AWS throttled it after all repetitions; run this again in some minutes"
+        return "AWS throttled it after all retries; try again in a few minutes"
     return (message or code).rstrip(".")
 
 
 def _activities(
-    client: Any, endpoint: str, variant: str, since: datetime
+    client: "ApplicationAutoScalingClient", endpoint: str, variant: str, since: datetime
 ) -> Iterator[records.Activity]:
     pages = client.get_paginator("describe_scaling_activities").paginate(
         ServiceNamespace=SERVICE_NAMESPACE,
@@ -163,9 +173,9 @@ def _activities(
             yield activity
 
 
-def _alarms(client: Any, endpoint: str) -> Iterator[records.Alarm]:
+def _alarms(client: "CloudWatchClient", endpoint: str) -> Iterator[records.Alarm]:
     """The alarms on this endpoint's metrics; CloudWatch lists them by name only."""
-    mine = {"Name": "EndpointName", "Value": endpoint}
+    mine: DimensionTypeDef = {"Name": "EndpointName", "Value": endpoint}
     for page in client.get_paginator("describe_alarms").paginate(AlarmTypes=["MetricAlarm"]):
         for document in page["MetricAlarms"]:
             alarm = records.alarm(document)
@@ -174,7 +184,7 @@ def _alarms(client: Any, endpoint: str) -> Iterator[records.Alarm]:
 
 
 def _changes(
-    client: Any, alarms: Iterable[str], since: datetime, now: datetime
+    client: "CloudWatchClient", alarms: Iterable[str], since: datetime, now: datetime
 ) -> Iterator[records.StateChange]:
     pages = client.get_paginator("describe_alarm_history")
     for name in alarms:
@@ -187,25 +197,26 @@ def _changes(
                     yield change
 
 
-def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: datetime) -> Minutes:
+def _minutes(
+    client: "CloudWatchClient", endpoint: str, variant: str, since: datetime, now: datetime
+) -> Minutes:
     asked = [*_METRICS, *((metric, metric, "Average", False) for metric in Metric)]
-    queries = [
+    of_endpoint: list[DimensionTypeDef] = [{"Name": "EndpointName", "Value": endpoint}]
+    of_variant: list[DimensionTypeDef] = [*of_endpoint, {"Name": "VariantName", "Value": variant}]
+    queries: list[MetricDataQueryTypeDef] = [
         {
             "Id": f"q{number}",
             "MetricStat": {
                 "Metric": {
                     "Namespace": INSTANCE_METRICS if name == "CPUUtilization" else QUEUE_METRICS,
                     "MetricName": name,
-                    "Dimensions": [
-                        {"Name": "EndpointName", "Value": endpoint},
-                        *([{"Name": "VariantName", "Value": variant}] if of_variant else []),
-                    ],
+                    "Dimensions": of_variant if has_variant else of_endpoint,
                 },
                 "Period": MINUTE_S,
                 "Stat": statistic,
             },
         }
-        for number, (_, name, statistic, of_variant) in enumerate(asked)
+        for number, (_, name, statistic, has_variant) in enumerate(asked)
     ]
     found: dict[str, dict[int, float]] = {field: {} for field, *_ in asked}
     field_of = {f"q{number}": field for number, (field, *_) in enumerate(asked)}
@@ -226,7 +237,9 @@ def _minutes(client: Any, endpoint: str, variant: str, since: datetime, now: dat
     return Minutes(queue=queue, **found)
 
 
-def _containers(client: Any, endpoint: str, variant: str, since: datetime) -> Iterator[float]:
+def _containers(
+    client: "CloudWatchLogsClient", endpoint: str, variant: str, since: datetime
+) -> Iterator[float]:
     """When each container wrote its first line."""
     pages = client.get_paginator("describe_log_streams").paginate(
         logGroupName=log_group(endpoint),

@@ -1,6 +1,6 @@
-"""What AWS recorded of one endpoint, frozen: activities, alarms, their history, datapoints.
+"""AWS's records of one endpoint, as frozen values: activities, alarms, alarm history, datapoints.
 
-All times are seconds since the epoch by AWS's own clocks.
+All times are seconds since the epoch, by AWS's clocks.
 """
 
 import json
@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 from async_inference.scaling.autoscaler import CHANGE_REFUSED
 from async_inference.scaling.plan import Metric
 
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling.type_defs import ScalingActivityTypeDef
+    from types_boto3_cloudwatch.type_defs import AlarmHistoryItemTypeDef, MetricAlarmTypeDef
+
 MINUTE_S = 60
 SETTLED_S = 120
-"""Seconds after a change until a minute's count of instances is sure to be the new one."""
+"""Seconds after a change until a minute's count of instances must be the new one."""
 
 _DESIRED = re.compile(r"desired instance count to (\d+)")
 _CAUSE = re.compile(r"monitor alarm (\S+) in state ALARM triggered policy (.+)")
@@ -27,9 +31,9 @@ class Activity:
     """A scaling activity (AAS ScalingActivity).
 
     Args:
-        desired: the instance count that was asked for, from the description; None if it names none.
-        ended_s: None while it is in progress.
-        not_scaled: the codes why nothing was scaled.
+        desired: the requested instance count, from the description; None if that has no count.
+        ended_s: None while the activity is in progress.
+        not_scaled: AWS's codes for why the capacity did not change.
     """
 
     started_s: float
@@ -42,18 +46,18 @@ class Activity:
 
     @property
     def changed(self) -> bool:
-        """Whether it changed the capacity, or is doing so."""
+        """Whether the activity changed the capacity, or is changing it."""
         accepted = self.status in ("Pending", "InProgress", "Successful", "Unfulfilled")
         return accepted and self.desired is not None and not self.not_scaled
 
     @property
     def refused(self) -> bool:
-        """Whether SageMaker refused it, since another change was in progress."""
+        """Whether SageMaker refused the activity because another change was in progress."""
         return self.status == "Failed" and CHANGE_REFUSED.lower() in self.message.lower()
 
     @property
     def alarm(self) -> str | None:
-        """The alarm that asked for it; None for a schedule or a person."""
+        """The alarm that caused it; None for a schedule or a person."""
         found = _CAUSE.search(self.cause)
         return found[1] if found else None
 
@@ -68,16 +72,16 @@ class Alarm:
     period_s: int
     evaluation_periods: int
     policies: tuple[str, ...] = ()
-    """The ARNs of the scaling policies that it runs."""
+    """The ARNs of the scaling policies that it invokes."""
 
     @property
     def tracks(self) -> bool:
-        """Whether target tracking made it."""
+        """Whether target tracking created the alarm."""
         return self.name.startswith("TargetTracking-")
 
     @property
     def is_low(self) -> bool:
-        """Whether it is the one that scales in."""
+        """Whether it is target tracking's low alarm, which scales in."""
         return self.tracks and "-AlarmLow-" in self.name
 
 
@@ -86,8 +90,8 @@ class StateChange:
     """A change of an alarm's state.
 
     Args:
-        at_s: when it was evaluated.
-        newest_s: the start of the newest minute that it had a datapoint of; None if it had none.
+        at_s: when the alarm was evaluated.
+        newest_s: the start of the newest minute with a datapoint; None if there was none.
     """
 
     alarm: str
@@ -99,14 +103,14 @@ class StateChange:
 
 @dataclass(frozen=True)
 class Minutes:
-    """What was published, each by the start of its minute.
+    """Metrics by minute; keys are the minutes' starts.
 
     Args:
-        queue: the averages of the metrics of `Metric`, by their name.
-        samples: how many samples made ApproximateBacklogSize.
-        instances: samples of CPUUtilization, one an instance in service; absent at zero.
+        queue: the averages of the metrics of `Metric`, by metric name.
+        samples: sample counts of ApproximateBacklogSize.
+        instances: sample counts of CPUUtilization, one per instance in service; absent at zero.
         ended: requests that ended.
-        in_backlog_ms, total_ms: TimeInBacklog and TotalProcessingTime of these, sums.
+        in_backlog_ms, total_ms: sums of TimeInBacklog and TotalProcessingTime.
     """
 
     queue: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
@@ -122,28 +126,28 @@ class Minutes:
         return self.queue.get(Metric.BACKLOG_SIZE, {})
 
     def serving(self, minute: int) -> int | None:
-        """Instances in service; None where nothing at all was published."""
+        """Instances in service; None if no metrics were published for the minute."""
         if minute in self.instances:
             return round(self.instances[minute])
         return 0 if minute in self.backlog else None
 
     def work_s(self, minute: int) -> float:
-        """Seconds of service of the requests that ended in a minute."""
+        """Total service time of the requests that ended in a minute."""
         return (self.total_ms.get(minute, 0.0) - self.in_backlog_ms.get(minute, 0.0)) / 1000
 
 
 @dataclass(frozen=True)
 class Records:
-    """All that was read of one endpoint.
+    """Everything that was read about one endpoint.
 
     Args:
-        since_s, read_s: the span that was asked for; it ends when it was read.
-        created_s: when this endpoint was created; one of the same name may have been before.
-        configuration: the live configuration's name, and when it was created.
-        concurrency: requests that an instance works on at a time.
-        containers: when each container wrote its first line.
-        unread: what could not be read and why, a sentence for each.
-        skew_s: this machine's clock less AWS's.
+        since_s, read_s: the span that was read; it ends at the time of reading.
+        created_s: when this endpoint was created; an earlier one may have had the same name.
+        configuration, configuration_created_s: the live endpoint configuration.
+        concurrency: requests that one instance works on at the same time.
+        containers: when each container wrote its first log line.
+        unread: what could not be read and why, a sentence each.
+        skew_s: this machine's clock minus AWS's.
     """
 
     endpoint: str
@@ -164,10 +168,10 @@ class Records:
 
 @dataclass(frozen=True)
 class CapacityChange:
-    """A capacity change that was carried out, or is.
+    """A capacity change that is done or in progress.
 
     Args:
-        alone: whether no other change overlapped it.
+        alone: whether no other change overlapped with it.
     """
 
     started_s: float
@@ -179,11 +183,10 @@ class CapacityChange:
 
 
 def capacity_changes(records: Records) -> tuple[CapacityChange, ...]:
-    """The changes since this endpoint's creation, oldest first.
+    """The capacity changes since this endpoint's creation, oldest first.
 
-    How many instances there were before one is what the change before it asked for, unless the
-    metrics show that somebody else changed them since. One whose number before is not known is
-    left out.
+    The number of instances before a change is what the previous change requested, unless the
+    metrics show that somebody has changed it since. A change is left out if that number is unknown.
     """
     asked = sorted(
         (a for a in records.activities if a.changed and a.started_s >= records.created_s),
@@ -220,12 +223,12 @@ def capacity_changes(records: Records) -> tuple[CapacityChange, ...]:
 
 
 def overlap(first: Activity, second: Activity) -> bool:
-    """Whether the second began while the first was in progress; a second apart is none."""
+    """Whether the second began while the first was in progress, by more than a second."""
     return first.ended_s is None or second.started_s < first.ended_s - 1
 
 
 def foreign_changes(records: Records) -> tuple[tuple[float, int, int], ...]:
-    """(second, instances asked for, instances seen) where the two differ without an activity.
+    """(time, instances requested, instances seen) where the two differ without an activity.
 
     Somebody changed the capacity by hand, or an instance failed.
     """
@@ -247,11 +250,11 @@ def foreign_changes(records: Records) -> tuple[tuple[float, int, int], ...]:
     return tuple(found)
 
 
-# From what the API answers
+# From AWS's responses
 
 
-def activity(document: Mapping[str, Any]) -> Activity:
-    """An entry of DescribeScalingActivities."""
+def activity(document: "ScalingActivityTypeDef") -> Activity:
+    """An activity from an item of DescribeScalingActivities."""
     asked = _DESIRED.search(document.get("Description", ""))
     return Activity(
         started_s=seconds(document["StartTime"]),
@@ -264,8 +267,8 @@ def activity(document: Mapping[str, Any]) -> Activity:
     )
 
 
-def alarm(document: Mapping[str, Any]) -> Alarm | None:
-    """An entry of DescribeAlarms; None for metric math and other alarms of several metrics."""
+def alarm(document: "MetricAlarmTypeDef") -> Alarm | None:
+    """An alarm from an item of DescribeAlarms; None for an alarm on several metrics."""
     if "MetricName" not in document or "Threshold" not in document:
         return None
     return Alarm(
@@ -278,11 +281,11 @@ def alarm(document: Mapping[str, Any]) -> Alarm | None:
     )
 
 
-def state_change(document: Mapping[str, Any]) -> StateChange | None:
-    """A StateUpdate of DescribeAlarmHistory; None for one that no evaluation made.
+def state_change(document: "AlarmHistoryItemTypeDef") -> StateChange | None:
+    """A state change from a StateUpdate of DescribeAlarmHistory; None if no evaluation caused it.
 
-    Its HistoryData holds `queryDate` and `evaluatedDatapoints`, the newest first, those without
-    data with a timestamp alone (as seen in public records; the reference does not describe it).
+    HistoryData holds `queryDate` and `evaluatedDatapoints`, newest first; those without data have
+    a timestamp only. (Seen in public records; the API reference does not describe it.)
     """
     try:
         data = json.loads(document["HistoryData"])
@@ -301,7 +304,7 @@ def state_change(document: Mapping[str, Any]) -> StateChange | None:
 
 
 def seconds(moment: datetime | str | float) -> float:
-    """A time as AWS gives it, as seconds since the epoch."""
+    """Seconds since the epoch, from any of AWS's formats."""
     if isinstance(moment, str):
         moment = datetime.fromisoformat(moment)
     return moment.timestamp() if isinstance(moment, datetime) else float(moment)

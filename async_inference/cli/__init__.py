@@ -46,7 +46,7 @@ app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:
-    """Run the command; bad input ends it with its sentences and exit code 2."""
+    """Run the command; on bad input, print what is wrong and exit with code 2."""
     try:
         app()
     except InvalidInputError as error:

@@ -1,10 +1,11 @@
-"""`calibrate`: which reading of AWS a live endpoint shows, for later rehearsals of its stack."""
+"""`calibrate`: measures on a live endpoint which reading of AWS holds."""
 
 import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from async_inference.cli.options import EndpointOption, JsonOption
-from async_inference.cli.target import Target, target_of
+from async_inference.cli.target import Target, aws_errors_reported, target_of
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
+    from async_inference.aws_clients import Clients
     from async_inference.calibration.estimators import Estimate, Finding
     from async_inference.calibration.file import Merged
+    from async_inference.calibration.records import Records
 
 DEFAULT_DAYS = 14.0
 EXIT_DECLINED = 1
@@ -29,33 +32,34 @@ LOOK_AGAIN_S = 15.0
 def calibrate(
     stack: Annotated[
         str | None,
-        typer.Option(help="Whose endpoint to read; by default local, while that runs."),
+        typer.Option(help="Stack whose endpoint to read; default: local, while that runs."),
     ] = None,
     endpoint: EndpointOption = None,
     days: Annotated[
-        float, typer.Option(help="How far back; CloudWatch keeps 15.", min=0.01, max=15)
+        float, typer.Option(help="Days to read back; CloudWatch keeps 15.", min=0.01, max=15)
     ] = DEFAULT_DAYS,
     output: Annotated[
-        Path | None, typer.Option(help="File to write or add to; calibration.<stack>.yaml.")
+        Path | None,
+        typer.Option(help="File to write or add to; default: calibration.<stack>.yaml."),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="PNG to write: predicted against measured.")
+        Path | None, typer.Option(help="PNG file for a chart of predicted and measured values.")
     ] = None,
     runs: Annotated[
-        bool, typer.Option("--run", help="First send requests that tell the most; asks before.")
+        bool, typer.Option("--run", help="First send test requests, after asking.")
     ] = False,
     payload: Annotated[
-        str, typer.Option(help="With --run: steps or sleep, as load takes it.")
+        str, typer.Option(help="With --run: steps or sleep, as for load.")
     ] = "steps",
     service_s: Annotated[
-        float, typer.Option(help="With --run: seconds that each request is to take.", min=0.1)
+        float, typer.Option(help="With --run: seconds that each request should take.", min=0.1)
     ] = 25.0,
     step_s: Annotated[
-        float, typer.Option(help="With --run: seconds of one step there.", min=1e-4)
+        float, typer.Option(help="With --run: seconds per step on the instances.", min=1e-4)
     ] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read what a live endpoint shows of AWS; rehearse, tune and load then take that.
+    """Measure how AWS behaves on a live endpoint; rehearse, tune and load then use the result.
 
     It only reads, unless --run is given.
 
@@ -65,7 +69,7 @@ def calibrate(
     name = stack or (target.settings.stack if target.settings else target.endpoint)
     own = target.settings
     if own is None and (picture or runs):
-        raise InvalidInputError(["which plan? Name --stack, whose plan was deployed"])
+        raise InvalidInputError(["--run needs a plan; name the deployed stack with --stack"])
     if payload not in ("steps", "sleep"):
         raise InvalidInputError([f"--payload {payload}: must be steps or sleep"])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -76,15 +80,17 @@ def calibrate(
     path = output or file.path_of(name)
     for option, each in (("--output", path), ("--picture", picture)):
         if each is not None and not each.parent.is_dir():
-            raise InvalidInputError([f"{option}: there is no folder {each.parent}; make it first"])
+            raise InvalidInputError(
+                [f"{option}: there is no folder {each.parent}; create it first"]
+            )
     before = file.read(path)
     if runs:
         _run(target, payload, service_s, step_s, screen)
-    with screen.status("reading activities, alarms and metrics"), _aws_says():
+    with screen.status("reading activities, alarms and metrics"), aws_errors_reported():
         records = reading.read(_clients(target), target.endpoint, timedelta(days=days))
     found = estimate(records)
     tells = any(each.value is not None for each in found.findings)
-    merged = file.merged(before, records, found) if tells else None
+    merged = file.merge(before, records, found) if tells else None
     if merged is not None:
         file.write(merged.calibration, path)
     sentence = None
@@ -95,49 +101,36 @@ def calibrate(
     else:
         Console(soft_wrap=False).print(_as_table(target.endpoint, found, merged))
     if sentence is not None:
-        screen.print(f"{sentence}\nThe picture: {picture}", markup=False)
+        screen.print(f"{sentence}\nPicture: {picture}", markup=False)
     if merged is None:
         screen.print(f"Nothing was found, so {path} was not written.", style="yellow")
     elif own is None:
         screen.print(
-            f"{path}: name it calibration.<stack>.yaml, and rehearsals of that stack take it.",
+            f"Rename {path} to calibration.<stack>.yaml, and rehearsals of that stack will use it.",
             markup=False,
         )
     else:
-        screen.print(f"Rehearsals of {name} take {path} from now on; commit it.", markup=False)
+        screen.print(f"Rehearsals of {name} now use {path}; commit it.", markup=False)
 
 
-def _clients(target: Target) -> Any:
+def _clients(target: Target) -> "Clients":
     from botocore.config import Config
 
     config = Config(retries={"mode": "adaptive", "max_attempts": 10})
-    return lambda service: target.session.client(service, endpoint_url=target.url, config=config)
-
-
-class _aws_says:  # noqa: N801 reads as a statement
-    """botocore's errors as bad input, with what AWS said."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        if isinstance(error, BotoCoreError | ClientError):
-            raise InvalidInputError([f"AWS: {error}"]) from error
+    return partial(target.session.client, endpoint_url=target.url, config=config)
 
 
 def _picture(
-    target: Target, records: Any, merged: "Merged", path: Path, screen: Console
+    target: Target, records: "Records", merged: "Merged", path: Path, screen: Console
 ) -> str | None:
-    with screen.status("rehearsing what was measured (the first time compiles, ten seconds)"):
+    with screen.status("simulating the measured traffic (compiling takes 10 s the first time)"):
         from async_inference.calibration import comparison, file
         from async_inference.rehearsal.simulator import Assumptions
 
         own = target.settings
         assert own is not None
         stated = Assumptions(
-            setup_s=float(own.setup_s),
+            setup_s=own.usual_setup_s,
             concurrency=own.max_concurrent_invocations_per_instance,
             request_ttl_s=float(own.request_ttl_s),
         )
@@ -146,7 +139,7 @@ def _picture(
             own.plan,
             (
                 ("without calibration", stated),
-                ("calibrated", file.applied(stated, merged.calibration)),
+                ("calibrated", file.apply_calibration(stated, merged.calibration)),
             ),
         )
         if compared is None:
@@ -157,21 +150,21 @@ def _picture(
 
 
 def _run(target: Target, payload: str, service_s: float, step_s: float, screen: Console) -> None:
-    """Ask, send the designed requests, and wait until the endpoint is idle again."""
-    with screen.status("designing it (the first time compiles, about ten seconds)"):
+    """Ask, send the experiment's requests, and wait until the endpoint is idle again."""
+    with screen.status("designing the experiment (compiling takes 10 s the first time)"):
         from async_inference.calibration import experiment
         from async_inference.operations.load import Payload
-        from async_inference.rehearsal.rehearse import assumed
+        from async_inference.rehearsal.rehearse import stack_assumptions
 
         assert target.settings is not None
-        assumptions, _ = assumed(target.settings, ())
+        assumptions, _ = stack_assumptions(target.settings, ())
         how = Payload(payload, step_s)
         plan = target.settings.plan
-        chosen = experiment.designed(plan, assumptions, how.served_s(service_s))
+        chosen = experiment.design(plan, assumptions, how.served_s(service_s))
     for sentence in chosen.sentences(target.endpoint):
         screen.print(sentence, markup=False)
     if not typer.confirm("Send them?", err=True):
-        screen.print("Nothing was sent and nothing read.")
+        screen.print("Nothing was sent or read.")
         raise typer.Exit(EXIT_DECLINED)
     asyncio.run(_send(target, chosen, how, screen))
 
@@ -184,8 +177,8 @@ async def _send(target: Target, chosen: Any, how: Any, screen: Console) -> None:
     replay = await replayed(target, chosen.traffic, how, clock, screen)
     if replay.failed or replay.unanswered:
         screen.print(
-            f"{replay.failed} requests failed and {replay.unanswered} were not answered; their "
-            "service times tell nothing",
+            f"{replay.failed} requests failed and {replay.unanswered} were not answered, so their "
+            "service times are unknown",
             style="yellow",
         )
     last_visit_s = chosen.duration_s - chosen.traffic.span_s
@@ -195,12 +188,12 @@ async def _send(target: Target, chosen: Any, how: Any, screen: Console) -> None:
                 if not (await client.state()).instances:
                     break
                 await asyncio.sleep(LOOK_AGAIN_S / clock)
-        # Its datapoints come a minute or two later.
+        # The datapoints become visible a minute or two later.
         await asyncio.sleep(180 / clock)
 
 
 def _as_table(endpoint: str, found: "Estimate", merged: "Merged | None") -> Group:
-    """What was found, with how much evidence; then what was not, and why."""
+    """The findings with their evidence, then what was not found and why."""
     from async_inference.calibration.file import sentences
 
     table = Table("reading", "value", "seen", "evidence", title=f"What {endpoint} shows")

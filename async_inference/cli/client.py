@@ -48,15 +48,13 @@ AnnounceOption = Annotated[
     bool | None,
     typer.Option(
         "--announce/--no-announce",
-        help="Tell CloudWatch how many requests come, so that instances start at once; by default "
-        "if the stack's policies listen.",
+        help="Publish how many requests will come, so that instances start sooner; default: if the "
+        "stack's policies use it.",
     ),
 ]
 InFlightOption = Annotated[
     int,
-    typer.Option(
-        help="Maximum of requests in the queue; the endpoint scales with its backlog.", min=1
-    ),
+    typer.Option(help="Most requests in the queue; the endpoint scales with its backlog.", min=1),
 ]
 
 
@@ -64,7 +62,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the image should show.")],
     endpoint: EndpointOption = None,
     stack: StackOption = None,
-    output: Annotated[Path, typer.Option(help="Folder for the result; made if missing.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for the result; created if missing.")] = Path(
         "generated"
     ),
     fields: SetOption = None,
@@ -73,7 +71,7 @@ def generate(
     announce: AnnounceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get one image, also from an endpoint at zero instances.
+    """Get one image, even from an endpoint at zero instances.
 
     For example: async-inference generate "a seven" --set steps=20 --set seed=7
     """
@@ -98,8 +96,8 @@ def batch(
     file: Annotated[
         Path,
         typer.Argument(
-            help="One prompt a line, .csv with a header, or .jsonl with one payload a line; "
-            "- reads standard input."
+            help="Text with a prompt per line, .csv with a header, or .jsonl with a payload per "
+            "line; - reads standard input."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for results and ledger.")],
@@ -108,7 +106,8 @@ def batch(
     fields: SetOption = None,
     accept: AcceptOption = "image/png",
     kind: Annotated[
-        FileKind | None, typer.Option("--format", help="Format of the file; default: by its name.")
+        FileKind | None,
+        typer.Option("--format", help="Format of the file; default: from its name."),
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
@@ -124,7 +123,7 @@ def batch(
     from async_inference.client import inputs
 
     problems: list[str] = []
-    common: dict[str, Any] = {}
+    common: dict[str, object] = {}
     content = b""
     try:
         common = _fields(fields)
@@ -162,9 +161,7 @@ def resume(
     output: Annotated[Path, typer.Argument(help="Folder of the batch, with its ledger.")],
     stack: Annotated[
         str | None,
-        typer.Option(
-            help="Stack whose credentials to use, as for the batch; default: the shell's."
-        ),
+        typer.Option(help="Stack whose credentials to use, as in the batch; default: the shell's."),
     ] = None,
     in_flight: InFlightOption = 100,
     retry_failed: RetryFailedOption = False,
@@ -210,7 +207,7 @@ def _opened(output: Path, endpoint: str | None, aws: str | None) -> "Ledger":
 def _fields(given: list[str] | None) -> dict[str, Any]:
     from async_inference.client import inputs
 
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     problems = []
     for item in given or []:
         name, equals, text = item.partition("=")
@@ -266,7 +263,7 @@ def _work(
     left = sum(not entry.ended for entry in entries)
     failed = [entry for entry in entries if entry.failure is not None]
     if left and trouble is None:
-        trouble = f"the deadline has passed with {left} of {len(entries)} unanswered"
+        trouble = f"the deadline has passed, and {left} of {len(entries)} requests have no result"
     _tell(ledger, entries, as_json)
     for entry in failed:
         said = ": ".join(entry.failure or ())
@@ -275,7 +272,7 @@ def _work(
     if trouble is not None:
         screen.print(f"error: {trouble}", markup=False, style="red")
     if left:
-        screen.print(f"To continue: {again}", markup=False)
+        screen.print(f"To resume: {again}", markup=False)
     code = code or (EXIT_FAILED if left or failed else 0)
     if code:
         raise typer.Exit(code)
@@ -339,7 +336,7 @@ async def _repeat(show: Callable[[], None]) -> None:
 
 
 def _document(folder: Path, entry: "Entry") -> dict[str, Any]:
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "number": entry.number,
         "inference_id": entry.inference_id,
         "label": entry.item.label,
@@ -353,7 +350,7 @@ def _document(folder: Path, entry: "Entry") -> dict[str, Any]:
 
 
 def _tell(ledger: "Ledger", entries: list["Entry"], as_json: bool) -> None:
-    """Write the gallery, and say where the results are."""
+    """Write the gallery, and print where the results are."""
     from async_inference.client import gallery
 
     folder = ledger.folder
@@ -367,4 +364,4 @@ def _tell(ledger: "Ledger", entries: list["Entry"], as_json: bool) -> None:
         console.print(str(folder / str(done[0].file)), markup=False)
         return
     console.print(f"{len(done)} of {len(entries)} results in {folder}", markup=False)
-    console.print(f"The gallery: {page}", markup=False)
+    console.print(f"Gallery: {page}", markup=False)

@@ -50,17 +50,17 @@ def load(
     """
     target = target_of(endpoint, stack)
     if target.settings is None:
-        raise InvalidInputError(["--endpoint: the rehearsal needs a plan; name --stack instead"])
+        raise InvalidInputError(["--endpoint: the rehearsal needs a plan; use --stack instead"])
     screen = Console(stderr=True, soft_wrap=True, highlight=False)
-    with screen.status("rehearsing (the first time compiles, about ten seconds)"):
+    with screen.status("rehearsing (compiling takes 10 s the first time)"):
         from async_inference.client import InferenceError
         from async_inference.operations import load as loads
         from async_inference.rehearsal import traffic as traffics
-        from async_inference.rehearsal.rehearse import assumed
+        from async_inference.rehearsal.rehearse import stack_assumptions
 
-        assumptions, _ = assumed(target.settings, changed or [])
+        assumptions, _ = stack_assumptions(target.settings, changed or [])
         how = loads.Payload(payload, step_s)
-        sent = loads.shaped(traffics.loaded(traffic, seed), how, speed=speed, limit=limit)
+        sent = loads.shaped(traffics.load(traffic, seed), how, speed=speed, limit=limit)
         runs = loads.predicted(target.settings.plan, sent, assumptions)
     clock = 60 / target.minute_s
     cost_usd = sorted(run.cost_usd for run in runs)[len(runs) // 2]
@@ -68,7 +68,7 @@ def load(
         f"{sent.requests} requests over {sent.span_s / 3600:.2f} h to {target.endpoint}, "
         f"{sent.work_s / 3600:.2f} h of work; estimated cost ${cost_usd:.2f}"
         + (f", {assumptions.calibrated}" if assumptions.calibrated else "")
-        + (f"; its clock runs {clock:.0f} times as fast as ours" if clock != 1 else ""),
+        + (f"; its clock runs {clock:.0f} times as fast as this machine's" if clock != 1 else ""),
         markup=False,
     )
     try:
@@ -89,7 +89,7 @@ def load(
 async def replayed(
     target: Target, sent: "Traffic", how: "Payload", clock: float, screen: Console
 ) -> "Replay":
-    """Send traffic with a bar, and warn where the endpoint is not idle."""
+    """Send traffic with a progress bar, and warn if the endpoint is not idle."""
     from async_inference.client.aio import AsyncClient
     from async_inference.operations.load import replay
 
@@ -102,8 +102,8 @@ async def replayed(
         state = await client.state()
         if state.instances:
             screen.print(
-                f"warning: {target.endpoint} has {state.instances} in service, and the rehearsal "
-                "starts idle; the first waits will be shorter than predicted",
+                f"warning: {target.endpoint} has {state.instances} in service, but the rehearsal "
+                "starts from zero; the first waits will be shorter than predicted",
                 style="yellow",
             )
         with Progress(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -20,9 +20,12 @@ from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
     from async_inference.local_aws.daemon import Daemon
+    from async_inference.local_aws.services.alarms import AlarmReport
+    from async_inference.local_aws.services.autoscaling import Activity
+    from async_inference.local_aws.status import EndpointReport, Refusal, StatusReport
 
 CHARTED_MINUTES = 45
-"""As many minutes as fit beside the numbers into 80 columns."""
+"""How many minutes fit into 80 columns, next to the numbers."""
 SHOWN_ACTIVITIES = 6
 WATCHED_EVERY_S = 0.5
 BARS = "▁▂▃▄▅▆▇█"
@@ -66,10 +69,10 @@ def status(
     import httpx
 
     if watch and as_json:
-        raise InvalidInputError(["--watch --json: choose one of them; --json looks once"])
+        raise InvalidInputError(["--watch --json: choose one of them; --json prints once"])
     aws = _running()
 
-    def look() -> dict[str, Any]:
+    def look() -> "StatusReport":
         try:
             return httpx.get(
                 f"{aws.url}/_local/status",
@@ -79,7 +82,7 @@ def status(
             ).json()
         except (httpx.TransportError, ValueError) as error:
             raise InvalidInputError(
-                [f"the embedded AWS does not answer ({error}); start it again with make up"]
+                [f"the embedded AWS does not respond ({error}); start it again with make up"]
             ) from error
 
     if as_json:
@@ -103,7 +106,7 @@ def logs(
     endpoint: Annotated[str | None, typer.Argument(help="Endpoint name; default: all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Run until Ctrl-C.")] = False,
 ) -> None:
-    """Print what the instances wrote, each line after its log stream in CloudWatch Logs.
+    """Print the instances' logs, each line with its CloudWatch log stream.
 
     For example: async-inference local logs async-sdxl-local --follow
     """
@@ -129,12 +132,12 @@ def logs(
 
 
 def _new_lines(folder: Path, endpoint: str, read: dict[Path, int]) -> Iterator[tuple[str, str]]:
-    """Whole lines that were not read yet, the longest silent instance first.
+    """Complete lines that were not read yet, with their stream; files in order of last change.
 
     Args:
-        folder: where the endpoints' logs are, by region, endpoint and variant.
-        endpoint: whose.
-        read: how far each file was read, in bytes; kept up to date.
+        folder: the folder of logs, by region, endpoint and variant.
+        endpoint: the endpoint's name, or `*`.
+        read: how many bytes of each file were read; updated here.
     """
     files = folder.glob(f"*/{endpoint}/*/*log")
     for path in sorted(files, key=lambda path: path.stat().st_mtime):
@@ -154,11 +157,11 @@ def _running() -> "Daemon":
 
     aws = daemon.running(daemon.AWS_FOLDER)
     if aws is None:
-        raise InvalidInputError(["the embedded AWS does not run; start it with make up"])
+        raise InvalidInputError(["the embedded AWS is not running; start it with make up"])
     return aws
 
 
-def _shown(found: dict[str, Any], url: str) -> Group:
+def _shown(found: "StatusReport", url: str) -> Group:
     speed = "in real time" if found["minute_s"] == 60 else f"a minute takes {found['minute_s']:g} s"
     parts: list[RenderableType] = [
         Text.assemble(
@@ -180,12 +183,12 @@ def _shown(found: dict[str, Any], url: str) -> Group:
     return Group(*parts)
 
 
-def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]:
+def _endpoint_shown(name: str, endpoint: "EndpointReport") -> list[RenderableType]:
     history = endpoint["history"]
     oldest_s = endpoint["oldest_age_s"]
 
-    def total(column: str) -> str:
-        return str(round(sum(value for value in history[column] if value is not None)))
+    def total(column: list[float | None]) -> str:
+        return str(round(sum(value for value in column if value is not None)))
 
     numbers = Table.grid(padding=(0, 2))
     window = Text(f"the last {CHARTED_MINUTES} simulated minutes", style="dim")
@@ -193,19 +196,19 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
     for what, value, column in (
         (
             "in service",
-            f"{endpoint['in_service']} of {endpoint['desired']} asked for",
-            "in_service",
+            f"{endpoint['in_service']} of {endpoint['desired']} desired",
+            history["in_service"],
         ),
-        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", "backlog"),
+        ("backlog", f"{endpoint['backlog']}, {endpoint['busy']} in progress", history["backlog"]),
         (
             "oldest",
             "none" if oldest_s is None else str(timedelta(seconds=int(oldest_s))),
-            "oldest_age_s",
+            history["oldest_age_s"],
         ),
-        ("done", total("done"), "done"),
-        ("failed", total("failed"), "failed"),
+        ("done", total(history["done"]), history["done"]),
+        ("failed", total(history["failed"]), history["failed"]),
     ):
-        bars = Text(_bars(history[column]), style="red" if what == "failed" else "cyan")
+        bars = Text(_bars(column), style="red" if what == "failed" else "cyan")
         numbers.add_row(Text(what, style="dim"), Text(value), bars)
     shown: list[RenderableType] = [
         Text.assemble((name, "bold"), f"  {endpoint['status']}, runs {endpoint['configuration']}"),
@@ -224,7 +227,7 @@ def _endpoint_shown(name: str, endpoint: dict[str, Any]) -> list[RenderableType]
     return shown
 
 
-def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
+def _alarms_shown(alarms: "list[AlarmReport]") -> Table:
     table = Table("alarm", "state", "since", "why", box=None, padding=(0, 2))
     styles = {"ALARM": "bold red", "OK": "green"}
     for alarm in alarms:
@@ -237,7 +240,7 @@ def _alarms_shown(alarms: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[str, Any]]) -> Table:
+def _activities_shown(activities: "list[Activity]", not_scaled: "list[Refusal]") -> Table:
     table = Table("at", "last activities", "cause", box=None, padding=(0, 2))
     both = sorted([*activities, *not_scaled], key=lambda each: each["StartTime"], reverse=True)
     for activity in both[:SHOWN_ACTIVITIES]:
@@ -249,7 +252,7 @@ def _activities_shown(activities: list[dict[str, Any]], not_scaled: list[dict[st
 
 
 def _shortened(text: str) -> str:
-    """Without the resource and UUID by which target tracking names its alarms."""
+    """The text without the resource and UUID in the names of target tracking's alarms."""
     pattern = r"\bTargetTracking-\S+-(Alarm(?:High|Low))-[0-9a-f-]{36}"
     return re.sub(pattern, r"TargetTracking \1", text)
 

@@ -1,8 +1,7 @@
-"""`verify`: does the stack run as its config says? `preflight`: can it run?"""
+"""`verify`: does a stack run as its config says? `preflight`: can it run?"""
 
 import json
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from async_inference.cli.options import JsonOption
-from async_inference.cli.target import reached_by
+from async_inference.cli.target import aws_errors_reported, reached_by
 from async_inference.validation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ DEFAULT_WITHIN_S = 1800.0
 def verify(
     stack: Annotated[str, typer.Option(help="Deployed stack.")] = "dev",
     sends: Annotated[
-        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for the answer.")
+        bool, typer.Option("--smoke/--no-smoke", help="Send a request and wait for its result.")
     ] = True,
     body: Annotated[
         Path | None,
         typer.Option(help="JSON file with the request to send; default: a small image."),
     ] = None,
     within_s: Annotated[
-        float, typer.Option(help="Seconds to wait for the answer, including a cold start.", min=1)
+        float, typer.Option(help="Seconds to wait for the result, cold start included.", min=1)
     ] = DEFAULT_WITHIN_S,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +47,7 @@ def verify(
     request = smoke.BODY if body is None else _read(body)
     reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
-    with console.status("reading Pulumi's state and what runs"), _aws_says():
+    with console.status("reading Pulumi's state and what runs"), aws_errors_reported():
         asked = account.asked(own, account.exported(stack, reached.environment))
         live = account.live(reached.client, asked)
         found = verify.checks(asked, live)
@@ -65,7 +64,8 @@ def verify(
 def preflight(
     stack: Annotated[str, typer.Option(help="Stack to be deployed.")] = "dev",
     tries: Annotated[
-        bool, typer.Option("--probe", help="Deploy a copy that can start no instance. Asks first.")
+        bool,
+        typer.Option("--probe", help="Deploy a copy that cannot start an instance, after asking."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --probe: do not ask.")] = False,
     as_json: JsonOption = False,
@@ -81,7 +81,7 @@ def preflight(
     own = settings.from_stack_file(file)
     reached = reached_by(stack, own.region)
     console = Console(stderr=True, soft_wrap=True)
-    with console.status("looking at the account"), _aws_says():
+    with console.status("looking at the account"), aws_errors_reported():
         found = preflight.preflight(own, reached.client, console.print)
     if tries:
         found += _probed(own, file, reached, console, yes=yes)
@@ -91,16 +91,16 @@ def preflight(
 def _probed(
     own: "Settings", file: Path, reached: "Reached", console: Console, *, yes: bool
 ) -> "list[Check]":
-    """The checks of a trial deployment, after the user has agreed to it."""
+    """The checks of a probe, after the user has agreed to it."""
     from async_inference.operations import probe
 
-    with console.status("reading the quotas"), _aws_says():
+    with console.status("reading the quotas"), aws_errors_reported():
         instance_type = probe.without_quota(own, probe.quotas(reached.client))
     if instance_type is None:
         raise InvalidInputError(
             [
-                "--probe: this account has no instance type with a quota of 0, which alone keeps "
-                "the trial from starting an instance"
+                "--probe: this account has no instance type with a quota of 0, and only that keeps "
+                "the probe from starting an instance"
             ]
         )
     wanted = probe.trial(file.read_text(encoding="utf-8"), own.stack, instance_type)
@@ -108,12 +108,12 @@ def _probed(
         f"A copy of stack {own.stack}, called {wanted.name}, will be deployed to {own.region} with "
         f"{instance_type}, then destroyed. The account's quota for that type is 0, so SageMaker "
         "refuses the endpoint and no instance starts. Bucket, role, topics, alarms, model and "
-        "configuration exist for some minutes, for at most a few cents. A KMS key of the copy is "
-        "scheduled for deletion in 30 days, at no cost."
+        "configuration exist for a few minutes and cost a few cents at most. If the copy has a KMS "
+        "key, it is scheduled for deletion in 30 days, at no cost."
     )
     if not yes and not typer.confirm("Deploy and destroy it?", err=True):
         raise typer.Exit(EXIT_DIFFERS)
-    with console.status(f"deploying and destroying {wanted.name}, some minutes"):
+    with console.status(f"deploying and destroying {wanted.name} (a few minutes)"):
         return probe.probe(wanted, file.parent, reached.environment)
 
 
@@ -122,16 +122,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInputError([f"--body {path}: cannot be read ({error.strerror})"]) from error
-
-
-@contextmanager
-def _aws_says() -> Generator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise InvalidInputError([f"AWS: {error}"]) from error
 
 
 def _show(found: "Sequence[Check]", as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ StackOption = Annotated[
     typer.Option(help="Stack whose endpoint to use; default: local, while the embedded AWS runs."),
 ]
 TrafficOption = Annotated[
-    str, typer.Option(help="CSV file (arrival_s,service_s; also .gz) or name of a generator.")
+    str, typer.Option(help="CSV file (arrival_s,service_s; or .gz) or name of a generator.")
 ]
 ChangedOption = Annotated[
     list[str] | None, typer.Option("--set", help="Change an assumption, such as setup_s=300.")

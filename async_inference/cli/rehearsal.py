@@ -1,4 +1,4 @@
-"""`rehearse`, `tune` and `history`: what a stack's scaling will do, and a better plan."""
+"""`rehearse`, `tune` and `history`: predict what a stack's scaling does, and find a better plan."""
 
 import json
 from datetime import timedelta
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from async_inference.cli.options import ChangedOption, JsonOption, StackOption, TrafficOption
-from async_inference.cli.target import target_of
+from async_inference.cli.target import aws_errors_reported, target_of
 from async_inference.validation import InvalidInputError
 
 
@@ -38,7 +38,7 @@ def rehearse(
     seeds: Annotated[int, typer.Option(help="Number of seeds to compare over.", min=1)] = 8,
     readings: Annotated[
         bool,
-        typer.Option("--readings", help="Also try every other reading of AWS, one at a time."),
+        typer.Option("--readings", help="Also simulate every other reading of AWS."),
     ] = False,
     as_json: JsonOption = False,
     report: Annotated[
@@ -50,14 +50,14 @@ def rehearse(
     For example: async-inference rehearse --stack prod --traffic diurnal --against aws
     """
     console = Console()
-    with Console(stderr=True).status("rehearsing (the first time compiles, about ten seconds)"):
+    with Console(stderr=True).status("rehearsing (compiling takes 10 s the first time)"):
         from async_inference.rehearsal import rehearse as rehearsal
 
         found = rehearsal.rehearse(
             stack=stack,
             traffic=traffic,
             policy=policy,
-            against=_usual(stack, policy) if against is None else against,
+            against=_default_comparison(stack, policy) if against is None else against,
             changed=changed or [],
             seed=seed,
             seeds=seeds,
@@ -74,11 +74,11 @@ def rehearse(
     else:
         console.print(rehearsal.as_table(found))
     if page is not None:
-        Console(stderr=True, soft_wrap=True).print(f"The report: {page}")
+        Console(stderr=True, soft_wrap=True).print(f"Report: {page}")
 
 
-def _usual(stack: str, policy: str | None) -> list[str]:
-    """What a plan is compared with unless something is named: another plan than itself."""
+def _default_comparison(stack: str, policy: str | None) -> list[str]:
+    """The preset that a plan is compared with by default."""
     from async_inference.scaling.plan import PRESETS
     from async_inference.stack import settings
 
@@ -94,7 +94,9 @@ def tune(
     stack: Annotated[str, typer.Option(help="Stack whose bounds and assumptions to keep.")] = "dev",
     objective: Annotated[
         str,
-        typer.Option(help="hours: fewest within the p95 limit; wait: shortest without more hours."),
+        typer.Option(
+            help="hours: fewest hours within the p95 limit; wait: shortest wait without more hours."
+        ),
     ] = "hours",
     max_p95_wait_s: Annotated[
         float | None,
@@ -112,7 +114,7 @@ def tune(
     as_json: JsonOption = False,
     report: Annotated[Path | None, typer.Option(help="Folder for the chart.")] = None,
 ) -> None:
-    """Search scaling policies that wait no longer for fewer GPU-hours; write them as stack config.
+    """Find scaling policies with fewer GPU-hours and no longer waits; write them as stack config.
 
     For example: async-inference tune --traffic mine.csv --set setup_s=300
     """
@@ -123,7 +125,7 @@ def tune(
         if path is not None and not path.is_dir():
             raise InvalidInputError([f"{option}: there is no folder {path}; create it first"])
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("trying plans (the first compiles, ten seconds)", total=plans)
+        task = progress.add_task("trying plans (compiling takes 10 s the first time)", total=plans)
         from async_inference.rehearsal import search
 
         found = search.tune(
@@ -161,27 +163,22 @@ def history(
     ] = 14,
     output: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("traffic.csv"),
 ) -> None:
-    """Read a live endpoint's past traffic from CloudWatch, to rehearse and to tune with.
+    """Read a live endpoint's past traffic from CloudWatch, to use with rehearse and tune.
 
-    With --stack it reads where that stack's provider acts, else where the shell's credentials do.
+    With --stack it reads the account of the stack's provider, otherwise that of the shell.
 
     For example: async-inference history --stack prod --days 7 --output mine.csv
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     from async_inference.rehearsal import history as histories
     from async_inference.rehearsal import traffic as traffics
 
     if not output.parent.is_dir():
         raise InvalidInputError([f"--output: there is no folder {output.parent}; create it first"])
     target = target_of(endpoint, stack)
-    try:
-        with Console(stderr=True).status("reading CloudWatch"):
-            cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
-            minutes = histories.fetched(cloudwatch, target.endpoint, variant, timedelta(days=days))
-    except (BotoCoreError, ClientError) as error:
-        raise InvalidInputError([f"CloudWatch: {error}"]) from error
-    found = histories.reconstructed(minutes)
+    with Console(stderr=True).status("reading CloudWatch"), aws_errors_reported():
+        cloudwatch = target.session.client("cloudwatch", endpoint_url=target.url)
+        minutes = histories.fetch(cloudwatch, target.endpoint, variant, timedelta(days=days))
+    found = histories.reconstruct(minutes)
     traffics.write(found, output)
     console = Console(soft_wrap=True)
     console.print(

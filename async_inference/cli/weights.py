@@ -1,4 +1,4 @@
-"""`weights publish`: weights to S3, once, apart from the code."""
+"""`weights publish`: uploads weights to S3 once, apart from the code."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ app = typer.Typer(help="Publish a model's weights to S3.", no_args_is_help=True)
 
 
 @app.callback()
-def room() -> None:
+def weights_group() -> None:
     """A model's weights on S3."""
 
 
@@ -37,7 +37,7 @@ def publish(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="File-name pattern, instead of the files that a handler loads; repeatable."
+            help="File-name pattern to upload, instead of what a handler loads; repeatable."
         ),
     ] = None,
 ) -> None:
@@ -69,7 +69,7 @@ def publish(
         )
     console.print(
         f"{destination}: {done.sent_files} files sent ({done.sent_bytes / 1e6:.1f} MB), "
-        f"{done.kept_files} were there ({done.kept_bytes / 1e6:.1f} MB).\n"
+        f"{done.kept_files} were there already ({done.kept_bytes / 1e6:.1f} MB).\n"
         f"Next: pulumi config set async-inference:weights {destination}",
         highlight=False,
     )

@@ -1,4 +1,4 @@
-"""The client for asyncio: the same protocol, performed by a few threads."""
+"""The client for asyncio: the same protocol, with AWS calls made in a few threads."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(Connected):
-    """`Client` for asyncio; see there for arguments and errors."""
+    """`Client` for asyncio, with the same arguments and errors."""
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -58,7 +58,7 @@ class AsyncClient(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         key: str | None = None,
     ) -> Accepted:
-        """Hand a request in and return immediately."""
+        """Submit a request and return without waiting for its result."""
         return await self._submit(request, key, time.monotonic() + deadline_s)
 
     async def wait(
@@ -78,7 +78,7 @@ class AsyncClient(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         queue_url: str | None = None,
     ) -> AsyncIterator[tuple[Accepted, Result | InferenceError]]:
-        """Wait for many together, each with its result or error as it ends."""
+        """Wait for many requests; yields each with its result or error as it ends."""
         until_s = time.monotonic() + deadline_s
         watch = Watch(self.protocol, queue_url)
         for each in accepted:
@@ -88,12 +88,12 @@ class AsyncClient(Connected):
                 yield each
 
     async def state(self) -> EndpointState:
-        """The endpoint now."""
+        """The endpoint's present state."""
         return await self.run(self.protocol.state(time.monotonic()))
 
     @asynccontextmanager
     async def subscribed(self) -> AsyncGenerator[str]:
-        """A queue with a message for each request that ends; removed on leaving."""
+        """A queue with a message for each request that ends; it is deleted on exit."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
         subscription = await self.run(self.protocol.subscribe(queue_name(), until_s))
         try:
@@ -108,9 +108,9 @@ class AsyncClient(Connected):
         return accepted
 
     async def run(self, rule: Rule[T]) -> T:
-        """Perform a rule: its calls in a thread, its pauses here."""
+        """Perform a rule: its calls in threads, its pauses on the event loop."""
         loop = asyncio.get_running_loop()
-        answer: Any = None
+        answer: object = None
         try:
             effect = next(rule)
             while True:

@@ -1,4 +1,4 @@
-"""Says that requests come, apart from the requests: no request waits for it or fails by it."""
+"""Announces requests in the background: no request waits for an announcement or fails with it."""
 
 import atexit
 import contextlib
@@ -11,17 +11,17 @@ from typing import Any, Protocol
 from async_inference.client.protocol import Call, Rule
 
 GATHERED = 5
-"""Part of the time between two announcements for which the first one waits for what else comes."""
+"""The first announcement waits for 1/5 of the interval, so that it can include more requests."""
 CLOSES_WITHIN_S = 2.0
-"""How long a process that ends waits for its last announcement."""
+"""How long a process that exits waits for its last announcement."""
 _log = logging.getLogger(__name__)
 
 
 class Performer(Protocol):
-    """What performs calls, such as `aws.Aws`."""
+    """Something that makes AWS calls, such as `aws.Aws`."""
 
     def perform(self, effect: Call) -> Any:
-        """Do it and return its answer."""
+        """Make the call and return the response."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -30,13 +30,13 @@ class Performer(Protocol):
 class Announcer:
     """Performs `Protocol.announce` in a separate thread, once for a burst of requests.
 
-    An announcement waits for a fifth of `every_s` for what else comes: the first one decides how
-    many instances start, and a change in progress refuses the next. What comes within `every_s`
-    after it goes out together when that time is over. Closing sends what is left.
+    The first announcement of a burst waits for a fifth of `every_s` to include more requests. It
+    decides how many instances start, because SageMaker refuses further changes until they serve.
+    Requests that come within `every_s` after it are announced together. Closing announces the rest.
 
     Args:
-        rule: how so many requests are announced.
-        aws: does what the rule asks for; closed with the announcer.
+        rule: announces a number of requests.
+        aws: makes the calls; it is closed with the announcer.
         every_s: seconds from one announcement to the next.
     """
 
@@ -58,7 +58,7 @@ class Announcer:
         self._until_exit = False
 
     def announce(self, requests: int) -> None:
-        """Announce requests; returns at once."""
+        """Announce requests in the background."""
         with self._lock:
             self._requests += requests
             if self._thread is not None or not self._requests:
@@ -66,7 +66,7 @@ class Announcer:
             self._thread = threading.Thread(target=self._send, daemon=True, name="announcer")
             try:
                 self._thread.start()
-            except RuntimeError as error:  # No more threads, or the process ends.
+            except RuntimeError as error:  # No more threads, or the process is exiting.
                 self._thread = None
                 self._failed(error)
                 return
@@ -75,7 +75,7 @@ class Announcer:
                 atexit.register(self.close)
 
     def close(self) -> None:
-        """Send what is not sent yet, for at most a moment."""
+        """Send what is not announced yet, within at most `CLOSES_WITHIN_S`."""
         atexit.unregister(self.close)
         self._closed.set()
         with self._lock:
@@ -112,7 +112,7 @@ class Announcer:
                     effect = rule.send(answer)
 
     def _failed(self, error: Exception) -> None:
-        """Say once why; the endpoint still notices its queue, a minute or two later."""
+        """Log each new error once; the endpoint's alarms still notice the queue a bit later."""
         if str(error) != self._trouble:
             self._trouble = str(error)
             _log.warning("requests could not be announced, which delays a cold start: %s", error)

@@ -1,6 +1,6 @@
-"""Makes the AWS calls that the protocol requests, with boto3; it decides nothing.
+"""Makes the AWS calls that the protocol requests, with boto3. All decisions are the protocol's.
 
-botocore's own retries are off: they would hold a call beyond the caller's deadline.
+botocore's retries are off, because they could exceed the caller's deadline.
 """
 
 import contextlib
@@ -43,12 +43,12 @@ _MAGIC = (
 
 
 class Aws:
-    """boto3 clients, each made when it is first needed; safe to use from many threads.
+    """boto3 clients, each created on first use; safe for use from many threads.
 
     Args:
-        session: where credentials and region come from.
-        url: of an AWS that is not the real one; None is the session's.
-        look_s: how long a look may take in total.
+        session: gives credentials and region.
+        url: endpoint URL of an emulated AWS; None uses the real one.
+        look_s: how long a poll of S3 may take.
         connections: how many calls may run at the same time.
     """
 
@@ -63,14 +63,14 @@ class Aws:
         self._lock = threading.Lock()
 
     def perform(self, effect: Call | Fetch) -> Any:
-        """Do it and return its answer; raises what botocore raises."""
+        """Make the call and return the response; raises what botocore raises."""
         if isinstance(effect, Fetch):
             return self._fetch(effect)
         operation = getattr(self._client(effect.service, effect.patient), effect.operation)
         return operation(**effect.parameters)
 
     def prepare(self, *services: str) -> None:
-        """Make the clients of these services now."""
+        """Create the clients of these services now."""
         for service in services:
             self._client(service, False)
 
@@ -85,8 +85,8 @@ class Aws:
         with self._lock:
             if (service, patient) not in self._clients:
                 half_s = PATIENCE_S if patient else self._look_s / 2
-                self._clients[service, patient] = self._session.client(
-                    service,
+                self._clients[service, patient] = self._session.client(  # ty: ignore[no-matching-overload]
+                    service,  # of any name that an effect has
                     endpoint_url=self._url,
                     config=Config(
                         connect_timeout=half_s,
@@ -115,20 +115,20 @@ class Aws:
 
 
 class Connected:
-    """What both clients are made from.
+    """Arguments and connections that both clients share.
 
     Args:
         endpoint: the endpoint's name.
-        session: where credentials and region come from; None is boto3's usual search.
-        url: of an AWS that is not the real one, such as the local stack's.
-        pace: of looking for results.
-        input_path: `s3://` prefix for payloads over 128,000 bytes; None is `input` beside the
+        session: gives credentials and region; None uses boto3's default.
+        url: endpoint URL of an emulated AWS, such as the local stack's.
+        pace: how often to poll for results.
+        input_path: `s3://` prefix for payloads over 128,000 bytes; None is `input` next to the
             endpoint's output path.
-        max_output_bytes: the largest output taken into memory.
-        connections: calls to AWS that may go on at the same time.
-        announce_every_s: seconds from one announcement of requests to the next, 10 for policies
-            that listen (preset `announced`): then a cold start begins when requests are handed in,
-            not when their queue is noticed. None does not announce.
+        max_output_bytes: the largest output that is read into memory.
+        connections: how many AWS calls may run at the same time.
+        announce_every_s: seconds from one announcement of requests to the next; use 10 with preset
+            `announced`. A cold start then begins when requests are submitted, not when an alarm
+            notices the queue. None does not announce.
     """
 
     def __init__(
@@ -150,16 +150,16 @@ class Connected:
         self._connections = connections
         self._announcer = None
         if announce_every_s is not None:
-            # Connections of its own, made now: that takes longer than a request may be held up.
+            # Separate connections, made now so that no request has to wait for them.
             apart = Aws(session, url, pace.longest_s, 1)
-            with contextlib.suppress(Exception):  # What is wrong is told when it is used.
+            with contextlib.suppress(Exception):  # An error is reported on first use.
                 apart.prepare("sagemaker", "cloudwatch")
             self._announcer = Announcer(self.protocol.announce, apart, announce_every_s)
 
     def announce(self, requests: int) -> None:
-        """Tell the endpoint's policies how many requests come; returns at once, and never fails.
+        """Announce how many requests will come, in the background; never raises.
 
-        `infer` and `submit` do it for each request. Nothing is told without `announce_every_s`.
+        `infer` and `submit` announce each request. Does nothing without `announce_every_s`.
         """
         if self._announcer is not None:
             self._announcer.announce(requests)
@@ -174,12 +174,12 @@ class Connected:
 
 
 def queue_name() -> str:
-    """A name that no other queue has."""
+    """A unique queue name."""
     return f"async-inference-{uuid.uuid4().hex}"
 
 
 def _saved(stream: Any, into: Path, content_type: str) -> Result:
-    """Write beside `into`, then rename: the file is there whole or not at all."""
+    """Write a partial file, then rename it, so that the result is there whole or not at all."""
     partial = into.with_name(into.name + ".partial")
     digest, size_bytes, head = hashlib.sha256(), 0, b""
     with partial.open("wb") as file:
@@ -195,7 +195,7 @@ def _saved(stream: Any, into: Path, content_type: str) -> Result:
 
 
 def extension(content_type: str, head: bytes) -> str:
-    """A file name's extension for a result, from its first bytes, else from its media type."""
+    """The file name extension of a result, from its first bytes or else from its media type."""
     for magic, known in _MAGIC:
         if head.startswith(magic):
             return known

@@ -1,13 +1,13 @@
 """A batch: many requests with bounded concurrency, each result on disk exactly once.
 
-What happens to a request is in the ledger before and after each step, so that a batch continues
-wherever it was killed:
+The ledger records each step of a request before and after it, so a batch that was killed can
+resume. A request that was
 
-- never sent: it is sent;
-- perhaps sent: it is looked for where its output would be, and only then sent again, last of all,
-  since by then an accepted one has its answer; the id is the same, so the place is too;
-- accepted: it is waited for;
-- on disk: it is recorded, not fetched again.
+- never sent is sent;
+- possibly sent is searched for at its output location and only then sent again, after all others,
+  because by then an accepted one has a result. It keeps its id and therefore its location;
+- accepted is waited for;
+- written to disk is recorded, not fetched again.
 """
 
 import asyncio
@@ -29,25 +29,25 @@ from async_inference.client.protocol import Accepted, Ended
 from async_inference.client.watch import Watch
 
 SUBMITTERS = 4
-"""Requests that are submitted concurrently."""
+"""How many requests are submitted at the same time."""
 STATE_EVERY_S = 15.0
-"""Seconds between two looks at the endpoint's instances while no result arrives."""
+"""Seconds between two DescribeEndpoint calls for the number of instances."""
 SPACINGS = 20
-"""The number of latest results that the estimate of the remaining time uses."""
+"""How many of the latest results the estimate of the remaining time uses."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch is, for who shows it.
+    """The progress of a batch, for display.
 
     Args:
         total: requests of this run.
-        done: those with a result, of earlier runs too.
-        failed: those that failed, of earlier runs too.
-        waiting: those in the queue or being worked on.
-        instances: of the endpoint, in service; None is unknown.
+        done: requests with a result, from earlier runs too.
+        failed: requests that failed, in earlier runs too.
+        waiting: requests in the queue or in service.
+        instances: the endpoint's instances in service; None if unknown.
         started_s: monotonic time at which this run began.
-        ends_s: monotonic times of the newest ends in this run.
+        ends_s: monotonic times at which the latest requests of this run ended.
     """
 
     total: int
@@ -64,12 +64,12 @@ class Progress:
 
 
 def estimate(progress: Progress, now_s: float, cold_start_s: float) -> str:
-    """What is to be expected, as a sentence that says what it rests on.
+    """An estimate of the remaining time, as a sentence with its basis.
 
     Args:
-        progress: the batch now.
+        progress: the batch's present progress.
         now_s: monotonic time.
-        cold_start_s: from a request to an endpoint without instances to its answer.
+        cold_start_s: seconds from a request to an endpoint at zero until its result.
     """
     if not progress.left:
         return ""
@@ -77,22 +77,22 @@ def estimate(progress: Progress, now_s: float, cold_start_s: float) -> str:
     if len(ends) >= 2:
         spacing_s = (ends[-1] - ends[0]) / (len(ends) - 1)
         left_s = max(0.0, progress.left * spacing_s - (now_s - ends[-1]))
-        return f"about {span(left_s)} left, by the last {len(ends)} ends (an estimate)"
+        return f"about {span(left_s)} left, estimated from the last {len(ends)} results"
     if ends:
-        return "one answer so far; the second makes an estimate"
+        return "one result so far; an estimate needs two"
     if progress.instances is None:
-        return "no answer yet"
+        return "no result yet"
     if progress.instances:
-        return f"warm: {progress.instances} in service; no answer yet"
+        return f"warm: {progress.instances} in service; no result yet"
     left_s = cold_start_s - (now_s - progress.started_s)
     if left_s > 0:
-        return f"cold: no instances yet; the first answer in about {span(left_s)} (an estimate)"
+        return f"cold: no instances yet; first result expected in about {span(left_s)}"
     late = span(-left_s)
     return f"cold: no instances yet, {late} later than a cold start usually takes"
 
 
 def span(seconds: float) -> str:
-    """A duration as people say it."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 60:
         return f"{math.ceil(seconds)} s"
     if seconds < 3600:
@@ -100,11 +100,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def expected(inference_id: str, like: Accepted) -> Accepted | None:
-    """Where a request will end, told from where another request of the batch does.
+def expected_locations(inference_id: str, like: Accepted) -> Accepted | None:
+    """A request's locations, inferred from those of another request of the batch.
 
-    Filename names the output (BC), but how it is put together is SageMaker's: so it is learned.
-    None where locations do not carry ids.
+    Filename is part of the output's name (BC), but SageMaker does not document how the name is
+    built. None if locations do not contain ids.
     """
     if like.inference_id not in like.output_location:
         return None
@@ -122,13 +122,13 @@ class Batch:
     """One run over some requests of a ledger.
 
     Args:
-        client: of the ledger's endpoint; stays the caller's.
-        ledger: what is wanted.
-        ids: which of its requests this run is for.
-        in_flight: how many may be in the queue at the same time. The endpoint scales by what
-            waits: fewer than its instances' targets together keep it small.
-        until_s: monotonic time at which the run ends; what is left then can be resumed.
-        queue_url: an SQS queue of this run alone, instead of looking at S3.
+        client: a client of the ledger's endpoint; the caller closes it.
+        ledger: the batch's ledger.
+        ids: the requests of this run.
+        in_flight: how many requests may be in the queue at the same time. The endpoint scales with
+            its backlog, so a small number keeps it small.
+        until_s: monotonic time at which the run ends; the rest can be resumed.
+        queue_url: an SQS queue that only this run reads; None polls S3.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Batch:
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """The present progress."""
         return Progress(
             total=len(self._entries),
             done=sum(entry.file is not None for entry in self._entries),
@@ -168,10 +168,10 @@ class Batch:
         )
 
     async def run(self) -> None:
-        """Work until all have ended or the deadline has come.
+        """Work until all requests have ended or the deadline has passed.
 
         Raises:
-            InferenceError: what stands against every request: credentials, permissions, a missing
+            InferenceError: an error that affects every request: credentials, permissions, a missing
                 endpoint or bucket, a full disk.
         """
         self._started_s = time.monotonic()
@@ -236,9 +236,9 @@ class Batch:
                 self._wait_for(accepted)
 
     async def _answered_before(self, entry: Entry) -> Ended | None:
-        """The end of a request that an earlier run may have sent, if it has one."""
+        """The result or failure of a request that an earlier run may have sent, if there is one."""
         known = (other.accepted for other in self._ledger.entries.values() if other.accepted)
-        place = next((expected(entry.inference_id, accepted) for accepted in known), None)
+        place = next((expected_locations(entry.inference_id, accepted) for accepted in known), None)
         if place is None:
             return None
         ended = await self._client.run(self._client.protocol.found(place))
@@ -256,7 +256,7 @@ class Batch:
             await asyncio.gather(*(self._fetch(each) for each in ended))
             if ended:
                 await asyncio.to_thread(self._ledger.sync)
-        self._changed.set()  # Threads that wait for a free slot check the time.
+        self._changed.set()  # Submitters that wait for a free slot check the time.
 
     async def _fetch(self, ended: Ended) -> None:
         entry = self._ledger.entries[ended.accepted.inference_id]
@@ -291,11 +291,11 @@ class Batch:
         return time.monotonic() < self._until_s
 
     async def _observe(self) -> None:
-        """Keep the number of instances, for who looks at the progress."""
+        """Keep the number of instances up to date for `progress`."""
         while True:
             try:
                 state = await self._client.run(self._client.protocol.state(time.monotonic()))
                 self._instances = state.instances
             except InferenceError:
-                self._instances = None  # Not allowed to ask, or not now.
+                self._instances = None  # Not permitted to ask, or AWS is not reachable now.
             await asyncio.sleep(STATE_EVERY_S)

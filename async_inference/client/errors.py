@@ -1,6 +1,6 @@
-"""What can go wrong between a request and its result, each as its own type.
+"""What can go wrong between a request and its result, as a type for each case.
 
-Every error is an `InferenceError` and ends in what to do about it, where there is something to do.
+Every error is an `InferenceError`. Its message ends with the remedy, if there is one.
 """
 
 import json
@@ -24,16 +24,16 @@ from botocore.exceptions import (
 
 
 class InferenceError(Exception):
-    """Anything that keeps a request from its result."""
+    """Base class of all errors that prevent a result."""
 
     inference_id: str | None = None
-    """Which request, where the error belongs to one."""
+    """The request's id, if the error belongs to one request."""
 
 
 class RejectedError(InferenceError):
-    """The request is wrong: SageMaker or the model refused it, and will do so again.
+    """SageMaker or the model rejected the request, and would do so again.
 
-    `status` is the model's HTTP status, None where SageMaker refused.
+    `status` is the model's HTTP status; None if SageMaker rejected the request.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -42,7 +42,7 @@ class RejectedError(InferenceError):
 
 
 class FailedError(InferenceError):
-    """The model, or SageMaker around it, failed with this message."""
+    """The model or SageMaker failed with this message."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -54,23 +54,23 @@ class ExpiredError(FailedError):
 
 
 class DeadlineError(InferenceError):
-    """There was no answer by the caller's deadline. An accepted request continues anyway."""
+    """There was no result by the caller's deadline. An accepted request continues anyway."""
 
 
 class ThrottledError(DeadlineError):
-    """AWS still asked for fewer calls when the deadline came."""
+    """AWS throttled the calls until the deadline."""
 
 
 class NoFailurePathError(DeadlineError):
-    """No output by the deadline, of an endpoint that tells no failures: it may have failed."""
+    """There was no output by the deadline, and the endpoint does not report failures."""
 
 
 class EndpointGoneError(InferenceError):
-    """There is no such endpoint (any more), or it does not serve; what waited in it is lost."""
+    """The endpoint does not exist or is not in service; requests in its queue are lost."""
 
 
 class CredentialsError(InferenceError):
-    """No credentials, or expired or wrong ones."""
+    """Credentials are missing, expired or wrong."""
 
 
 class AccessError(InferenceError):
@@ -78,11 +78,11 @@ class AccessError(InferenceError):
 
 
 class OutputTooLargeError(InferenceError):
-    """The output is larger than the caller takes into memory; it stays where it is."""
+    """The output is larger than `max_output_bytes`; it stays on S3."""
 
 
 class StorageError(InferenceError):
-    """A bucket is not there, or the result could not be written to disk."""
+    """A bucket does not exist, or the result could not be written to disk."""
 
 
 _CREDENTIALS = {
@@ -111,12 +111,12 @@ _GONE = re.compile(r"(not found|could not find|is not in service)", re.IGNORECAS
 
 
 TROUBLE = (ClientError, BotoCoreError, OSError)
-"""What a call to AWS raises when AWS, the way to it, the credentials or a disk fail; all else is a
-fault of ours, which ends the rule as it is."""
+"""What an AWS call raises if AWS, the network, the credentials or a disk fail. Anything else is a
+bug here and is raised unchanged."""
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether S3 says that there is no such object."""
+    """Whether S3 says that the object does not exist."""
     return isinstance(error, ClientError) and error.response["Error"]["Code"] in _NOT_THERE
 
 
@@ -128,7 +128,7 @@ def is_throttle(error: Exception) -> bool:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed a little later."""
+    """Whether a retry of the same call may succeed."""
     if isinstance(error, ClientError):
         known = error.response["Error"]["Code"] in _TRANSIENT or _status(error) >= 500
         return known or is_throttle(error)
@@ -137,19 +137,19 @@ def is_transient(error: Exception) -> bool:
     )
 
 
-def typed(
+def typed_error(
     error: Exception,
     doing: str,
     permission: str,
     otherwise: type[InferenceError] = RejectedError,
 ) -> InferenceError:
-    """The typed error for what a call to AWS raised.
+    """The typed error for an exception of an AWS call.
 
     Args:
-        error: not transient, and not a missing object.
+        error: neither transient nor a missing object.
         doing: what was tried, as the start of a sentence.
-        permission: the IAM action that it takes.
-        otherwise: the type for what has none of its own.
+        permission: the IAM action that the call needs.
+        otherwise: the type of all other errors.
     """
     if isinstance(error, InferenceError):
         return error
@@ -160,7 +160,7 @@ def typed(
         if code in _CREDENTIALS:
             return CredentialsError(f"{doing}: {code}: {message}; renew the AWS credentials")
         if "AccessDenied" in code or _status(error) == 403:
-            return AccessError(f"{doing}: {code}: {message}; it takes {permission}")
+            return AccessError(f"{doing}: {code}: {message}; it needs {permission}")
         if code == "NoSuchBucket":
             return StorageError(f"{doing}: {message}")
         if code.startswith("Validation") and _GONE.search(message):
@@ -188,14 +188,14 @@ _FROM_CONTAINER = re.compile(
 )
 """SageMaker's message about a container's error response."""
 _EXPIRED = re.compile(r"\bexpired\b", re.IGNORECASE)
-"""UNSETTLED: AWS documents no text for an expired request, so one word decides."""
+"""UNSETTLED: AWS does not document the message of an expired request, so one word decides."""
 
 
-def of_failure(text: str) -> RejectedError | FailedError:
-    """The error that a failure object or notification tells of, with the model's own message.
+def failure_error(text: str) -> RejectedError | FailedError:
+    """The error for the text of a failure object or notification, with the model's message.
 
-    A 4xx of the container is a rejection: the same request would be refused again. A JSON answer
-    with `error` or `message` is reduced to that.
+    A 4xx status of the container is a rejection: the same request would be rejected again. A JSON
+    response with `error` or `message` is reduced to that.
     """
     container = _FROM_CONTAINER.search(text)
     if container is None:
@@ -208,7 +208,7 @@ def of_failure(text: str) -> RejectedError | FailedError:
 
 
 def _said(message: str) -> str:
-    # SageMaker's toolkit appends the traceback to what was raised.
+    # SageMaker's toolkit appends the traceback to the message.
     message = message.partition("\nTraceback (most recent call last)")[0] or message
     try:
         answer = json.loads(message)

@@ -1,6 +1,7 @@
-"""A batch's results as one HTML page beside them, with prompts and metadata; loads nothing else.
+"""Writes an HTML page that shows a batch's results with prompts and metadata.
 
-A result of several images, as zip or JSON, is unpacked into its own folder.
+The page is in the results' folder and loads nothing from elsewhere. A result of several images, as
+zip or JSON, is unpacked into a folder.
 """
 
 import base64
@@ -20,7 +21,7 @@ MAX_IMAGES = 100
 """The most images of one result that the page shows."""
 MAX_IMAGE_BYTES = 64 << 20
 MAX_JSON_BYTES = 256 << 20
-"""The largest JSON document that is parsed; a larger one is only linked."""
+"""The largest JSON document that is parsed; the page only links larger ones."""
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.5rem; }
@@ -37,9 +38,9 @@ def write(folder: Path, endpoint: str, entries: Iterable[Entry]) -> Path:
     """Write `index.html` into the folder of a batch.
 
     Args:
-        folder: where the results are.
-        endpoint: that made them.
-        entries: what to show, in this order.
+        folder: the folder of the results.
+        endpoint: the endpoint's name.
+        entries: the requests to show, in this order.
 
     Returns:
         The page's path.
@@ -98,9 +99,9 @@ def _picture(folder: Path, path: Path, label: str, asked: dict[str, str]) -> str
 
 
 def unpacked(path: Path) -> list[Path]:
-    """The images in a zip file, or in base64 in the list `images` of a JSON document, as files.
+    """Unpack the images of a zip file, or of the list `images` (base64) of a JSON document.
 
-    They go into the folder named after the result; none for anything else, or what is damaged.
+    They go into a folder named after the result. Other and damaged files give no images.
     """
     if zipfile.is_zipfile(path):
         found = _zipped(path)
@@ -114,7 +115,7 @@ def unpacked(path: Path) -> list[Path]:
         if number == MAX_IMAGES:
             break
         folder.mkdir(exist_ok=True)
-        # Numbered, since an archive may call its entries anything.
+        # Numbered, because an archive's entries may have any name.
         file = folder / f"{number}{_suffix(image)}"
         if not file.exists() or file.stat().st_size != len(image):
             file.write_bytes(image)
@@ -131,7 +132,7 @@ def _zipped(path: Path) -> Iterator[bytes]:
                 if len(image) <= MAX_IMAGE_BYTES and _suffix(image):
                     yield image
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
-        return  # Damaged, encrypted, or compressed in its own way.
+        return  # Damaged, encrypted, or in an unknown compression.
 
 
 def _in_json(path: Path) -> Iterator[bytes]:
@@ -150,7 +151,7 @@ def _in_json(path: Path) -> Iterator[bytes]:
 
 
 def _suffix(content: bytes) -> str:
-    """The file extension for an image's bytes; empty for what is not an image."""
+    """The file name extension for an image's bytes; empty if they are not an image."""
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return ".png"
     if content.startswith(b"\xff\xd8\xff"):
@@ -180,7 +181,7 @@ def _asked(entry: Entry) -> dict[str, str]:
 
 
 def png_text(path: Path) -> dict[str, str]:
-    """The textual metadata of a PNG file, its prompt left out; empty for any other file."""
+    """The text metadata of a PNG file without its prompt; empty for any other file."""
     found: dict[str, str] = {}
     with path.open("rb") as file:
         if file.read(8) != b"\x89PNG\r\n\x1a\n":

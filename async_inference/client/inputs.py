@@ -1,4 +1,4 @@
-"""Batch files: plain text, CSV or JSON lines, each line a request; all errors in one message."""
+"""Reads batch files: text, CSV or JSON lines, a request per line; reports all errors together."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ from async_inference.client.protocol import Request
 SHOWN_PROBLEMS = 20
 LABEL_CHARACTERS = 200
 TEXT_COLUMNS = ("prompt", "negative_prompt")
-"""Columns of a CSV file that stay text, even where it reads as a number."""
+"""Columns of a CSV file whose values stay text, even if they look like numbers."""
 KINDS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 class BatchFileError(Exception):
-    """A batch file that cannot be used; `problems` has a sentence for each reason."""
+    """A batch file that cannot be used; `problems` has a sentence for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
@@ -31,12 +31,12 @@ class BatchFileError(Exception):
 @dataclass(frozen=True)
 class _Line:
     number: int
-    fields: dict[str, Any] | None
+    fields: dict[str, object] | None
     problem: str = ""
 
 
 def kind_of(name: str) -> str:
-    """`csv`, `jsonl` or `text`, by a file's name."""
+    """`csv`, `jsonl` or `text`, from a file's name."""
     return KINDS.get(PurePath(name).suffix.lower(), "text")
 
 
@@ -45,21 +45,21 @@ def items(
     name: str,
     *,
     kind: str,
-    common: Mapping[str, Any],
+    common: Mapping[str, object],
     accept: str | None,
 ) -> list[Item]:
     """The requests of a batch file.
 
     Args:
-        content: the file.
-        name: how messages name it.
-        kind: `text`: a line is a prompt; `csv`: a column is a field, the first line names them;
-            `jsonl`: a line is a JSON object, sent as it is.
-        common: fields of every request that does not have them itself.
+        content: the file's content.
+        name: the file's name for messages.
+        kind: `text`: each line is a prompt; `csv`: each column is a field, named in the first line;
+            `jsonl`: each line is a JSON object, sent unchanged.
+        common: fields for every request that does not set them.
         accept: media type of the results.
 
     Raises:
-        BatchFileError: each line that is wrong, with its number and what is wrong about it.
+        BatchFileError: each wrong line, with its number and what is wrong with it.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -79,14 +79,14 @@ def items(
     for line in lines:
         fields = {**common, **(line.fields or {})}
         payload = json.dumps(fields, ensure_ascii=False)
-        # The second of two equal lines is wanted too.
+        # Two equal lines are two requests.
         key, seen[payload] = str(seen[payload]), seen[payload] + 1
         found.append(item(fields, accept=accept, key=key))
     return found
 
 
-def item(fields: Mapping[str, Any], *, accept: str | None, key: str) -> Item:
-    """One request from the fields of its payload."""
+def item(fields: Mapping[str, object], *, accept: str | None, key: str) -> Item:
+    """A request from the fields of its payload."""
     prompt = fields.get("prompt")
     payload = json.dumps(fields, ensure_ascii=False)
     label = prompt if isinstance(prompt, str) else payload
@@ -117,7 +117,7 @@ def _csv(text: str) -> Iterator[_Line]:
         except csv.Error as error:
             yield _Line(start, None, f"is not valid CSV ({error})")
             return
-        # A quoted cell may go over several lines; the row is named by its first.
+        # A quoted cell may span several lines; messages give the row's first.
         number, start = start, rows.line_num + 1
         if not any(cell.strip() for cell in row):
             continue
@@ -126,7 +126,7 @@ def _csv(text: str) -> Iterator[_Line]:
             wrong = [name for name, count in Counter(names).items() if count > 1 or not name]
             if wrong:
                 shown = ", ".join(repr(name) for name in wrong)
-                yield _Line(number, None, f"names columns twice or not at all: {shown}")
+                yield _Line(number, None, f"has repeated or empty column names: {shown}")
                 return
         elif len(row) != len(names):
             yield _Line(
@@ -157,7 +157,7 @@ def _jsonl(text: str) -> Iterator[_Line]:
 
 
 def value(text: str) -> Any:
-    """A number, true or false where text reads as one in JSON, else the text."""
+    """The number, true or false that the text is in JSON, or else the text."""
     try:
         parsed = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

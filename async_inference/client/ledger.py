@@ -1,15 +1,16 @@
-"""What a batch has asked for and got, in one append-only file that survives a kill at any moment.
+"""The ledger of a batch's requests and results: an append-only file that survives a kill.
 
-`ledger.jsonl`: a JSON object a line; a line counts once its newline is there. The first is the
-header (`ledger` the format's version, `batch` the prefix of all ids, `endpoint`, `aws` where that
-is). Each other has `event`, `id` and `at` (seconds since the epoch), and by event:
+`ledger.jsonl` has a JSON object per line; a line without a newline does not count. The first line
+is the header: `ledger` is the format's version, `batch` the prefix of all ids, `endpoint` the
+endpoint and `aws` its place (`local` or a region). Each other line has `event`, `id` and `at`
+(seconds since the epoch), and by event:
 
-| event | says | more |
+| event | meaning | more fields |
 |---|---|---|
-| asked | this is wanted | number, label, request, and `instead_of` the id of a failed one |
-| sending | it may have reached the queue from now on | |
+| asked | the batch has this request | number, label, request; `instead_of`: id of a failed one |
+| sending | from now on it may be in the queue | |
 | accepted | it is in the queue | output, failure: `s3://` URIs |
-| collected | its result is on disk, whole | file, content_type, bytes, sha256 |
+| collected | its complete result is on disk | file, content_type, bytes, sha256 |
 | failed | it has ended without a result | kind: the error's type; message |
 """
 
@@ -37,12 +38,12 @@ class LedgerError(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """One request of a batch, as people see it.
+    """One request of a batch.
 
     Args:
-        label: what names it, such as its prompt.
+        label: its name for people, such as its prompt.
         request: what is sent.
-        key: tells equal requests apart that are wanted several times.
+        key: distinguishes equal requests.
     """
 
     label: str
@@ -52,17 +53,17 @@ class Item:
 
 @dataclass
 class Entry:
-    """One request's line of life.
+    """The present state of one request.
 
     Args:
         inference_id: its id.
-        number: its place in the batch, from 1.
-        item: what is asked for.
-        sending: whether it may have reached the queue.
-        accepted: where it will end, once it is in the queue.
+        number: its position in the batch, from 1.
+        item: the request.
+        sending: whether it may be in the queue.
+        accepted: its locations, once it is in the queue.
         file: the result's file name, once it is on disk.
-        result: what the result is.
-        failure: kind and message, where it has failed.
+        result: the result, once it is on disk.
+        failure: kind and message, if it has failed.
     """
 
     inference_id: str
@@ -80,22 +81,23 @@ class Entry:
 
     @property
     def stem(self) -> str:
-        """The name of its result's file, less the extension, which only the result knows."""
+        """The name of its result's file without the extension, which depends on the result."""
         return f"{self.number:04d}-{self.inference_id[-8:]}"
 
 
 class Ledger:
-    """An open ledger; nobody else can open it in the meantime.
+    """An open ledger, locked against other processes.
 
     Args:
-        folder: where it and the results are; made if missing.
-        endpoint: the endpoint's name; None takes what the ledger says.
-        aws: where that endpoint is; the same.
+        folder: the folder of the ledger and the results; created if missing.
+        endpoint: the endpoint's name; None takes the ledger's.
+        aws: the endpoint's place, `local` or a region; None takes the ledger's.
         now_s: the wall clock.
         new_batch: makes the prefix of a new ledger's ids, 8 characters.
 
     Raises:
-        LedgerError: it is in use, of another endpoint, damaged, or to be resumed and not there.
+        LedgerError: it is in use, belongs to another endpoint, is damaged, or is to be resumed and
+            does not exist.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self._now_s = now_s
         if endpoint is None and not self.path.is_file():
-            raise LedgerError(f"{self.path}: no such ledger")
+            raise LedgerError(f"{self.path}: does not exist; name the folder of a batch")
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b")
         try:
@@ -152,14 +154,14 @@ class Ledger:
         self._file.close()
 
     def ask(self, items: Iterable[Item], *, failed_too: bool = False) -> list[str]:
-        """Want these; what is wanted already is not asked for twice.
+        """Add requests to the batch, except those that it has already.
 
         Args:
-            items: requests; the same request with the same key is the same one.
-            failed_too: ask once more for those that have failed.
+            items: the requests; equal ones with the same key are one request.
+            failed_too: whether to add failed requests again.
 
         Returns:
-            The id of each item, in their order.
+            The id of each item, in the same order.
         """
         ids, lines = [], []
         known = {self._identity(entry.item): entry for entry in self.entries.values()}
@@ -179,16 +181,16 @@ class Ledger:
         return ids
 
     def ask_again(self) -> None:
-        """Want those once more that have failed."""
+        """Add all failed requests again."""
         failed = [entry.item for entry in self.entries.values() if entry.failure is not None]
         self.ask(failed, failed_too=True)
 
     def sending(self, inference_id: str) -> None:
-        """It may be in the queue from now on."""
+        """Record that the request may be in the queue from now on."""
         self._record("sending", inference_id)
 
     def accepted(self, accepted: Accepted) -> None:
-        """It is in the queue."""
+        """Record that the request is in the queue."""
         self._record(
             "accepted",
             accepted.inference_id,
@@ -197,7 +199,7 @@ class Ledger:
         )
 
     def collected(self, inference_id: str, result: Result) -> None:
-        """Its result is on disk under its final name."""
+        """Record that the result is on disk under its final name."""
         assert result.path is not None
         self._record(
             "collected",
@@ -209,14 +211,14 @@ class Ledger:
         )
 
     def failed(self, inference_id: str, error: Exception) -> None:
-        """It has ended without a result."""
+        """Record that the request has ended without a result."""
         self._record("failed", inference_id, kind=type(error).__name__, message=str(error))
 
     def sync(self) -> None:
-        """Force to disk what was written so far, here and as names of results.
+        """Flush the ledger and the names of the results to disk.
 
-        A killed process loses nothing even without; a machine that loses power loses what came
-        after the last of these, and gets it again: under the same ids, from the same places.
+        A killed process loses nothing without it. A machine that loses power loses what came after
+        the last flush, and fetches it again, with the same ids from the same locations.
         """
         folder = os.open(self.folder, os.O_RDONLY)
         try:
@@ -226,7 +228,7 @@ class Ledger:
         os.fsync(self._file.fileno())
 
     def recover(self) -> None:
-        """Record results that a kill left unrecorded, and drop those that it cut short."""
+        """Record complete results that a kill left unrecorded, and delete incomplete ones."""
         for half in self.folder.glob("*.partial"):
             half.unlink()
         present = {path.stem: path for path in self.folder.iterdir() if path.is_file()}
@@ -246,7 +248,7 @@ class Ledger:
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            # A line that a kill cut short never counted.
+            # A line that a kill cut short does not count.
             self._file.truncate(whole)
         header = None
         for number, line in enumerate(content[:whole].splitlines(), start=1):
@@ -262,7 +264,7 @@ class Ledger:
                 raise LedgerError(f"{self.path}:{number}: is not a line of a ledger") from error
         for entry in self.entries.values():
             if entry.file is not None and not (self.folder / entry.file).is_file():
-                # Removed by somebody, or its name was lost with the power: fetched again.
+                # Somebody removed the file, or a power failure lost its name: fetch it again.
                 entry.file = entry.result = None
         return header
 
@@ -286,7 +288,7 @@ class Ledger:
             raise ValueError(line["event"])
 
     def _asked(self, item: Item, before: Entry | None, number: int) -> dict[str, Any]:
-        # A repetition needs its own place: the first one's holds its failure.
+        # A repetition needs another location, because the first one's holds its failure.
         seed = f"{item.key} after {before.inference_id}" if before else item.key
         line = {
             "event": "asked",
@@ -303,12 +305,12 @@ class Ledger:
     def _identity(item: Item) -> str:
         return derived_id(item.key, item.request)
 
-    def _record(self, event: str, inference_id: str, **more: Any) -> None:
+    def _record(self, event: str, inference_id: str, **more: object) -> None:
         line = {"event": event, "id": inference_id, "at": self._now_s(), **more}
         self._append([line])
         self._apply(line)
 
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+    def _append(self, lines: Iterable[dict[str, object]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self._file.write(text.encode())
         self._file.flush()

@@ -1,7 +1,7 @@
-"""The protocol of asynchronous inference without I/O: what to ask AWS, and what its answer means.
+"""The protocol of asynchronous inference without I/O: what to ask AWS, and what the response means.
 
-Each rule is a generator that yields what to do (`Call`, `Fetch`, `Sleep`), is sent the answer or
-thrown the exception, and returns its result. `sync` and `aio` only perform; neither decides.
+Each rule is a generator. It yields what to do (`Call`, `Fetch`, `Sleep`), receives the response or
+the exception, and returns its result. `sync` and `aio` only perform what a rule yields.
 
 Sources: botocore 1.44.5's service models (BC), SageMaker developer guide (DG).
 """
@@ -28,25 +28,25 @@ from async_inference.client.errors import (
 )
 
 MAX_INLINE_BYTES = 128_000
-"""InvokeEndpointAsync's Body (BC)."""
+"""Largest Body of InvokeEndpointAsync (BC)."""
 ENDPOINT_CHECKED_EVERY_S = 60.0
 """Seconds between two checks that the endpoint still exists."""
 ANNOUNCEMENTS_NAMESPACE = "AsyncInference"
 ANNOUNCED_METRIC = "RequestsWithoutCapacity"
-"""The metric that alarms of listening policies watch (docs/scaling.md)."""
+"""The metric that the alarms of preset `announced` watch (docs/scaling.md)."""
 _ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}")
-"""Filename contains the id, which limits the id (BC); InferenceId itself may have 64."""
+"""The id is part of Filename, which limits its length (BC); InferenceId alone may have 64."""
 
 
-# What a rule asks for
+# What a rule yields
 
 
 @dataclass(frozen=True)
 class Call:
-    """A boto3 operation; its answer is the operation's.
+    """A boto3 operation; the rule receives its response.
 
-    `patient` where giving up early would do harm: an upload, or a submission that then is made
-    twice.
+    `patient` allows a longer time, where giving up early does harm: an upload, or a submission that
+    would be sent twice.
     """
 
     service: str
@@ -57,7 +57,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Fetch:
-    """An S3 object, into memory or into a file beside `into`; its answer is a `Result`."""
+    """Read an S3 object into memory or into the file `into`; the rule receives a `Result`."""
 
     location: str
     into: Path | None
@@ -76,7 +76,7 @@ T = TypeVar("T")
 Rule = Generator[Effect, Any, T]
 
 
-# What callers give and get
+# Arguments and results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,13 @@ class Request:
     """One inference.
 
     Args:
-        body: the payload; beyond 128,000 bytes it travels through S3.
-        location: `s3://` URI of a payload that is on S3 already, instead of `body`.
+        body: the payload; one over 128,000 bytes is uploaded to S3 first.
+        location: instead of `body`, the `s3://` URI of a payload that is on S3 already.
         content_type: media type of the payload.
         accept: media type of the result.
         custom_attributes: at most 1,024 visible ASCII characters for the container.
-        ttl_s: seconds in the queue after which it expires, 60 to 21,600; None is six hours.
+        ttl_s: seconds in the queue after which the request expires, 60 to 21,600; None is six
+            hours.
         timeout_s: seconds that the model may take, 1 to 3,600; None is 15 minutes.
 
     Raises:
@@ -121,17 +122,17 @@ class Request:
             raise ValueError("; ".join(problems))
 
     @classmethod
-    def json(cls, value: Any, **more: Any) -> "Request":
+    def json(cls, value: object, **more: Any) -> "Request":
         """A request whose payload is JSON; `more` are its other fields."""
         return cls(body=json.dumps(value).encode(), content_type="application/json", **more)
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request that SageMaker took: it ends in one of these two objects.
+    """A request that SageMaker accepted, and the two S3 objects in one of which it ends.
 
-    `failure_location` is None where the endpoint has no S3FailurePath: then failures are told
-    by notifications only (DG).
+    `failure_location` is None if the endpoint has no S3FailurePath. Then only notifications report
+    failures (DG).
     """
 
     inference_id: str
@@ -141,7 +142,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Result:
-    """An output: `body` in memory, or `path` where it was asked into a file."""
+    """An output: `body` in memory, or the file `path`."""
 
     content_type: str
     size_bytes: int
@@ -155,11 +156,11 @@ class Ended:
     """A request that has ended.
 
     Args:
-        accepted: which one.
+        accepted: the request.
         failed: whether it has ended without an output.
-        reason: a failure's text, where a notification told it.
-        took_s: seconds from acceptance to its end by SageMaker's own clock, where a notification
-            told them.
+        reason: the failure's text, if a notification gave it.
+        took_s: seconds from acceptance to the end by SageMaker's clock, if a notification gave
+            them.
     """
 
     accepted: Accepted
@@ -170,7 +171,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Subscription:
-    """A queue of this caller alone, with a message for each request that ends."""
+    """A queue that only this caller reads, with a message for each request that ends."""
 
     queue_url: str
     subscription_arns: tuple[str, ...]
@@ -178,13 +179,13 @@ class Subscription:
 
 @dataclass(frozen=True)
 class EndpointState:
-    """An endpoint now.
+    """An endpoint's present state.
 
     Args:
         status: EndpointStatus, such as InService.
-        instances: in service now; 0 means that the next request waits for a cold start.
+        instances: instances in service; at 0 the next request waits for a cold start.
         output_path: `s3://` prefix of outputs.
-        topics: ARNs of its success and error topics, none twice.
+        topics: ARNs of the success and error topics, without duplicates.
     """
 
     status: str
@@ -195,10 +196,10 @@ class EndpointState:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to pause between two looks: from `first_s`, growing by `factor`, to `longest_s`.
+    """Pauses between two polls: `first_s`, then longer by `factor`, up to `longest_s`.
 
-    A wait's deadline is kept within `longest_s`: pauses are cut at the deadline, and a look that
-    AWS does not answer is given up after that time.
+    A wait exceeds its deadline by `longest_s` at most: pauses end at the deadline, and a poll
+    without a response times out after `longest_s`.
     """
 
     first_s: float = 0.2
@@ -210,9 +211,9 @@ class Pace:
 
 
 def derived_id(key: str, request: Request, prefix: str = "") -> str:
-    """An InferenceId that the same key and request always get; 24 hexadecimal digits and a prefix.
+    """The InferenceId of a key and a request: a prefix and 24 hexadecimal digits of their hash.
 
-    The same id means the same output location, since it is the output's Filename too.
+    The same id means the same output location, because Filename contains it.
     """
     digest = hashlib.sha256()
     for part in (
@@ -230,16 +231,16 @@ def derived_id(key: str, request: Request, prefix: str = "") -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked of one endpoint.
+    """The rules for one endpoint.
 
     Args:
-        endpoint: its name.
-        now_s: a monotonic clock; deadlines are its times.
-        pace: of looking for results and of trying again.
-        jitter: 0 to 1, spreads the repetitions of many callers.
-        input_path: `s3://` prefix for payloads that do not fit inline; None is `input` beside the
+        endpoint: the endpoint's name.
+        now_s: a monotonic clock, by which deadlines are given.
+        pace: pauses between polls and between retries.
+        jitter: returns 0 to 1, to spread the retries of many callers.
+        input_path: `s3://` prefix for payloads that do not fit inline; None is `input` next to the
             endpoint's output path.
-        max_output_bytes: the largest output taken into memory.
+        max_output_bytes: the largest output that is read into memory.
     """
 
     endpoint: str
@@ -250,18 +251,18 @@ class Protocol:
     max_output_bytes: int = 256 * 1024 * 1024
 
     def submit(self, request: Request, inference_id: str, until_s: float) -> Rule[Accepted]:
-        """Hand a request in; again after transient trouble, until the deadline.
+        """Submit a request; retries transient errors until the deadline.
 
-        InvokeEndpointAsync is not idempotent: when its answer is lost, the request may be in the
-        queue or not. It is sent again under the same InferenceId and Filename, so that in the worst
-        case the model works twice and both answers are one and the same object.
+        InvokeEndpointAsync is not idempotent: if its response is lost, the request may or may not
+        be in the queue. A retry has the same InferenceId and Filename, so in the worst case the
+        model works twice and writes the same object twice.
         """
         if not _ID.fullmatch(inference_id):
             raise ValueError(
-                f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, since "
-                "it names the output too"
+                f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, "
+                "because it is part of the output's name"
             )
-        parameters: dict[str, Any] = {
+        parameters: dict[str, object] = {
             "EndpointName": self.endpoint,
             "InferenceId": inference_id,
             "Filename": inference_id,
@@ -297,13 +298,13 @@ class Protocol:
         )
 
     def announce(self, requests: int) -> Rule[bool]:
-        """Tell CloudWatch how many requests come, unless an instance serves; one try, no more.
+        """Publish how many requests will come, unless an instance serves; without retries.
 
-        While one serves, the queue is what policies go by: a lone request needs no second instance.
-        Takes sagemaker:DescribeEndpoint, and cloudwatch:PutMetricData for the namespace.
+        While an instance serves, policies scale by the queue, because one request needs no second
+        instance. Needs sagemaker:DescribeEndpoint, and cloudwatch:PutMetricData for the namespace.
 
         Returns:
-            Whether it was told.
+            Whether the number was published.
         """
         state = yield from self.state(self.now_s())
         if state.instances:
@@ -313,7 +314,7 @@ class Protocol:
             "Dimensions": [{"Name": "EndpointName", "Value": self.endpoint}],
             "Value": requests,
             "Unit": "Count",
-            "StorageResolution": 1,  # seconds: alarms of less than a minute need it (CW)
+            "StorageResolution": 1,  # seconds; alarms with periods below a minute need it (CW)
         }
         parameters = {"Namespace": ANNOUNCEMENTS_NAMESPACE, "MetricData": [metric]}
         yield from self._call(
@@ -325,11 +326,11 @@ class Protocol:
         return True
 
     def wait(self, accepted: Accepted, until_s: float, into: Path | None = None) -> Rule[Result]:
-        """Look for output or failure until one is there or the deadline has come.
+        """Poll for output or failure until one exists or the deadline has passed.
 
         Raises:
-            RejectedError, FailedError, ExpiredError: how it failed.
-            DeadlineError: no answer yet; the request continues.
+            RejectedError, FailedError, ExpiredError: the request failed.
+            DeadlineError: there is no result yet; the request continues.
             EndpointGoneError: the endpoint was deleted in the meantime.
         """
         try:
@@ -366,11 +367,11 @@ class Protocol:
                 pause_s = self.pace.after(pause_s)
 
     def collect(self, ended: Ended, into: Path | None, until_s: float) -> Rule[Result]:
-        """Fetch the output of a request that has ended, or raise how it failed."""
+        """Fetch the output of a request that has ended, or raise its failure."""
         pause_s = self.pace.first_s
         try:
             if ended.failed and ended.accepted.failure_location is None:
-                raise errors.of_failure(ended.reason or "the model failed; its log says why")
+                raise errors.failure_error(ended.reason or "the model failed; its log says why")
             while True:
                 try:
                     return (yield from self._collect(ended.accepted, ended.failed, into))
@@ -378,9 +379,9 @@ class Protocol:
                     raise
                 except errors.TROUBLE as error:
                     if errors.is_missing(error):
-                        # Its failure was only told; or somebody removed what was there.
+                        # Only a notification reported the failure, or somebody removed the object.
                         reason = ended.reason or "its output was removed before it was fetched"
-                        raise errors.of_failure(reason) from error
+                        raise errors.failure_error(reason) from error
                     if self.now_s() >= until_s:
                         raise self.too_late(ended.accepted, error) from error
                     yield Sleep(min(pause_s, max(0.0, until_s - self.now_s())))
@@ -390,15 +391,14 @@ class Protocol:
             raise
 
     def found(self, accepted: Accepted) -> Rule[Ended | None]:
-        """Whether a request has ended, by one look; also for a location that is only expected."""
+        """Poll once whether a request has ended; its location may be an inferred one."""
         ended = yield from self.look([accepted])
         return ended[0] if ended else None
 
     def look(self, pending: Iterable[Accepted]) -> Rule[list[Ended]]:
-        """Which of these have ended: one listing of what their locations have in common.
+        """Poll once which requests have ended, by listing the common prefix of their locations.
 
-        Ids of one batch share a prefix, so that its outputs are listed alone, whatever else the
-        endpoint has written.
+        The ids of a batch share a prefix, so the listing contains no other outputs of the endpoint.
         """
         ended: dict[str, Ended] = {}
         waiting = list(pending)
@@ -419,32 +419,32 @@ class Protocol:
         return list(ended.values())
 
     def _listed(self, bucket: str, wanted: Mapping[str, Accepted]) -> Rule[list[str] | None]:
-        """Which of these keys exist; None where S3 does not say just now."""
+        """Which of these keys exist; None if S3 fails transiently."""
         present: list[str] = []
         last = max(wanted)
-        prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 of characters is what S3 takes
-        parameters: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 a prefix of characters, as S3 takes
+        parameters: dict[str, object] = {"Bucket": bucket, "Prefix": prefix}
         while True:
             try:
                 page = yield Call("s3", "list_objects_v2", parameters)
             except errors.TROUBLE as error:
                 if errors.is_transient(error):
                     return None
-                raise errors.typed(
+                raise errors.typed_error(
                     error, f"listing s3://{bucket}", "s3:ListBucket", StorageError
                 ) from error
             keys = [entry["Key"] for entry in page.get("Contents", ())]
             present += [key for key in keys if key in wanted]
-            # Keys come in order.
+            # S3 lists keys in order.
             if not page.get("IsTruncated") or (keys and keys[-1] >= last):
                 return present
             parameters["ContinuationToken"] = page["NextContinuationToken"]
 
     def state(self, until_s: float) -> Rule[EndpointState]:
-        """The endpoint now; takes sagemaker:DescribeEndpoint."""
+        """The endpoint's present state; needs sagemaker:DescribeEndpoint."""
         found = yield from self._call(
             Call("sagemaker", "describe_endpoint", {"EndpointName": self.endpoint}),
-            f"looking at {self.endpoint}",
+            f"describing {self.endpoint}",
             "sagemaker:DescribeEndpoint",
             until_s,
         )
@@ -462,9 +462,9 @@ class Protocol:
         )
 
     def subscribe(self, queue_name: str, until_s: float) -> Rule[Subscription]:
-        """Make a queue that receives a message when each request ends; `unsubscribe` removes it.
+        """Create a queue that receives a message when a request ends; `unsubscribe` deletes it.
 
-        Takes sagemaker:DescribeEndpoint, sqs:CreateQueue, sqs:GetQueueAttributes,
+        Needs sagemaker:DescribeEndpoint, sqs:CreateQueue, sqs:GetQueueAttributes,
         sqs:SetQueueAttributes and sns:Subscribe.
 
         Raises:
@@ -473,10 +473,10 @@ class Protocol:
         state = yield from self.state(until_s)
         if not state.topics:
             raise RejectedError(
-                f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or wait without"
+                f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or poll S3"
             )
 
-        def ask(service: str, operation: str, **parameters: Any) -> Rule[Any]:
+        def ask(service: str, operation: str, **parameters: object) -> Rule[Any]:
             return self._call(
                 Call(service, operation, parameters),
                 f"subscribing to {self.endpoint}",
@@ -514,7 +514,7 @@ class Protocol:
         return Subscription(url, tuple(subscribed))
 
     def unsubscribe(self, subscription: Subscription, until_s: float) -> Rule[None]:
-        """Remove the queue and what fills it."""
+        """Delete the queue and its subscriptions."""
         removals = [
             Call("sns", "unsubscribe", {"SubscriptionArn": arn})
             for arn in subscription.subscription_arns
@@ -525,10 +525,10 @@ class Protocol:
                 call, "unsubscribing", "sns:Unsubscribe and sqs:DeleteQueue", until_s
             )
 
-    # What they share
+    # Shared by the rules
 
     def _collect(self, accepted: Accepted, failed: bool, into: Path | None) -> Rule[Result]:
-        """One attempt; raises the untyped error where a later one may succeed."""
+        """Try once to fetch; raises botocore's error if a later attempt may succeed."""
         location = accepted.failure_location if failed else accepted.output_location
         assert location is not None
         fetch = (
@@ -541,18 +541,20 @@ class Protocol:
         except errors.TROUBLE as error:
             if errors.is_missing(error) or errors.is_transient(error):
                 raise
-            refused = errors.typed(
+            refused = errors.typed_error(
                 error,
                 f"reading {location}",
                 "s3:GetObject, and s3:ListBucket on its bucket",
                 StorageError,
             )
             if isinstance(refused, AccessError):
-                # S3 answers 403 instead of 404 to callers who may not list the bucket.
-                refused.add_note("without s3:ListBucket, an object that is not there yet reads so")
+                # S3 returns 403 instead of 404 to callers without permission to list the bucket.
+                refused.add_note(
+                    "without s3:ListBucket, S3 also gives this error for a missing object"
+                )
             raise refused from error
         if failed:
-            raise errors.of_failure((result.body or b"").decode("utf-8", "replace"))
+            raise errors.failure_error((result.body or b"").decode("utf-8", "replace"))
         return result
 
     def _upload(
@@ -578,47 +580,47 @@ class Protocol:
         return f"s3://{bucket}/{key}"
 
     def _call(self, call: Call, doing: str, permission: str, until_s: float) -> Rule[Any]:
-        """Perform a call, again after transient trouble until the deadline."""
+        """Make a call; retries transient errors until the deadline."""
         pause_s = self.pace.first_s
         while True:
             try:
                 return (yield call)
             except errors.TROUBLE as error:
                 if not errors.is_transient(error):
-                    raise errors.typed(error, doing, permission) from error
+                    raise errors.typed_error(error, doing, permission) from error
                 left_s = until_s - self.now_s()
                 if left_s <= 0:
                     kind = ThrottledError if errors.is_throttle(error) else DeadlineError
                     raise kind(
-                        f"{doing}: the deadline has passed; the last answer was: {error}"
+                        f"{doing}: the deadline has passed; the last error was: {error}"
                     ) from error
             yield Sleep(min(pause_s * (0.5 + self.jitter() / 2), left_s))
             pause_s = self.pace.after(pause_s)
 
     def gone(self) -> Rule[EndpointGoneError | None]:
-        """The error if the endpoint no longer serves; unknown is None."""
+        """The error for an endpoint that is not in service; None if it is or may be."""
         try:
             state = yield from self.state(self.now_s())
         except EndpointGoneError as error:
             return error
         except InferenceError:
-            return None  # Not allowed to ask, or not now: the deadline still holds.
+            return None  # Not permitted to ask, or AWS is not reachable: the deadline still holds.
         if state.status in ("Deleting", "Failed", "OutOfService"):
             return EndpointGoneError(f"endpoint {self.endpoint} is {state.status}")
         return None
 
     def too_late(self, accepted: Accepted, trouble: Exception | None) -> DeadlineError:
-        """The error for a request without an answer at the deadline."""
+        """The error for a request without a result at the deadline."""
         where = f"no output at {accepted.output_location} by the deadline"
         if trouble is not None:
             kind = ThrottledError if errors.is_throttle(trouble) else DeadlineError
             return kind(f"{where}; the last error was: {trouble}")
         if accepted.failure_location is None:
             return NoFailurePathError(
-                f"{where}, and {self.endpoint} has no S3FailurePath: whether the request failed or "
-                "still waits cannot be told; set one, or listen to its topics"
+                f"{where}, and {self.endpoint} has no S3FailurePath, so the request may have "
+                "failed or may still be waiting; set one, or subscribe to its topics"
             )
-        return DeadlineError(f"{where}; the request continues, wait for it again")
+        return DeadlineError(f"{where}; the request continues, so you can wait again")
 
 
 def split(location: str) -> tuple[str, str]:

@@ -1,10 +1,10 @@
-"""The client for ordinary code: each method returns when it is done."""
+"""The blocking client: each method returns when it is done."""
 
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
@@ -20,11 +20,11 @@ from async_inference.client.watch import Watch
 
 T = TypeVar("T")
 DEFAULT_DEADLINE_S = 1800.0
-"""Longer than a cold start of ten minutes, which an endpoint at zero may need."""
+"""Half an hour, because a cold start can take ten minutes."""
 
 
 class Client(Connected):
-    """Asynchronous inference at one endpoint; for its arguments see `Connected`."""
+    """A client of one asynchronous endpoint; see `Connected` for its arguments."""
 
     def __enter__(self) -> Self:
         return self
@@ -43,16 +43,16 @@ class Client(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         key: str | None = None,
     ) -> Result:
-        """Submit and wait: the whole way as one call with one deadline.
+        """Submit a request and wait for its result, with one deadline for both.
 
         Args:
-            request: what to infer.
-            deadline_s: seconds from now for everything.
-            key: the same key and request get the same InferenceId and output location, so that a
-                caller that starts over gets the result of its first try; None is a new inference.
+            request: the request.
+            deadline_s: seconds from now until the deadline.
+            key: the same key and request get the same InferenceId and output location, so a caller
+                that starts over gets the result of its first attempt; None is a new inference.
 
         Raises:
-            InferenceError: one of its kinds, with the model's own message where there is one.
+            InferenceError: one of its subclasses, with the model's message if there is one.
         """
         until_s = time.monotonic() + deadline_s
         accepted = self._submit(request, key, until_s)
@@ -65,7 +65,7 @@ class Client(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         key: str | None = None,
     ) -> Accepted:
-        """Hand a request in and return immediately."""
+        """Submit a request and return without waiting for its result."""
         return self._submit(request, key, time.monotonic() + deadline_s)
 
     def wait(
@@ -75,7 +75,7 @@ class Client(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         into: Path | None = None,
     ) -> Result:
-        """Wait for a request's result; `into` is the file to write, less its extension."""
+        """Wait for a request's result; `into` is the file to write, without its extension."""
         return self.run(self.protocol.wait(accepted, time.monotonic() + deadline_s, into))
 
     def wait_each(
@@ -85,13 +85,13 @@ class Client(Connected):
         deadline_s: float = DEFAULT_DEADLINE_S,
         queue_url: str | None = None,
     ) -> Iterator[tuple[Accepted, Result | InferenceError]]:
-        """Wait for many together, each with its result or error as it ends.
+        """Wait for many requests; yields each with its result or error as it ends.
 
         Args:
-            accepted: what to wait for.
-            deadline_s: seconds from now for all of them; what is left then gets a DeadlineError.
-            queue_url: an SQS queue of this caller alone, subscribed to the endpoint's topics (see
-                `subscribed`), instead of looking at S3.
+            accepted: the requests.
+            deadline_s: seconds from now until the deadline; the rest then gets a DeadlineError.
+            queue_url: an SQS queue that only this caller reads, subscribed to the endpoint's topics
+                (see `subscribed`); None polls S3.
         """
         until_s = time.monotonic() + deadline_s
         watch = Watch(self.protocol, queue_url)
@@ -101,12 +101,12 @@ class Client(Connected):
             yield from self.run(watch.results(until_s))
 
     def state(self) -> EndpointState:
-        """The endpoint now: whether it serves, and with how many instances."""
+        """The endpoint's present state: whether it serves, and with how many instances."""
         return self.run(self.protocol.state(time.monotonic()))
 
     @contextmanager
     def subscribed(self) -> Generator[str]:
-        """A queue for `wait_each`: a message for each request that ends; removed on leaving."""
+        """A queue for `wait_each`, with a message for each request that ends; deleted on exit."""
         until_s = time.monotonic() + SUBSCRIBED_WITHIN_S
         subscription = self.run(self.protocol.subscribe(queue_name(), until_s))
         try:
@@ -122,7 +122,7 @@ class Client(Connected):
 
     def run(self, rule: Rule[T]) -> T:
         """Perform a rule."""
-        answer: Any = None
+        answer: object = None
         try:
             effect = next(rule)
             while True:

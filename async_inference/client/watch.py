@@ -1,4 +1,4 @@
-"""Waits for many requests together, by polling S3 or by SageMaker's notifications."""
+"""Waits for many requests at once, by polling S3 or with SageMaker's notifications."""
 
 import json
 import math
@@ -19,14 +19,14 @@ from async_inference.client.protocol import (
 )
 
 SWEPT_EVERY_S = 60.0
-"""Seconds between S3 polls of a wait with notifications, since SNS may fail silently."""
+"""Seconds between S3 polls during a wait with notifications, because SNS may fail silently."""
 LONGEST_RECEIVE_S = 20
-"""ReceiveMessage's WaitTimeSeconds (BC)."""
+"""Largest WaitTimeSeconds of ReceiveMessage (BC)."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """What a notification says of one request; see `Ended`."""
+    """A notification about one request; see `Ended` for the fields."""
 
     inference_id: str
     failed: bool
@@ -36,12 +36,12 @@ class Notice:
 
 @dataclass
 class Watch:
-    """Waits for many requests together: one look a round, or one notification queue.
+    """Waits for many requests at once, in rounds.
 
     Args:
-        protocol: of the endpoint.
-        queue_url: an SQS queue of this caller alone, subscribed to the endpoint's topics; None
-            lists S3.
+        protocol: the endpoint's protocol.
+        queue_url: an SQS queue that only this caller reads, subscribed to the endpoint's topics;
+            None polls S3.
     """
 
     protocol: Protocol
@@ -55,30 +55,30 @@ class Watch:
 
     @property
     def pending(self) -> list[Accepted]:
-        """What has not ended yet."""
+        """The requests that have not ended yet."""
         return list(self._pending.values())
 
     def expect(self, inference_id: str) -> None:
-        """Tell, before it is submitted: its notification may come first."""
+        """Expect a request before it is submitted, because its notification may come first."""
         self._expected.add(inference_id)
 
     def add(self, accepted: Accepted) -> None:
-        """Wait for this one too."""
+        """Wait for this request too."""
         self._expected.discard(accepted.inference_id)
         self._pending[accepted.inference_id] = accepted
         self._pause_s = 0.0
 
     def drop(self, inference_id: str) -> None:
-        """Wait for it no longer."""
+        """Stop waiting for a request."""
         for known in (self._pending, self._told):
             known.pop(inference_id, None)
         self._expected.discard(inference_id)
 
     def round(self, until_s: float) -> Rule[list[Ended]]:
-        """Pause, but not beyond the deadline, then say which have ended.
+        """Pause, at most until the deadline, then return the requests that have ended.
 
         Raises:
-            EndpointGoneError: the endpoint no longer serves, and nothing more has ended.
+            EndpointGoneError: the endpoint is not in service, and no more requests have ended.
         """
         now_s = self.protocol.now_s()
         if self._checked_s == math.inf:
@@ -107,7 +107,7 @@ class Watch:
         return ended
 
     def results(self, until_s: float) -> Rule[list[tuple[Accepted, Result | InferenceError]]]:
-        """One round, with what has ended fetched; at the deadline also what has not."""
+        """One round: the results of ended requests, and at the deadline errors for the others."""
         found: list[tuple[Accepted, Result | InferenceError]] = []
         for ended in (yield from self.round(until_s)):
             try:
@@ -148,7 +148,7 @@ class Watch:
                 yield Sleep(min(left_s, self.protocol.pace.first_s))
         except errors.TROUBLE as error:
             if not errors.is_transient(error):
-                raise errors.typed(
+                raise errors.typed_error(
                     error, f"receiving from {queue_url}", "sqs:ReceiveMessage and sqs:DeleteMessage"
                 ) from error
             yield Sleep(min(left_s, self.protocol.pace.longest_s))
@@ -162,9 +162,9 @@ class Watch:
 
 
 def notification(body: str) -> Notice | None:
-    """What an SQS message tells of a request; None if it is something else.
+    """The notification in an SQS message; None if the message is something else.
 
-    Takes SNS's envelope as well as raw delivery (DG async-inference-check-predictions).
+    Accepts SNS's envelope and raw delivery (DG async-inference-check-predictions).
     """
     try:
         message = json.loads(body)

@@ -1,7 +1,7 @@
 """State that survives `kill -9`: one SQLite file, with one transaction for each change.
 
 - documents: the resources of the services of our own
-- requests: accepted and not yet answered
+- requests: those accepted and not yet answered
 - calls: every changing call to moto, which keeps its state in memory; replayed at start
 
 A request's answer (output object, notification, removal from the queue) is one transaction, so
@@ -11,7 +11,7 @@ that each accepted request ends in exactly one answer.
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ CREATE TABLE IF NOT EXISTS calls (
 
 @dataclass(frozen=True)
 class Call:
-    """One changing call to moto: an HTTP request, or one of the two that this process makes itself.
+    """A changing call to moto: an HTTP request, or one of the two calls that this process makes.
 
     Args:
         method: an HTTP method, or `moto_services.PUT_OBJECT` or `PUBLISH`.
-        object_path: set where the call writes one S3 object: a later write takes its place.
+        object_path: the S3 object that the call writes, if it does: a later write replaces it.
     """
 
     method: str
@@ -67,15 +67,15 @@ class Journal:
         with self._lock:
             self._database.close()
 
-    def documents(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All documents of a kind, by name."""
+    def documents(self, kind: str) -> dict[str, Any]:
+        """All documents of a kind, by name, as they were saved."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT name, document FROM documents WHERE kind = ?", (kind,)
             ).fetchall()
         return {name: json.loads(document) for name, document in rows}
 
-    def save(self, kind: str, name: str, document: dict[str, Any]) -> None:
+    def save(self, kind: str, name: str, document: Mapping[str, object]) -> None:
         """Create or replace a document."""
         with self._lock, self._database:
             self._database.execute(
@@ -90,7 +90,7 @@ class Journal:
                 "DELETE FROM documents WHERE kind = ? AND name = ?", (kind, name)
             )
 
-    def accept(self, endpoint: str, request: dict[str, Any], body: bytes | None) -> int:
+    def accept(self, endpoint: str, request: Mapping[str, object], body: bytes | None) -> int:
         """Keep a request until it is answered; once this returns, it is not lost.
 
         Returns:
@@ -104,8 +104,8 @@ class Journal:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def request(self, number: int) -> tuple[dict[str, Any], bytes | None]:
-        """An accepted request and its inline body."""
+    def request(self, number: int) -> tuple[Any, bytes | None]:
+        """An accepted request, as `accept` got it, and its inline body."""
         with self._lock:
             request, body = self._database.execute(
                 "SELECT request, body FROM requests WHERE id = ?", (number,)

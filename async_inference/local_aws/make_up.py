@@ -1,6 +1,6 @@
 """`make up`: deploy onto the embedded AWS, wake the endpoint from zero, get an image.
 
-Deployment is the real Pulumi CLI's; state, credentials and plugins are those of the work tree only.
+The real Pulumi CLI deploys, with state, credentials and plugins of this work tree only.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 from botocore.exceptions import EndpointConnectionError
@@ -27,9 +27,16 @@ from rich.text import Text
 
 from async_inference.aws_names import split_s3_uri
 from async_inference.local_aws import clients, daemon, page
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.daemon import AWS_FOLDER, LOCAL, Daemon
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker.type_defs import ProductionVariantSummaryTypeDef
+
+    from async_inference.local_aws.services.autoscaling import Activity
+
+T = TypeVar("T")
 
 STATE = "pulumi-state"
 PULUMI_STATE = LOCAL / STATE
@@ -64,7 +71,7 @@ class Stages:
 
 
 def environment(url: str, folder: Path) -> dict[str, str]:
-    """The variables with which `pulumi` and AWS clients work on an embedded AWS.
+    """The variables with which `pulumi` and AWS clients use an embedded AWS.
 
     Args:
         url: where it listens.
@@ -75,7 +82,7 @@ def environment(url: str, folder: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([*map(str, tools), os.environ.get("PATH", "")]),
         "PULUMI_BACKEND_URL": f"file://{folder.resolve() / STATE}",
         "PULUMI_HOME": str(folder.resolve() / "pulumi-home"),
-        # The local stack has no secrets; the file backend still asks for a passphrase.
+        # The local stack has no secrets, but the file backend needs a passphrase.
         "PULUMI_CONFIG_PASSPHRASE": "",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         **clients.variables(url),
@@ -83,9 +90,9 @@ def environment(url: str, folder: Path) -> dict[str, str]:
 
 
 def installed_plugin(folder: Path) -> dict[str, str]:
-    """Install the local provider plugin for Pulumi, instead of leaving it to be found on PATH.
+    """Install the local provider plugin where Pulumi looks first.
 
-    Pulumi warns of each plugin that it finds on PATH, once for each use.
+    For a plugin on PATH Pulumi prints a warning at each use.
 
     Args:
         folder: where Pulumi keeps state and plugins.
@@ -102,7 +109,7 @@ def installed_plugin(folder: Path) -> dict[str, str]:
 
 
 def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
-    """The whole way.
+    """Deploy, wake the endpoint, get an image, and scale in to zero again.
 
     Returns:
         The image's path.
@@ -118,7 +125,7 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
 def _alone(console: Console) -> Generator[None]:
     """One `make up` or `make down` at a time: the state has one writer."""
     LOCAL.mkdir(exist_ok=True)
-    with (LOCAL / "lock").open("a") as lock:  # ends with the process, however that ends
+    with (LOCAL / "lock").open("a") as lock:  # released when the process ends, in whatever way
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -158,7 +165,7 @@ def _up(console: Console, prompt: str, port: int, minute_s: float) -> Path:
     with stages.stage("idle: scale in to zero"):
         watch.until("the endpoint has no instances", lambda: watch.instances() == 0)
     console.print(f'Submitting "{prompt}" to {name}, which has no instances.')
-    runtime = client(aws.url, "sagemaker-runtime")
+    runtime = clients_at(aws.url)("sagemaker-runtime")
     accepted = runtime.invoke_endpoint_async(
         EndpointName=name,
         Body=json.dumps({"prompt": prompt, "steps": 20, "seed": 7}),
@@ -207,13 +214,13 @@ def _down(console: Console) -> None:
 
 
 class Watch:
-    """Prints what happens to an endpoint while a condition is waited for."""
+    """Prints what happens to an endpoint while waiting for a condition."""
 
     def __init__(self, console: Console, aws: Daemon, endpoint: str) -> None:
         self._console = console
         self._aws = aws
         self._endpoint = endpoint
-        self._sagemaker = client(aws.url, "sagemaker")
+        self._sagemaker = clients_at(aws.url)("sagemaker")
         self._instances = -1
         self._told: set[str] = set()
         self._http = httpx.Client(base_url=aws.url, timeout=10, trust_env=False)
@@ -225,11 +232,11 @@ class Watch:
         return self._variant()["CurrentInstanceCount"]
 
     def desired(self) -> int:
-        """Instances asked for."""
+        """Desired instances."""
         return self._variant()["DesiredInstanceCount"]
 
-    def until(self, what: str, condition: Callable[[], Any]) -> Any:
-        """Wait until `condition` holds and print what happens; returns what it returned.
+    def until(self, what: str, condition: Callable[[], T | None]) -> T:
+        """Wait until `condition` returns something true, which is returned; print what happens.
 
         Raises:
             InvalidInputError: it took longer than PATIENCE_S.
@@ -245,7 +252,7 @@ class Watch:
                 if waited_s > PATIENCE_S:
                     raise InvalidInputError(
                         [
-                            f"waited {PATIENCE_S:.0f} s in vain until {what}; see "
+                            f"gave up after {PATIENCE_S:.0f} s of waiting until {what}; see "
                             f"{AWS_FOLDER / 'logs'}, and start over with make down up"
                         ]
                     )
@@ -255,11 +262,11 @@ class Watch:
                 )
                 time.sleep(0.1)
 
-    def _variant(self) -> dict[str, Any]:
+    def _variant(self) -> "ProductionVariantSummaryTypeDef":
         found = self._sagemaker.describe_endpoint(EndpointName=self._endpoint)
         return found["ProductionVariants"][0]
 
-    def _activities(self) -> list[dict[str, Any]]:
+    def _activities(self) -> "list[Activity]":
         regions = self._http.get("/_local/status").json()["regions"].values()
         found = [activity for region in regions for activity in region["activities"]]
         return sorted(found, key=lambda activity: activity["StartTime"])
@@ -277,8 +284,8 @@ class Watch:
             self._instances = count
 
 
-def event(activity: dict[str, Any], in_service: int) -> str:
-    """A scaling activity on one line; `local status` has its full text.
+def event(activity: "Activity", in_service: int) -> str:
+    """A scaling activity in one line; `local status` has its full text.
 
     Args:
         activity: as DescribeScalingActivities has it.
@@ -308,7 +315,7 @@ def _start(console: Console, port: int, minute_s: float) -> Daemon:
 
 
 def _interrupted() -> bool:
-    """Whether a deployment ended without finishing: a lock is left, or an operation pending."""
+    """Whether a deployment was interrupted: it left a lock, or a pending operation."""
     if any((PULUMI_STATE / ".pulumi" / "locks").rglob("*.json")):
         return True
     return bool(_checkpoint().get("pending_operations"))
@@ -323,8 +330,8 @@ def _cut_short() -> bool:
     return False
 
 
-def _checkpoint() -> dict[str, Any]:
-    """The state that Pulumi keeps of the stack, empty if there is none."""
+def _checkpoint() -> dict[str, object]:
+    """Pulumi's state of the stack, empty if there is none."""
     for state in (PULUMI_STATE / ".pulumi" / "stacks").rglob(f"{STACK}.json"):
         return json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
     return {}
@@ -338,8 +345,8 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
         _pulumi(variables, "cancel", "--yes", STACK)
         arguments = ["refresh", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         _pulumi(variables, *arguments, "--clear-pending-creates")
-    # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
-    lost = not client(aws.url, "sagemaker").list_endpoints()["Endpoints"]
+    # If .local/aws was lost, Pulumi's state names resources that are gone: refresh it first.
+    lost = not clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
     if _shown(variables, *arguments, *(["--refresh"] if lost else [])):
         raise InvalidInputError(
@@ -353,7 +360,7 @@ def _shown(variables: dict[str, str], *arguments: str) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # It got the signal too, and cleans up: locks, language host, plugins.
+        # The CLI got the signal too, and cleans up locks, language host and plugins.
         process.wait(timeout=PATIENCE_S)
         raise
 
@@ -378,7 +385,7 @@ def _merged(variables: dict[str, str]) -> dict[str, str]:
 
 
 def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
-    s3 = client(aws.url, "s3")
+    s3 = clients_at(aws.url)("s3")
     for location in (output, failure):
         bucket, key = split_s3_uri(location)
         try:
@@ -393,7 +400,7 @@ def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
 
 def _write_env_file(variables: dict[str, str]) -> None:
     lines = [
-        "# Nothing of another AWS environment reaches the local stack.",
+        "# No variable of another AWS environment reaches the local stack.",
         "for name in $(env | sed -n 's/^\\(AWS_[A-Za-z0-9_]*\\)=.*/\\1/p')",
         'do unset "$name"; done',
     ]

@@ -1,7 +1,8 @@
 """The embedded AWS: one process, one loopback port, an endpoint URL like any AWS emulator.
 
-SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread walks
-simulated time: looks at queues, ends of scale-ins, alarms at their phases, schedules when due.
+SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread follows
+simulated time: it samples queues, ends scale-ins, evaluates alarms at their phases, and applies
+schedules when they are due.
 """
 
 import json
@@ -17,6 +18,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
+from wsgiref.types import StartResponse, WSGIEnvironment
 from xml.sax.saxutils import escape  # writes XML, reads none
 
 from botocore import xform_name
@@ -30,7 +32,7 @@ from async_inference.local_aws.faults import Faults
 from async_inference.local_aws.fleet.endpoint import Endpoint
 from async_inference.local_aws.fleet.environment import Environment
 from async_inference.local_aws.fleet.processes import ProcessTemplate
-from async_inference.local_aws.http_server import HttpServer
+from async_inference.local_aws.http_server import HttpServer, Response
 from async_inference.local_aws.journal import Journal
 from async_inference.local_aws.provider.template import ProviderTemplate
 from async_inference.local_aws.services import cloudwatch
@@ -42,7 +44,7 @@ from async_inference.local_aws.services.logs import EndpointLogs
 from async_inference.local_aws.services.metrics import MINUTE_S
 from async_inference.local_aws.services.moto_services import ACCOUNT_ID, MotoServices
 from async_inference.local_aws.services.sagemaker import SageMaker
-from async_inference.local_aws.status import RegionStatus
+from async_inference.local_aws.status import RegionStatus, StatusReport
 from async_inference.scaling.unsettled import Unsettled
 from async_inference.validation import problems_of
 
@@ -64,8 +66,7 @@ class Options:
         folder: its state, logs and instances; a restart with the same folder resumes.
         port: loopback port, 0 for a free one.
         minute_s: real seconds for each simulated minute.
-        setup_s: simulated seconds from asking for an instance to starting its process, on top of
-            what the process itself takes to load.
+        setup_s: simulated seconds from asking for an instance to its first request, at least.
         unsettled: the reading of undocumented AWS behaviour.
         faults: what goes wrong on purpose.
     """
@@ -129,7 +130,7 @@ class LocalAws:
 
     Args:
         options: how it behaves.
-        processes: starts its instances; its own if None.
+        processes: starts its instances; made and ended here if None.
         providers: starts Pulumi's providers; its own if None.
     """
 
@@ -170,7 +171,7 @@ class LocalAws:
         self._walker.start()
 
     def stop(self) -> None:
-        """Stop serving and end every instance; what was accepted stays in the journal."""
+        """Stop serving and end every instance; accepted requests stay in the journal."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -184,11 +185,11 @@ class LocalAws:
         self._journal.close()
 
     def running(self, region: str) -> dict[str, Endpoint]:
-        """The region's endpoints at work, by name."""
+        """The region's running endpoints, by name."""
         return self._region(region).sagemaker.running()
 
-    def status(self, minutes: int = 0) -> dict[str, Any]:
-        """What runs now in each region, with so many minutes of history."""
+    def status(self, minutes: int = 0) -> StatusReport:
+        """What runs now in each region, with some minutes of history."""
         regions = {name: region.status.now(minutes) for name, region in list(self._regions.items())}
         return {"now_s": self.clock.now_s(), "minute_s": self.clock.minute_s, "regions": regions}
 
@@ -211,7 +212,7 @@ class LocalAws:
                 [*looks_s, *scale_ins_s, *(at_s for at_s in alarm_times if at_s is not None)]
             )
             if due_s > now_s:
-                # Bounded, so that a new alarm or region is seen in time.
+                # At most so long, since a new alarm or region may be due earlier.
                 self.clock.wait(self._stopping, min(due_s - now_s, MINUTE_S / 4))
                 continue
             with self.clock.at(due_s):
@@ -235,7 +236,9 @@ class LocalAws:
 
     # HTTP
 
-    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def _application(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
         request_id = str(uuid.uuid4())
         try:
             status, headers, parts = self._dispatch(environ, _body(environ))
@@ -253,7 +256,7 @@ class LocalAws:
         start_response(status, [*headers, ("Date", date), ("x-amzn-RequestId", request_id)])
         return parts
 
-    def _dispatch(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+    def _dispatch(self, environ: WSGIEnvironment, body: bytes) -> Response:
         path = environ.get("PATH_INFO", "/")
         _refuse_other_sites(environ)
         if path == "/_local/status":
@@ -286,7 +289,7 @@ class LocalAws:
 
     def _answer(
         self, service: str, api: SageMaker | ApplicationAutoScaling, operation: str, body: bytes
-    ) -> tuple[str, list, list[bytes]]:
+    ) -> Response:
         model = self._service(service)
         known = operation in model.operation_names
         method = getattr(api, xform_name(operation), None) if known else None
@@ -300,15 +303,13 @@ class LocalAws:
             check_request(shape, request)
         return _json(method(request), "application/x-amz-json-1.1")
 
-    def _invoke(
-        self, environ: dict[str, Any], endpoint: str, kind: str, body: bytes
-    ) -> tuple[str, list, list[bytes]]:
+    def _invoke(self, environ: WSGIEnvironment, endpoint: str, kind: str, body: bytes) -> Response:
         region = self._region(_region_of(environ))
         asynchronous = kind == "async-invocations"
         operation = self._service("sagemaker-runtime").operation_model(
             "InvokeEndpointAsync" if asynchronous else "InvokeEndpoint"
         )
-        request = _from_headers(operation, environ) | {"EndpointName": endpoint}
+        request: Any = _from_headers(operation, environ) | {"EndpointName": endpoint}
         if not asynchronous:
             request["Body"] = body
         assert operation.input_shape is not None
@@ -352,12 +353,12 @@ class LocalAws:
 
 
 def _next_s(second: float, after_s: float) -> float:
-    """When a minute next reaches a second of it, strictly after a time."""
+    """When a given second of a minute comes next, strictly after a time."""
     return ((after_s - second) // MINUTE_S + 1) * MINUTE_S + second
 
 
-def _refuse_other_sites(environ: dict[str, Any]) -> None:
-    """Refuse a browser's request for another site, which may have rebound its name to loopback."""
+def _refuse_other_sites(environ: WSGIEnvironment) -> None:
+    """Refuse a browser's request to another site whose name was rebound to loopback."""
     for name in ("HTTP_HOST", "HTTP_ORIGIN"):
         site = environ.get(name)
         if site is not None and not _THIS_MACHINE.fullmatch(site):
@@ -366,14 +367,14 @@ def _refuse_other_sites(environ: dict[str, Any]) -> None:
             )
 
 
-def _body(environ: dict[str, Any]) -> bytes:
+def _body(environ: WSGIEnvironment) -> bytes:
     try:
         return environ["wsgi.input"].read()
     except (ValueError, OSError) as error:
         raise AwsError("IncompleteBody", f"The body cannot be read: {error}") from error
 
 
-def _parsed(body: bytes) -> dict[str, Any]:
+def _parsed(body: bytes) -> dict[str, object]:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not a number")
 
@@ -386,9 +387,9 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return request
 
 
-def _from_headers(operation: OperationModel, environ: dict[str, Any]) -> dict[str, Any]:
-    """The members of a request that travel in headers, typed as the service's model says."""
-    request: dict[str, Any] = {}
+def _from_headers(operation: OperationModel, environ: WSGIEnvironment) -> dict[str, object]:
+    """The members of a request that headers carry, of the types in the service's model."""
+    request: dict[str, object] = {}
     assert operation.input_shape is not None
     for name, shape in operation.input_shape.members.items():
         if shape.serialization.get("location") != "header":
@@ -399,7 +400,7 @@ def _from_headers(operation: OperationModel, environ: dict[str, Any]) -> dict[st
         if value is None:
             continue
         try:
-            # WSGI hands a header's bytes over as Latin-1 (PEP 3333); AWS's clients write UTF-8.
+            # WSGI decodes headers as Latin-1 (PEP 3333); AWS's clients write UTF-8.
             value = value.encode("latin-1").decode("utf-8")
         except UnicodeDecodeError as error:
             raise AwsError("SerializationException", f"{name} must be UTF-8") from error
@@ -412,7 +413,7 @@ def _from_headers(operation: OperationModel, environ: dict[str, Any]) -> dict[st
     return request
 
 
-def _region_of(environ: dict[str, Any]) -> str:
+def _region_of(environ: WSGIEnvironment) -> str:
     scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     if scope is None:
         raise AwsError(
@@ -423,13 +424,13 @@ def _region_of(environ: dict[str, Any]) -> str:
     return scope[1]
 
 
-def _json(answer: Any, content_type: str = "application/json") -> tuple[str, list, list[bytes]]:
+def _json(answer: object, content_type: str = "application/json") -> Response:
     content = b"" if answer is None else json.dumps(answer).encode()
     headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]
     return "200 OK", headers, [content]
 
 
-def _refusal(error: AwsError, environ: dict[str, Any]) -> tuple[str, list, list[bytes]]:
+def _refusal(error: AwsError, environ: WSGIEnvironment) -> Response:
     if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", ""):
         content_type = "text/xml"
         content = (

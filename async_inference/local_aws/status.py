@@ -1,19 +1,20 @@
-"""What an embedded AWS shows of itself: one look at what happens now, and charts' history.
+"""The status of an embedded AWS: what happens now, and the history for charts.
 
-Backlog, age and answers are SageMaker's own metrics. Capacity and alarm states are sampled beside
-them once a simulated minute, since AWS publishes no metric of either.
+Backlog, age and answers are SageMaker's metrics. Capacity and alarm states are sampled here once a
+simulated minute, since AWS publishes no metric of them.
 """
 
 import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from itertools import pairwise
+from typing import NotRequired, TypedDict
 
 from async_inference.aws_names import QUEUE_METRICS, EndpointStatus, Series
 from async_inference.local_aws.clock import Clock
-from async_inference.local_aws.fleet.endpoint import Endpoint
-from async_inference.local_aws.services.alarms import Alarms
-from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.fleet.endpoint import Endpoint, InstanceReport
+from async_inference.local_aws.services.alarms import AlarmReport, Alarms, Band
+from async_inference.local_aws.services.autoscaling import Activity, ApplicationAutoScaling
 from async_inference.local_aws.services.metrics import (
     KEPT_MINUTES,
     MINUTE_S,
@@ -24,15 +25,73 @@ from async_inference.local_aws.services.sagemaker import SageMaker
 from async_inference.scaling.alarms import AlarmState
 
 HISTORY_POINTS = 360
-"""A longer window is thinned out to this many columns, as many as a chart has room for."""
+"""The most columns of a chart; in a longer window each column covers several minutes."""
 SHOWN_ACTIVITIES = 50
 
 _CAPACITY = "capacity"
 _ALARM = "alarm"
 
 
+class Refusal(TypedDict):
+    """A change that was not made, and why; repetitions extend it."""
+
+    ResourceId: str
+    Description: str
+    Cause: str
+    StartTime: float
+    EndTime: float
+
+
+class History(TypedDict):
+    """An endpoint's charts: a value for each column, None where nothing was published."""
+
+    start_s: float
+    step_s: float
+    backlog: list[float | None]
+    oldest_age_s: list[float | None]
+    asked_for: list[float | None]
+    in_service: list[float | None]
+    done: list[float | None]
+    failed: list[float | None]
+
+
+class EndpointReport(TypedDict):
+    """An endpoint with its queue and instances; the summary is a sentence."""
+
+    status: str
+    in_progress_since_s: float | None
+    failure_reason: str | None
+    configuration: str
+    desired: int
+    in_service: int
+    backlog: int
+    busy: int
+    oldest_age_s: float | None
+    interruptions: int
+    instances: list[InstanceReport]
+    summary: NotRequired[str]
+    history: NotRequired[History]
+
+
+class RegionReport(TypedDict):
+    """A region's endpoints by name, its alarms, and what was scaled and what was not."""
+
+    endpoints: dict[str, EndpointReport]
+    alarms: list[AlarmReport]
+    activities: list[Activity]
+    not_scaled: list[Refusal]
+
+
+class StatusReport(TypedDict):
+    """What `/_local/status` answers; regions by name."""
+
+    now_s: float
+    minute_s: float
+    regions: dict[str, RegionReport]
+
+
 class RegionStatus:
-    """One region as status and page show it.
+    """The status of one region.
 
     Args:
         clock: the clock of the embedded AWS.
@@ -68,7 +127,7 @@ class RegionStatus:
             state = AlarmState[alarm["state"]].value
             self._sampled.put(_sampled(_ALARM, "state", alarm["name"]), now_s, [state])
 
-    def now(self, minutes: int = 0) -> dict[str, Any]:
+    def now(self, minutes: int = 0) -> RegionReport:
         """Endpoints with queue and instances, alarms, and the last scaling activities.
 
         Args:
@@ -79,10 +138,10 @@ class RegionStatus:
             name: self._endpoint(name, endpoint, now_s, minutes)
             for name, endpoint in self._sagemaker.running().items()
         }
-        alarms = [
-            alarm | ({"bands": self._bands(alarm, now_s, minutes)} if minutes else {})
-            for alarm in self._alarms.states()
-        ]
+        alarms = self._alarms.states()
+        if minutes:
+            for alarm in alarms:
+                alarm["bands"] = self._bands(alarm, now_s, minutes)
         activities, refusals = self._activities()
         return {
             "endpoints": endpoints,
@@ -91,26 +150,16 @@ class RegionStatus:
             "not_scaled": refusals,
         }
 
-    def _activities(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """What was scaled, and what was not, newest first; the same refusal is told once.
+    def _activities(self) -> tuple[list[Activity], list[Refusal]]:
+        """What was scaled, and what was not, newest first; a repeated refusal is one.
 
-        A policy that its alarm runs every minute is refused every minute, by itself or by SageMaker
-        while another change is in progress.
+        An alarm runs its policy every minute, so the policy is refused every minute, by its
+        cooldown or by SageMaker while another change is in progress.
         """
-        found: list[dict[str, Any]] = []
-        token: dict[str, str] = {}
-        while True:
-            page = self._autoscaling.describe_scaling_activities(
-                {"IncludeNotScaledActivities": True} | token
-            )
-            found += page["ScalingActivities"]
-            if "NextToken" not in page:
-                break
-            token = {"NextToken": page["NextToken"]}
-        found.sort(key=lambda activity: activity["StartTime"])
-        scaled: list[dict[str, Any]] = []
-        refusals: list[dict[str, Any]] = []
-        told: dict[tuple[str, str, str], dict[str, Any]] = {}
+        found = sorted(self._autoscaling.activities(), key=lambda each: each["StartTime"])
+        scaled: list[Activity] = []
+        refusals: list[Refusal] = []
+        told: dict[tuple[str, str, str], Refusal] = {}
         for activity in found:
             resource_id = activity["ResourceId"]
             failed = activity["StatusCode"] == "Failed"
@@ -118,7 +167,7 @@ class RegionStatus:
                 scaled.append(activity)
                 told = {key: refusal for key, refusal in told.items() if key[0] != resource_id}
                 continue
-            why = activity["StatusMessage"] if failed else activity["Description"]
+            why = activity.get("StatusMessage", "") if failed else activity["Description"]
             key = (resource_id, activity["Cause"], why)
             if key not in told:
                 told[key] = {
@@ -126,6 +175,7 @@ class RegionStatus:
                     "Description": why,
                     "Cause": activity["Cause"],
                     "StartTime": activity["StartTime"],
+                    "EndTime": activity["StartTime"],
                 }
                 refusals.append(told[key])
             told[key]["EndTime"] = activity.get("EndTime", activity["StartTime"])
@@ -133,9 +183,9 @@ class RegionStatus:
 
     def _endpoint(
         self, name: str, endpoint: Endpoint, now_s: float, minutes: int
-    ) -> dict[str, Any]:
+    ) -> EndpointReport:
         instances = endpoint.instances()
-        found: dict[str, Any] = {
+        found: EndpointReport = {
             "status": endpoint.status,
             "in_progress_since_s": endpoint.in_progress_since_s,
             "failure_reason": endpoint.failure_reason,
@@ -153,7 +203,7 @@ class RegionStatus:
             found["history"] = self._history(name, endpoint.plan.variant, now_s, minutes)
         return found
 
-    def _history(self, name: str, variant: str, now_s: float, minutes: int) -> dict[str, Any]:
+    def _history(self, name: str, variant: str, now_s: float, minutes: int) -> History:
         step, first, count = _window(now_s, minutes)
         mine = {"EndpointName": name}
 
@@ -173,42 +223,41 @@ class RegionStatus:
             return Series.of(QUEUE_METRICS, metric, dimensions)
 
         both = mine | {"VariantName": variant}
-        levels = {
-            "backlog": (self._metrics, published("ApproximateBacklogSize", mine)),
-            "oldest_age_s": (self._metrics, published("ApproximateAgeOfOldestRequest", mine)),
-            "asked_for": (self._sampled, _sampled(_CAPACITY, "asked_for", name)),
-            "in_service": (self._sampled, _sampled(_CAPACITY, "in_service", name)),
-        }
-        counts = {"done": "InvocationsProcessed", "failed": "InvocationFailures"}
+
+        def level(store: MetricStore, series: Series) -> list[float | None]:
+            return column(store, series, lambda point: point.most, max)
+
+        def count_of(metric: str) -> list[float | None]:
+            return column(self._metrics, published(metric, both), lambda point: point.total, sum)
+
         return {
             "start_s": first * MINUTE_S,
             "step_s": step * MINUTE_S,
-            **{
-                key: column(store, series, lambda point: point.most, max)
-                for key, (store, series) in levels.items()
-            },
-            **{
-                key: column(self._metrics, published(metric, both), lambda point: point.total, sum)
-                for key, metric in counts.items()
-            },
+            "backlog": level(self._metrics, published("ApproximateBacklogSize", mine)),
+            "oldest_age_s": level(self._metrics, published("ApproximateAgeOfOldestRequest", mine)),
+            "asked_for": level(self._sampled, _sampled(_CAPACITY, "asked_for", name)),
+            "in_service": level(self._sampled, _sampled(_CAPACITY, "in_service", name)),
+            "done": count_of("InvocationsProcessed"),
+            "failed": count_of("InvocationFailures"),
         }
 
-    def _bands(self, alarm: dict[str, Any], now_s: float, minutes: int) -> list[dict[str, Any]]:
-        """The alarm's states one after the other; the newest began when the alarm says so."""
+    def _bands(self, alarm: AlarmReport, now_s: float, minutes: int) -> list[Band]:
+        """The alarm's states in order; when the newest began, the alarm itself says."""
         _, first, _ = _window(now_s, minutes)
-        bands: list[dict[str, Any]] = []
+        bands: list[Band] = []
         series = _sampled(_ALARM, "state", alarm["name"])
         for point in self._sampled.between(series, first * MINUTE_S, math.inf):
             state = AlarmState(int(point.total / point.count)).name
             if not bands or bands[-1]["state"] != state:
-                bands.append({"state": state, "from_s": point.minute * MINUTE_S})
+                bands.append({"state": state, "from_s": point.minute * MINUTE_S, "to_s": now_s})
         if not bands or bands[-1]["state"] != alarm["state"]:
-            bands.append({"state": alarm["state"], "from_s": alarm["since_s"]})
-        ends_s = [band["from_s"] for band in bands[1:]] + [now_s]
-        return [band | {"to_s": end_s} for band, end_s in zip(bands, ends_s, strict=True)]
+            bands.append({"state": alarm["state"], "from_s": alarm["since_s"], "to_s": now_s})
+        for band, following in pairwise(bands):
+            band["to_s"] = following["from_s"]
+        return bands
 
 
-def summary(endpoint: dict[str, Any]) -> str:
+def summary(endpoint: EndpointReport) -> str:
     """What happens at an endpoint, as one sentence.
 
     Args:
@@ -276,7 +325,7 @@ def _sampled(kind: str, name: str, of: str) -> Series:
 def _window(now_s: float, minutes: int) -> tuple[int, int, int]:
     """Minutes for each column, the first column's minute, and how many columns up to now.
 
-    Columns start at multiples of their width, so that they stay the same from look to look.
+    Columns start at multiples of their width, so that a later look has the same columns.
     """
     minutes = min(minutes, KEPT_MINUTES)
     step = math.ceil(minutes / HISTORY_POINTS)

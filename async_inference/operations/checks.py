@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Group
 from rich.table import Column, Table
@@ -20,9 +20,9 @@ class Check:
 
     Args:
         what: the resource.
-        asked: how it should be; where it differs, only what differs.
+        asked: how it should be; if it differs, only what differs.
         found: how it is.
-        remedy: what to do where it differs; None where it does not.
+        remedy: what to do if it differs; None if it does not.
         checked: False if the check was impossible; `found` says why.
     """
 
@@ -34,7 +34,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """How it ended."""
+        """The result."""
         if not self.checked:
             return "not checked"
         return "ok" if self.remedy is None else "differs"
@@ -67,7 +67,7 @@ def as_table(checks: Sequence[Check]) -> Group:
     return Group(table, *sentences, Text(f"{end}."))
 
 
-def as_json(checks: Sequence[Check]) -> dict[str, Any]:
+def as_json(checks: Sequence[Check]) -> dict[str, object]:
     """What `--json` prints."""
     return {
         "passed": all(check.passed for check in checks),

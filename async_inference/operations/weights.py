@@ -1,7 +1,7 @@
-"""Put weights on S3 uncompressed: in parallel, checksummed, and resuming after an interruption.
+"""Uploads weights to S3 uncompressed: in parallel, with checksums, and resumable.
 
 SageMaker then mounts the prefix beside the code (ModelDataSource, S3Prefix, CompressionType None):
-there is no archive to make, to download in one stream, or to unpack.
+no archive has to be made, downloaded in one stream, or unpacked.
 """
 
 import base64
@@ -13,14 +13,18 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from async_inference.validation import InvalidInputError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CompletedPartTypeDef, PartTypeDef
 
 INCLUDED = ("*.json", "*.txt", "*.safetensors")
 """The files that diffusers and transformers load; hubs also hold other formats."""
 MANIFEST = "published.json"
-"""The object beside the weights with their source, revision and checksums."""
+"""The object that holds the source, revision and checksums of the weights beside it."""
 _HALF = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 PART_BYTES = 64 * 2**20
 """One upload of a larger file; S3 takes 5 MiB to 5 GiB, at most 10,000 of them (S3 user guide)."""
@@ -29,9 +33,18 @@ CHECKSUM = "sha256"
 """The object's metadata key with the whole file's checksum: S3's own one is of its parts."""
 
 
+class Manifest(TypedDict):
+    """What `published.json` says of the weights beside it; `sha256` is by file."""
+
+    source: str
+    revision: str | None
+    bytes: int
+    sha256: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Published:
-    """What was done: files and bytes sent now, and found there already."""
+    """The files and bytes that were sent, and those that were already there."""
 
     sent_files: int
     sent_bytes: int
@@ -52,10 +65,10 @@ class Source:
 
 
 def loaded(names: Iterable[str]) -> list[str]:
-    """Of a model's files those that a handler loads, by their paths.
+    """The files of a model that a handler loads, by their paths.
 
-    Half precision where a component has both: a GPU loads nothing else. In diffusers' layout no
-    single-file checkpoint beside the components, which hold the same weights.
+    Of a component with both precisions a GPU loads the half only. Beside the components of
+    diffusers' layout, a single-file checkpoint holds the same weights and is left out.
     """
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in INCLUDED)]
     in_half = {name.rpartition("/")[0] for name in wanted if _HALF.search(name)}
@@ -129,7 +142,7 @@ def publish(
     source: Source,
     bucket: str,
     prefix: str,
-    s3: Any,
+    s3: "S3Client",
     done: Callable[[int], None] = lambda _bytes: None,
     part_bytes: int = PART_BYTES,
 ) -> Published:
@@ -167,7 +180,7 @@ def publish(
             checksums = {
                 name: result[2] for name, result in zip(source.files, results, strict=True)
             }
-            manifest = {
+            manifest: Manifest = {
                 "source": source.name,
                 "revision": source.revision,
                 "bytes": source.total_bytes,
@@ -196,7 +209,7 @@ class _Upload:
         file: Path,
         bucket: str,
         key: str,
-        s3: Any,
+        s3: "S3Client",
         part_bytes: int,
         done: Callable[[int], None],
         parts: ThreadPoolExecutor,
@@ -205,7 +218,7 @@ class _Upload:
         self.checksum = ""
         self._file, self._s3, self._done, self._parts = file, s3, done, parts
         self._part_bytes = part_bytes
-        self._object = {"Bucket": bucket, "Key": key}
+        self._bucket, self._key = bucket, key
 
     def run(self) -> bool:
         """Upload the file; False if it was there."""
@@ -218,7 +231,11 @@ class _Upload:
         if self.size <= self._part_bytes:
             body = self._file.read_bytes()
             self._s3.put_object(
-                **self._object, Body=body, Metadata=metadata, ChecksumSHA256=_sha256(body)
+                Bucket=self._bucket,
+                Key=self._key,
+                Body=body,
+                Metadata=metadata,
+                ChecksumSHA256=_sha256(body),
             )
             self._done(self.size)
         else:
@@ -229,7 +246,7 @@ class _Upload:
         from botocore.exceptions import ClientError
 
         try:
-            found = self._s3.head_object(**self._object)
+            found = self._s3.head_object(Bucket=self._bucket, Key=self._key)
         except ClientError as error:
             if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
                 return False
@@ -240,7 +257,7 @@ class _Upload:
         upload_id, sent = self._interrupted()
         if upload_id is None:
             upload_id = self._s3.create_multipart_upload(
-                **self._object, Metadata=metadata, ChecksumAlgorithm="SHA256"
+                Bucket=self._bucket, Key=self._key, Metadata=metadata, ChecksumAlgorithm="SHA256"
             )["UploadId"]
         offsets = range(0, self.size, self._part_bytes)
         running = [
@@ -249,43 +266,50 @@ class _Upload:
         ]
         _wait(running)
         self._s3.complete_multipart_upload(
-            **self._object,
+            Bucket=self._bucket,
+            Key=self._key,
             UploadId=upload_id,
             MultipartUpload={"Parts": [part.result() for part in running]},
         )
 
-    def _interrupted(self) -> tuple[str | None, dict[int, dict[str, Any]]]:
+    def _interrupted(self) -> tuple[str | None, "dict[int, PartTypeDef]"]:
         """The upload that an earlier run began, and the parts that it sent."""
-        bucket, key = self._object["Bucket"], self._object["Key"]
-        pages = self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+        pages = self._s3.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._key
+        )
         begun = [upload for page in pages for upload in page.get("Uploads", [])]
-        ids = [upload["UploadId"] for upload in begun if upload["Key"] == key]
+        ids = [upload["UploadId"] for upload in begun if upload["Key"] == self._key]
         if not ids:
             return None, {}
-        pages = self._s3.get_paginator("list_parts").paginate(**self._object, UploadId=ids[-1])
+        pages = self._s3.get_paginator("list_parts").paginate(
+            Bucket=self._bucket, Key=self._key, UploadId=ids[-1]
+        )
         found = (part for page in pages for part in page.get("Parts", []))
         return ids[-1], {part["PartNumber"]: part for part in found}
 
     def _send_part(
-        self, upload_id: str, number: int, offset: int, sent: dict[str, Any] | None
-    ) -> dict[str, Any]:
+        self, upload_id: str, number: int, offset: int, sent: "PartTypeDef | None"
+    ) -> "CompletedPartTypeDef":
         with self._file.open("rb") as stream:
             stream.seek(offset)
             body = stream.read(self._part_bytes)
         checksum = _sha256(body)
-        if sent is None or not _same(sent, body, checksum):
-            sent = self._s3.upload_part(
-                **self._object,
+        if sent is not None and _same(sent, body, checksum):
+            etag = sent["ETag"]
+        else:
+            etag = self._s3.upload_part(
+                Bucket=self._bucket,
+                Key=self._key,
                 UploadId=upload_id,
                 PartNumber=number,
                 Body=body,
                 ChecksumSHA256=checksum,
-            )
+            )["ETag"]
         self._done(len(body))
-        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": checksum}
+        return {"PartNumber": number, "ETag": etag, "ChecksumSHA256": checksum}
 
 
-def _same(sent: dict[str, Any], body: bytes, checksum: str) -> bool:
+def _same(sent: "PartTypeDef", body: bytes, checksum: str) -> bool:
     if "ChecksumSHA256" in sent:
         return sent["ChecksumSHA256"] == checksum
     # Services like S3 that list no checksums still have the MD5 of each part.

@@ -1,7 +1,7 @@
 """The lower bound (clairvoyant): the fewest instance hours that serve traffic within an age limit.
 
-A linear program with perfect knowledge of the arrivals (docs/aws-facts.md#lower-bound). Instances
-are continuous and setups cost only their time, so no policy can need less.
+A linear program that knows all arrivals (docs/aws-facts.md#lower-bound). It may use fractions of an
+instance, and a setup costs only its time, so no policy can need less.
 """
 
 import numpy as np
@@ -21,12 +21,12 @@ def clairvoyant_instance_hours(
     concurrency: int,
     max_capacity: int,
 ) -> float | None:
-    """The bound in instance hours; None if not even all instances could keep the age limit.
+    """The lower bound in instance hours; None if even `max_capacity` cannot keep the age limit.
 
     Args:
-        traffic: what arrives.
-        age_limit_s: longest time from a request's arrival to the start of its service.
-        setup_billed_s: what each start costs, in seconds of an instance.
+        traffic: the arrivals and their service times.
+        age_limit_s: longest allowed time from a request's arrival to the start of its service.
+        setup_billed_s: billed seconds for each instance's setup.
         concurrency: requests that one instance works on at the same time.
         max_capacity: most instances at a time.
     """
@@ -35,7 +35,7 @@ def clairvoyant_instance_hours(
     ends_s = SLOT_S * np.arange(1, slots + 1)
     arrived = _work_until(traffic.arrivals_s, traffic.service_s, ends_s)
     order = np.argsort(deadlines_s)
-    # A slot of grace for work whose deadline falls within the slot.
+    # Work whose deadline falls within a slot may be done until the slot's end.
     due = _work_until(deadlines_s[order], traffic.service_s[order], ends_s - SLOT_S)
     # Per slot: instances x, starts u, work done so far C.
     step = eye_array(slots) - diags([1.0], offsets=[-1], shape=(slots, slots))
@@ -44,7 +44,7 @@ def clairvoyant_instance_hours(
         [
             hstack([step, -one, none]),  # x_t - x_(t-1) <= u_t
             hstack([-concurrency * SLOT_S * one, none, step]),  # done in a slot <= c delta x_t
-            hstack([none, none, -step]),  # work is not undone
+            hstack([none, none, -step]),  # work done never decreases
         ],
         format="csr",
     )
@@ -64,6 +64,6 @@ def clairvoyant_instance_hours(
 
 
 def _work_until(at_s: np.ndarray, work_s: np.ndarray, ends_s: np.ndarray) -> np.ndarray:
-    """Work whose moment (in order) has come by each end."""
+    """Total work up to each end, given the sorted moments at which work appears."""
     total = np.concatenate([[0.0], np.cumsum(work_s)])
     return total[np.searchsorted(at_s, ends_s, side="right")]

@@ -1,7 +1,8 @@
 """Plans compared over several seeds: means, ranges, and which differences are more than noise.
 
-For a seed, every plan meets the same arrivals and the same setup times, and alarms of the same role
-are evaluated at the same moments of a minute (common random numbers): plans differ by what they do.
+With a given seed, every plan gets the same arrivals and setup times, and alarms of the same role
+are evaluated at the same second of a minute (common random numbers). So differences come from the
+plans.
 """
 
 import math
@@ -19,10 +20,10 @@ from async_inference.scaling.plan import ScalingPlan
 from async_inference.scaling.unsettled import Unsettled, other_readings
 
 SEEDS = 8
-"""Seeds that a comparison takes unless asked otherwise."""
-TELLING_SEEDS = 6
-"""Fewer seeds tell nothing: of two equal plans, one is ahead on all of five seeds once in 16 times,
-on all of six once in 32, on all of eight once in 128 (sign test)."""
+"""Default number of seeds in a comparison."""
+MIN_CONCLUSIVE_SEEDS = 6
+"""Fewer seeds prove nothing. Of two equal plans, one is ahead on all five seeds once in 16 times,
+on all six once in 32, and on all eight once in 128 (sign test)."""
 
 Figure = Callable[[Run], float]
 FIGURES: dict[str, Figure] = {
@@ -34,7 +35,7 @@ FIGURES: dict[str, Figure] = {
     "interrupted": lambda run: run.interrupted,
     "expired": lambda run: run.expired,
 }
-"""What plans are compared by."""
+"""The figures by which plans are compared."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The estimate from one value a seed; seeds without a value do not count."""
+        """The estimate from one value per seed; NaN values do not count."""
         known = [value for value in values if not math.isnan(value)]
         if not known:
             return cls(math.nan, math.nan, math.nan)
@@ -56,14 +57,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PlanRuns:
-    """One plan's runs, a run for each seed."""
+    """One plan's runs, one for each seed."""
 
     name: str
     plan: ScalingPlan
     runs: tuple[Run, ...]
 
     def estimate(self, figure: Figure) -> Estimate:
-        """A figure over the seeds."""
+        """A figure's mean and range over the seeds."""
         return Estimate.of([figure(run) for run in self.runs])
 
     def mean(self, figure: Figure) -> float:
@@ -73,13 +74,13 @@ class PlanRuns:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one plan exceeds another, seed by seed.
+    """By how much one plan exceeds another.
 
     Args:
         policy, against: the plans' names.
         figure: a key of `FIGURES`.
-        estimate: of the differences, one a seed.
-        noise: whether seeds disagree on the sign, or are too few to tell (`TELLING_SEEDS`).
+        estimate: mean and range of the differences, one per seed.
+        noise: whether the seeds disagree on the sign, or are fewer than `MIN_CONCLUSIVE_SEEDS`.
     """
 
     policy: str
@@ -91,15 +92,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How far another reading of AWS moves a figure of a plan, one reading at a time.
+    """How much a plan's figure changes under other readings of AWS, one reading at a time.
 
     Args:
         policy: the plan's name.
         figure: a key of `FIGURES`.
-        assumed: the mean over seeds under the reading that is assumed.
-        low, high: the lowest and the highest mean of all readings, the assumed one included.
-        moved_by: the reading that moves the mean most, such as `samples_per_minute=6`; None if none
-            does.
+        assumed: the mean over seeds under the assumed reading.
+        low, high: the lowest and the highest mean under any reading, the assumed one included.
+        moved_by: the reading that changes the mean most, such as `samples_per_minute=6`; None if no
+            reading changes it.
     """
 
     policy: str
@@ -121,10 +122,10 @@ def run_plans(
 
     Args:
         plans: names and plans.
-        traffics: what arrives, for each seed.
-        assumptions: what the runs rest on.
-        seeds: of the alarms' phases and setup times.
-        start_s: seconds since the epoch at which the traffic starts, for schedules.
+        traffics: the traffic of each seed.
+        assumptions: the assumptions of all runs.
+        seeds: seeds of alarm phases and setup times.
+        start_s: when the traffic starts, in seconds since the epoch; schedules need it.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pending = [
@@ -141,7 +142,7 @@ def run_plans(
 
 
 def differences(plans: Sequence[PlanRuns]) -> Iterator[Difference]:
-    """The first plan less each other one, in every figure."""
+    """The first plan minus each of the others, in every figure."""
     first = plans[0]
     for other in plans[1:]:
         for name, figure in FIGURES.items():
@@ -150,7 +151,8 @@ def differences(plans: Sequence[PlanRuns]) -> Iterator[Difference]:
                 for run, others in zip(first.runs, other.runs, strict=True)
             ]
             estimate = Estimate.of(by_seed)
-            noise = len(by_seed) < TELLING_SEEDS or not (estimate.low > 0 or estimate.high < 0)
+            too_few = len(by_seed) < MIN_CONCLUSIVE_SEEDS
+            noise = too_few or not (estimate.low > 0 or estimate.high < 0)
             yield Difference(first.name, other.name, name, estimate, noise)
 
 
@@ -196,7 +198,7 @@ def _sensitivity(assumed: PlanRuns, name: str, by_reading: dict[str, PlanRuns]) 
 
 
 def changed(reading: Unsettled, assumed: Unsettled) -> str:
-    """How a reading differs from the one that is assumed: `name=value`."""
+    """The parameters in which a reading differs from the assumed one, as `name=value`."""
     before = asdict(assumed)
     return ", ".join(
         f"{name}={str(value).lower() if isinstance(value, bool) else value}"

@@ -1,7 +1,8 @@
-"""The event loop of the simulation, compiled; `simulator.simulate` hands it records.
+"""The compiled event loop of the simulation; `simulator.simulate` gives it its records.
 
-Each pass brings the instances to what is wanted, hands out requests, and lets the next event
-happen: a function an event. The rules of AWS are those of `async_inference.scaling`.
+Each iteration brings the number of instances to the wanted one, assigns requests to free slots, and
+handles the next event. There is a function for each event. AWS's rules come from
+`async_inference.scaling`.
 """
 
 import math
@@ -40,7 +41,7 @@ MINUTE_S = 60.0
 ANNOUNCEMENTS_S = 10.0
 """The shortest period of an alarm."""
 MAX_EVENTS = 2**40
-"""More than any run has; a counted loop, since LLVM miscompiles the endless one."""
+"""More than any run has. The loop is counted because LLVM miscompiles an endless one."""
 SAMPLE_COUNT = STATISTIC_CODES["SampleCount"]
 _ALARM = int(AlarmState.ALARM)
 _SCALED, _NO_STEP = int(Verdict.SCALED), int(Verdict.NO_STEP_COVERS)
@@ -54,37 +55,37 @@ assert METRICS == (
     Metric.REQUESTS_WITHOUT_CAPACITY,
 )
 
-# Phases of an instance, in the order in which a scale-in prefers them.
+# Phases of an instance. A scale-in removes instances in this order.
 _STARTING, _SERVING, _LEAVING = 0, 1, 2
-# Events; of those at the same time, the first here happens first.
+# Events. Of several at the same time, the first in this list happens first.
 _ENDS, _ARRIVES, _IS_READY, _SCHEDULED, _CLAMPS, _LOOKS, _EVALUATES, _OVER = range(8)
 
 
 class Queue(NamedTuple):
-    """All requests by arrival, and a stack of those that lost their instance, the next on top."""
+    """All requests by arrival, and a stack of those whose instance was removed, the next on top."""
 
     requests: np.ndarray
     again: np.ndarray
 
 
 class Fleet(NamedTuple):
-    """The instances that there are, in the order in which they were asked for, and their slots."""
+    """The present instances, in the order in which they were requested, and their slots."""
 
     instances: np.ndarray
     slots: np.ndarray
 
 
 class Supply(NamedTuple):
-    """How long each start takes, in order, and when no instance can be had."""
+    """The setup time of each start, in order, and when AWS is short of capacity."""
 
     setups_s: np.ndarray
     shortages: np.ndarray
 
 
 class Metrics(NamedTuple):
-    """Each metric's datapoint a minute, the mean of its looks; and when in a minute one looks.
+    """Each metric's datapoint of each minute, the mean of its looks, and when the looks are.
 
-    `announced` is what clients publish: the sum of each 10 s, NaN where nobody does.
+    `announced` is what clients publish: the sum of each 10 s, NaN where there is none.
     """
 
     points: np.ndarray
@@ -94,7 +95,7 @@ class Metrics(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What policies were asked to do, and each change of the capacity."""
+    """Each request to a policy with its outcome, and each change of the capacity."""
 
     log: np.ndarray
     capacity: np.ndarray
@@ -102,7 +103,7 @@ class Recorded(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def run(states, readings, queue, fleet, rules, scheduled, supply, metrics, recorded):
-    """Run until all is answered and the capacity is at its minimum, or until the end."""
+    """Run until all requests are answered and the capacity is at its minimum, or until the end."""
     state, reading = states[0], readings[0]
     for _ in range(MAX_EVENTS):
         if state.wanted != state.desired:
@@ -132,7 +133,7 @@ def run(states, readings, queue, fleet, rules, scheduled, supply, metrics, recor
 
 @register_jitable
 def _arrive(state, queue, metrics):
-    """A request is queued; its client tells how many it hands in while no instance serves."""
+    """Queue a request; while no instance serves, its client announces what it submits."""
     announces = queue.requests[state.arrived].announces
     state.arrived += 1
     if state.serving == 0 and announces:
@@ -143,7 +144,7 @@ def _arrive(state, queue, metrics):
 
 @register_jitable
 def _change_capacity(state, reading, queue, fleet, rules, supply, recorded):
-    """Ask for instances, or tell some to leave, until as many stay as are wanted."""
+    """Request or remove instances until as many stay as are wanted."""
     if state.wanted < state.desired:
         state.scale_in_ends_s = state.now_s + reading.scale_in_takes_s
     staying = 0
@@ -168,7 +169,7 @@ def _change_capacity(state, reading, queue, fleet, rules, supply, recorded):
 
 @register_jitable
 def _ask_for_instance(state, fleet, supply):
-    """A new instance starts once there is no shortage."""
+    """Request an instance; it starts when there is no capacity shortage."""
     begin_s = state.now_s
     for index in range(len(supply.shortages)):
         shortage = supply.shortages[index]
@@ -191,7 +192,7 @@ def _ask_for_instance(state, fleet, supply):
 
 @register_jitable
 def _tell_to_leave(state, reading, queue, fleet):
-    """Those that do not serve yet go first, then the idle ones, the oldest first."""
+    """Remove an instance: first those that are starting, then idle ones, the oldest first."""
     chosen = -1
     for index in range(state.instances):
         instance = fleet.instances[index]
@@ -216,7 +217,7 @@ def _tell_to_leave(state, reading, queue, fleet):
 
 @register_jitable
 def _interrupt(state, queue, fleet, index):
-    """Put all requests of an instance back into the queue, where the last one goes first."""
+    """Put all requests of an instance back at the head of the queue, the last one first."""
     instance, slots = fleet.instances[index], fleet.slots[index]
     for slot in range(len(slots)):
         request = slots[slot].request
@@ -235,7 +236,7 @@ def _interrupt(state, queue, fleet, index):
 
 @register_jitable
 def _remove(state, reading, fleet, index):
-    """Add up an instance's life; those after it move up, in the order they came."""
+    """Delete an instance, add its hours to the totals, and keep the others in order."""
     instance = fleet.instances[index]
     ready_s = instance.ready_s
     billed_from_s = instance.asked_s if reading.setup_is_billed else min(ready_s, state.now_s)
@@ -257,7 +258,7 @@ def _remove(state, reading, fleet, index):
 
 @register_jitable
 def _hand_out(state, reading, queue, fleet):
-    """Hand waiting requests to free slots, first come first served; expired ones are dropped."""
+    """Assign waiting requests to free slots, first come, first served; drop expired ones."""
     room = state.serving * reading.concurrency
     while state.working < room and (state.again or state.head < state.arrived):
         if state.again:
@@ -277,7 +278,7 @@ def _hand_out(state, reading, queue, fleet):
 
 @register_jitable
 def _take(state, fleet, number, end_s):
-    """Give a request to the first free slot, which there must be."""
+    """Assign a request to the first free slot; there must be one."""
     for index in range(state.instances):
         instance = fleet.instances[index]
         if instance.phase != _SERVING or instance.busy == fleet.slots.shape[1]:
@@ -293,7 +294,7 @@ def _take(state, fleet, number, end_s):
 
 @register_jitable
 def _next_event(state, queue, fleet, scheduled):
-    """Go to the next event, note whom it concerns, and say which it is."""
+    """Advance the clock to the next event, record which instance it concerns, and return it."""
     next_ready_s = next_end_s = math.inf
     ready = ending = ending_slot = 0
     for index in range(state.instances):
@@ -315,7 +316,7 @@ def _next_event(state, queue, fleet, scheduled):
     next_scheduled_s = (
         scheduled[state.next_scheduled].at_s if state.next_scheduled < len(scheduled) else math.inf
     )
-    # Bounds that a change in progress keeps from being met are met when it is done.
+    # If a change in progress prevented new bounds from being met, they are met when it is done.
     next_clamp_s = math.inf
     if not state.minimum <= state.desired <= state.maximum and state.serving >= state.desired:
         next_clamp_s = max(state.now_s, state.scale_in_ends_s)
@@ -347,7 +348,7 @@ def _next_event(state, queue, fleet, scheduled):
 
 @register_jitable
 def _end_request(state, reading, queue, fleet):
-    """A request ends; an instance that leaves goes with its last one."""
+    """End a request; a leaving instance is removed with its last one."""
     instance, slot = fleet.instances[state.instance], fleet.slots[state.instance, state.slot]
     request = queue.requests[slot.request]
     request.finished_s = state.now_s
@@ -366,7 +367,7 @@ def _end_request(state, reading, queue, fleet):
 
 @register_jitable
 def _put_in_service(state, fleet, rules, recorded):
-    """An instance serves; with the last one asked for, a scale-out is done."""
+    """Put an instance in service; the last of the requested ones ends the scale-out."""
     fleet.instances[state.instance].phase = _SERVING
     state.serving += 1
     if state.serving >= state.desired:
@@ -376,7 +377,7 @@ def _put_in_service(state, fleet, rules, recorded):
 
 @register_jitable
 def _set_bounds(state, reading, scheduled):
-    """A scheduled action sets its bounds immediately, and the capacity unless that is refused."""
+    """Run a scheduled action: set the bounds, and the capacity unless that is refused."""
     action = scheduled[state.next_scheduled]
     state.next_scheduled += 1
     if action.minimum >= 0:
@@ -397,7 +398,7 @@ def _refused(state, reading):
 
 @register_jitable
 def _look(state, reading, queue, fleet, metrics):
-    """SageMaker looks at the queue: a sample of each metric. Requests at its head may expire."""
+    """Take SageMaker's sample of each queue metric, after dropping expired requests at the head."""
     requests = queue.requests
     while (
         state.head < state.arrived and state.now_s >= requests[state.head].arrival_s + reading.ttl_s
@@ -421,7 +422,7 @@ def _look(state, reading, queue, fleet, metrics):
 
 @register_jitable
 def _sample(state, metrics, metric, value):
-    """Add a look at a metric to its minute's point, the mean of the minute's looks."""
+    """Add a look to its minute's datapoint, which is the mean of the minute's looks."""
     minute = int(state.now_s // MINUTE_S)
     metrics.looks[metric, minute] += 1
     looks, mean = metrics.looks[metric, minute], metrics.points[metric, minute]
@@ -430,7 +431,7 @@ def _sample(state, metrics, metric, value):
 
 @register_jitable
 def _oldest_arrival_s(state, queue, fleet):
-    """When the oldest request that is not answered arrived."""
+    """Arrival of the oldest request that is not answered."""
     requests = queue.requests
     oldest_s = requests[state.head].arrival_s if state.head < state.arrived else math.inf
     for index in range(state.again):
@@ -445,7 +446,7 @@ def _oldest_arrival_s(state, queue, fleet):
 
 @register_jitable
 def _evaluate(state, reading, rules, metrics, recorded):
-    """CloudWatch evaluates an alarm; while it is in ALARM its policy is asked to act."""
+    """Evaluate an alarm as CloudWatch does; in ALARM, its policy is asked to scale."""
     alarm = rules.alarms[state.alarm]
     alarm.due_s += alarm.every_s
     _schedule_alarms(state, rules.alarms)
@@ -489,7 +490,7 @@ def _evaluate(state, reading, rules, metrics, recorded):
 
 @register_jitable
 def _schedule_alarms(state, alarms):
-    """Note which alarm is evaluated next."""
+    """Find the alarm that is evaluated next."""
     state.next_alarm_s = math.inf
     for index in range(len(alarms)):
         if alarms[index].due_s < state.next_alarm_s:
@@ -499,7 +500,7 @@ def _schedule_alarms(state, alarms):
 
 @register_jitable
 def _evaluation_window(state, reading, alarm, metric, metrics):
-    """The periods of the evaluation range that are visible now, oldest first."""
+    """The datapoints of the evaluation range that are visible now, oldest first."""
     count = evaluation_range(alarm.evaluation_periods, reading.range_plus_third)
     if metric == _ANNOUNCED:
         points, grain_s, delay_s = metrics.announced, ANNOUNCEMENTS_S, reading.announcement_delay_s
@@ -536,7 +537,7 @@ def _newest(window):
 
 @register_jitable
 def _asked(state, reading, policy, alarm, steps, newest):
-    """The capacity that a policy asks for, and whether it may."""
+    """The capacity that a policy asks for, and the verdict so far."""
     if policy.tracks:
         asked = tracked_capacity(state.desired, newest, policy.target, alarm.scales_in)
         never = state.desired == 0 and reading.never_from_zero and not alarm.scales_in
@@ -553,7 +554,7 @@ def _asked(state, reading, policy, alarm, steps, newest):
 
 @register_jitable
 def _record_capacity(state, capacity):
-    """Note what is asked for and what serves, while there is room."""
+    """Record the requested and the serving instances, while the record has room."""
     if state.changes < len(capacity):
         change = capacity[state.changes]
         change.at_s = state.now_s

@@ -1,15 +1,15 @@
-"""Traffic of a live endpoint, reconstructed from what SageMaker published about it.
+"""Traffic of a live endpoint, reconstructed from its CloudWatch metrics.
 
-CloudWatch keeps no single requests, but a point a minute: how many ended, how long they took, how
-many were left. From these follow the arrivals of each minute and the mean service of those that
-ended together; within a minute they are spread evenly.
+CloudWatch keeps no single requests, only a datapoint a minute: how many requests ended, how long
+they took, how many were left. From these follow each minute's arrivals and its mean service time.
+Within a minute, arrivals are spread evenly.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,24 +17,27 @@ from async_inference.aws_names import QUEUE_METRICS
 from async_inference.rehearsal.traffic import Traffic
 from async_inference.validation import InvalidInputError
 
+if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
+
 MINUTE_S = 60
 LARGEST_ANSWER = timedelta(minutes=1440)
 """GetMetricStatistics returns at most 1,440 datapoints a call (CW)."""
 LEAST_SERVICE_S = 0.001
 MS_IN = {"Microseconds": 0.001, "Milliseconds": 1.0, "Seconds": 1000.0}
-"""Milliseconds in what a datapoint's Unit says. SageMaker's page gives milliseconds for these
-metrics, and microseconds for others of the same kind; the datapoint tells."""
+"""Milliseconds per unit of a datapoint. SageMaker's page gives milliseconds for these metrics and
+microseconds for similar ones, so the datapoint's Unit decides."""
 
 
 @dataclass(frozen=True)
 class Minutes:
-    """What was published, minute start in seconds since the epoch to value.
+    """Metrics by minute; keys are the minutes' starts in seconds since the epoch.
 
     Args:
-        backlog: ApproximateBacklogSize, average.
-        ended: requests that ended in that minute, the sample count of TotalProcessingTime.
-        in_backlog_ms: TimeInBacklog of these, sum.
-        total_ms: TotalProcessingTime of these, sum; it includes the time in the backlog (DG).
+        backlog: average of ApproximateBacklogSize.
+        ended: requests that ended in the minute, the sample count of TotalProcessingTime.
+        in_backlog_ms: sum of TimeInBacklog.
+        total_ms: sum of TotalProcessingTime, which includes the time in the backlog (DG).
     """
 
     backlog: Mapping[int, float]
@@ -43,17 +46,17 @@ class Minutes:
     total_ms: Mapping[int, float]
 
 
-def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Minutes:
+def fetch(cloudwatch: "CloudWatchClient", endpoint: str, variant: str, span: timedelta) -> Minutes:
     """Read a live endpoint's metrics (docs/aws-facts.md#metrics for their dimensions).
 
     Args:
         cloudwatch: a boto3 client.
         endpoint: the endpoint's name.
         variant: its production variant's name.
-        span: how far back; CloudWatch keeps one-minute datapoints for 15 days (CW).
+        span: how far back to read; CloudWatch keeps one-minute datapoints for 15 days (CW).
 
     Raises:
-        InvalidInputError: the variant published nothing.
+        InvalidInputError: there are no metrics of the variant.
     """
     mine = {"EndpointName": endpoint}
     of_variant = mine | {"VariantName": variant}
@@ -65,16 +68,20 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
     if not listed["Metrics"]:
         raise InvalidInputError(
             [
-                f"endpoint {endpoint}, variant {variant}: CloudWatch knows no request of it in "
-                "this account and region in the last two weeks"
+                f"endpoint {endpoint}, variant {variant}: CloudWatch has no requests of it in this "
+                "account and region in the last two weeks; check the name, account and region"
             ]
         )
-    # The service's own clock: an embedded AWS's runs ahead of ours.
+    # CloudWatch's clock, because that of an embedded AWS may run faster than this machine's.
     end = parsedate_to_datetime(listed["ResponseMetadata"]["HTTPHeaders"]["date"])
     start = end - span
 
     def read(
-        metric: str, dimensions: Mapping[str, str], stat: str, *, durations: bool = False
+        metric: str,
+        dimensions: Mapping[str, str],
+        stat: Literal["Average", "SampleCount", "Sum"],
+        *,
+        durations: bool = False,
     ) -> dict[int, float]:
         found: dict[int, float] = {}
         at = start
@@ -105,19 +112,19 @@ def fetched(cloudwatch: Any, endpoint: str, variant: str, span: timedelta) -> Mi
     )
 
 
-def reconstructed(minutes: Minutes) -> Traffic:
-    """The traffic that these minutes tell of; its time starts with the first of them.
+def reconstruct(minutes: Minutes) -> Traffic:
+    """The traffic of these minutes; its time starts with the first of them.
 
-    What has arrived by the end of a minute is what has ended by then and what is left; the sum is
-    never taken to fall. Requests end in the order of their arrival; those that have not ended yet
-    are given the mean service of the others.
+    Arrivals up to the end of a minute are the requests that have ended by then plus the backlog;
+    the sum is not allowed to fall. Requests end in order of arrival. Those that have not ended get
+    the mean service time of the others.
 
     Raises:
         InvalidInputError: no request ended, or requests waited longer than they took in total.
     """
     ended_requests = round(sum(minutes.ended.values()))
     if not ended_requests:
-        raise InvalidInputError(["no request ended in this time; name a longer one with --days"])
+        raise InvalidInputError(["no request ended in this time; choose a longer one with --days"])
     published = [*minutes.ended, *minutes.backlog]
     starts = np.arange(min(published), max(published) + MINUTE_S, MINUTE_S)
 
@@ -138,8 +145,8 @@ def reconstructed(minutes: Minutes) -> Traffic:
             [
                 f"TotalProcessingTime is less than TimeInBacklog in {len(wrong)} of "
                 f"{np.count_nonzero(ended)} minutes, by {-worked_ms[wrong].min():.0f} ms at most: "
-                "their units differ and CloudWatch does not tell them, so that no service time "
-                "follows; rehearse with your own CSV (arrival_s, service_s) instead"
+                "their units differ, and CloudWatch does not state them, so service times cannot "
+                "be computed; rehearse with your own CSV (arrival_s, service_s) instead"
             ]
         )
     mean_s = worked_ms.sum() / ended_requests / 1000

@@ -8,7 +8,7 @@ from async_inference.validation import InvalidInputError
 
 @dataclass(frozen=True)
 class ImageTime:
-    """Seconds for 30 steps as published, without TensorRT or compilation."""
+    """A published time for 30 steps, without TensorRT or compilation."""
 
     gpu: str
     thirty_steps_s: float
@@ -17,28 +17,29 @@ class ImageTime:
 
 IMAGE_TIMES = {
     "g4dn": ImageTime("T4", 32.0, "docs/aws-facts.md#inference: 30 steps about 32 s"),
-    # A card of nearly the same name does it in 9.4 s (model card of
-    # stabilityai/stable-diffusion-xl-1.0-tensorrt: A10, baseline). This is the pessimistic one.
+    # The similar A10 takes 9.4 s (model card of stabilityai/stable-diffusion-xl-1.0-tensorrt,
+    # baseline). This is the pessimistic figure.
     "g5": ImageTime("A10G", 15.0, "docs/aws-facts.md#inference: about 15 s plain for 30 steps"),
     "p4d": ImageTime("A100", 3.704, "model card stabilityai/stable-diffusion-xl-1.0-tensorrt"),
     "p5": ImageTime("H100", 2.496, "model card stabilityai/stable-diffusion-xl-1.0-tensorrt"),
 }
-"""By instance family; read November 2026, none measured here. `python -m bench.gpu` measures."""
+"""By instance family, as published in November 2026. `python -m bench.gpu` measures it on a GPU."""
 FIXED_SHARE = 2.0 / 32.0
-"""Of 30 steps' time, what does not depend on the steps (the T4's 2 s: encoding and decoding)."""
+"""Fraction of the time for 30 steps that does not depend on the steps: encoding and decoding, which
+take 2 of the T4's 32 s."""
 
 
 def image_s(instance_type: str, steps: int) -> float:
     """Seconds for one image.
 
     Raises:
-        InvalidInputError: no published time is known for the family.
+        InvalidInputError: there is no published time for the instance family.
     """
     known = IMAGE_TIMES.get(instance_type.split(".")[1])
     if known is None:
         raise InvalidInputError(
             [
-                f"--steps: no published SDXL time for {instance_type}; known are "
+                f"--steps: there is no published SDXL time for {instance_type}, only for "
                 f"{', '.join(IMAGE_TIMES)}; use traffic with measured times instead"
             ]
         )
@@ -47,6 +48,6 @@ def image_s(instance_type: str, steps: int) -> float:
 
 
 def with_steps(traffic: Traffic, instance_type: str, steps: int) -> Traffic:
-    """The same arrivals, with service times whose mean is that of images of so many steps."""
+    """The same arrivals, with service times scaled to the mean of images of so many steps."""
     factor = image_s(instance_type, steps) / float(traffic.service_s.mean())
     return Traffic(traffic.arrivals_s, traffic.service_s * factor)

@@ -1,6 +1,6 @@
-"""What the simulation works on, as records with names: one array of records for each kind of thing.
+"""The simulation's data: an array of named records for requests, instances, alarms and so on.
 
-The compiled event loop reads and writes these arrays in place; `from_plan` turns a plan into them.
+The compiled event loop reads and writes these arrays in place. `from_plan` makes those of a plan.
 """
 
 import math
@@ -35,9 +35,9 @@ from async_inference.scaling.unsettled import Unsettled
 
 METRICS = tuple(metric for metric in Metric if metric not in FACTORS)
 PUBLISHED = len(METRICS) - 1
-"""SageMaker publishes so many, the first; clients publish the last."""
+"""SageMaker publishes this many of `METRICS`, from the first; clients publish the last."""
 NONE = -1
-"""No second factor."""
+"""Stands for a metric that has no second factor."""
 
 
 def _dtype(**fields: type) -> np.dtype:
@@ -103,7 +103,7 @@ READING = _dtype(
 STATE = _dtype(
     now_s=float,
     end_s=float,
-    # The capacity: what the bounds are, what a decision wants, what is asked for, what serves.
+    # The capacity: bounds, what a decision wants, what is requested, what serves.
     minimum=int,
     maximum=int,
     wanted=int,
@@ -111,13 +111,13 @@ STATE = _dtype(
     serving=int,
     instances=int,
     scale_in_ends_s=float,
-    # The queue: arrivals so far, the first not taken, those that start again, those at work.
+    # The queue: arrivals so far, the first one not taken, those to start again, those in service.
     arrived=int,
     head=int,
     again=int,
     working=int,
     draining=int,
-    # What happens next: to which instance, slot or alarm.
+    # The next event, and the instance, slot or alarm that it concerns.
     instance=int,
     slot=int,
     alarm=int,
@@ -125,7 +125,7 @@ STATE = _dtype(
     next_look_s=float,
     looks=int,
     next_scheduled=int,
-    # What a run comes to.
+    # The run's totals.
     starts=int,
     peak=int,
     expired=int,
@@ -144,7 +144,7 @@ STATE = _dtype(
 
 
 class Rules(NamedTuple):
-    """A plan's policies, with their cooldowns, and its alarms, with their states."""
+    """A plan's policies with their cooldowns, and its alarms with their states."""
 
     policies: np.ndarray
     steps: np.ndarray
@@ -152,9 +152,9 @@ class Rules(NamedTuple):
 
 
 def from_plan(plan: ScalingPlan, unsettled: Unsettled) -> Rules:
-    """A plan's policies and alarms as records, in the order of the policies; nothing has fired.
+    """A plan's policies and alarms as records, in the order of the policies, before any has fired.
 
-    Target tracking brings its high alarm, then its low one, unless it may not scale in.
+    Target tracking has a high alarm and then a low one, unless its scale-in is disabled.
     """
     alarms: list[tuple] = []
     policies: list[tuple] = []

@@ -1,4 +1,4 @@
-"""One rehearsal: plans over the same traffic, beside the lower bound, as table and JSON."""
+"""A rehearsal: plans over the same traffic, compared with the lower bound, as table and JSON."""
 
 import math
 import os
@@ -24,7 +24,7 @@ from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
 from async_inference.rehearsal.comparison import (
     FIGURES,
-    TELLING_SEEDS,
+    MIN_CONCLUSIVE_SEEDS,
     Difference,
     Estimate,
     PlanRuns,
@@ -49,7 +49,7 @@ USD_PER_INSTANCE_HOUR = {
 }
 """SageMaker hosting in us-east-1, mid-2026 (docs/aws-facts.md#prices)."""
 DEFAULT_AGE_LIMIT_S = 600.0
-PARTS: dict[str, Any] = {name: field.annotation for name, field in Setup.model_fields.items()}
+PARTS: dict[str, object] = {name: field.annotation for name, field in Setup.model_fields.items()}
 SETTABLE: dict[str, Any] = {
     **PARTS,
     **{
@@ -64,17 +64,17 @@ SETTABLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What was assumed and what came out.
+    """The assumptions and the results of a rehearsal.
 
     Args:
-        traffics: what arrived, for each seed; a file's traffic is the same for all.
-        assumptions: what the runs rest on.
-        seeds: of generated traffic, alarm phases and setup times.
-        plans: each plan's runs, the one that was asked about first.
+        traffics: the traffic of each seed; a file's traffic is the same for all.
+        assumptions: the assumptions of all runs.
+        seeds: seeds of generated traffic, alarm phases and setup times.
+        plans: each plan's runs, the rehearsed plan first.
         age_limit_s: longest wait that the lower bound allows.
-        bound_instance_hours: that bound, its mean over the seeds; None where a seed has none.
-        warnings: what most people would not want of a plan.
-        sensitivities: how far other readings move the figures; None unless asked for.
+        bound_instance_hours: the lower bound's mean over the seeds; None if a seed has no bound.
+        warnings: likely mistakes in the plans.
+        sensitivities: how much other readings change the figures; None unless requested.
     """
 
     traffics: tuple[Traffic, ...]
@@ -88,7 +88,7 @@ class Rehearsal:
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """The first plan less each other one."""
+        """The first plan minus each of the others."""
         return tuple(comparison.differences(self.plans))
 
 
@@ -104,28 +104,28 @@ def rehearse(
     readings: bool = False,
     steps: int | None = None,
 ) -> Rehearsal:
-    """Run a stack's plan, or another within its bounds, and others for comparison.
+    """Run a stack's plan, or another plan within its bounds, and others for comparison.
 
     Args:
-        stack: name of the stack file.
+        stack: the stack's name.
         traffic: a CSV file, or a generator's name.
-        policy: a preset, or a YAML file with policies and schedules; None is the stack's own.
+        policy: a preset, or a YAML file with policies and schedules; None is the stack's plan.
         against: presets, files, or git revisions of the stack file.
         changed: assumptions as `name=value`.
-        seed: the first one, of traffic, alarm phases and setup times.
-        seeds: how many.
-        readings: whether to run every other reading of undocumented AWS behaviour, too.
-        steps: denoising steps an image, which give the service times; None keeps the traffic's.
+        seed: the first seed of traffic, alarm phases and setup times.
+        seeds: how many seeds.
+        readings: whether to run the plans under every other reading of AWS, too.
+        steps: denoising steps per image, from which service times follow; None keeps the traffic's.
 
     Raises:
-        InvalidInputError: all that is wrong with what was asked.
+        InvalidInputError: everything that is wrong with the arguments.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
     taken = tuple(range(seed, seed + seeds))
-    arriving = traffics.loaded_for(traffic, taken)
+    arriving = traffics.load_for_seeds(traffic, taken)
     if steps is not None:
         arriving = tuple(with_steps(each, own.instance_type, steps) for each in arriving)
-    assumptions, age_limit_s = assumed(own, changed)
+    assumptions, age_limit_s = stack_assumptions(own, changed)
     named = [_plan(own, policy or stack, stack)]
     named += [_plan(own, name, stack) for name in against]
     plans = comparison.run_plans(named, arriving, assumptions, taken)
@@ -148,9 +148,9 @@ def rehearse(
 def bound_instance_hours(
     traffics: Sequence[Traffic], assumptions: Assumptions, age_limit_s: float, max_capacity: int
 ) -> float | None:
-    """The lower bound under a rehearsal's assumptions, its mean over the traffics.
+    """The lower bound under a rehearsal's assumptions, as a mean over the traffics.
 
-    None where not even all instances could keep the age limit.
+    None if even `max_capacity` instances cannot keep the age limit.
     """
     setup_billed_s = assumptions.setup_s if assumptions.unsettled.setup_is_billed else 0.0
     bound = partial(
@@ -194,7 +194,7 @@ def _difference_as_json(difference: Difference) -> dict[str, Any]:
 
 
 def traffic_as_json(traffics: Sequence[Traffic]) -> dict[str, Any]:
-    """How much there is to do, in how long; means over the seeds."""
+    """Number of requests, total work and time span, as means over the seeds."""
     return {
         "requests": _whole(fmean(traffic.requests for traffic in traffics)),
         "span_s": fmean(traffic.span_s for traffic in traffics),
@@ -203,7 +203,7 @@ def traffic_as_json(traffics: Sequence[Traffic]) -> dict[str, Any]:
 
 
 def runs_as_json(runs: PlanRuns) -> dict[str, Any]:
-    """What a policy did to waits, hours and cost: means over the seeds, and `over_seeds`."""
+    """A plan's waits, hours and cost: means over the seeds, and `over_seeds` with the ranges."""
     waits = [asdict(run.wait_s) for run in runs.runs]
     return {
         "policy": runs.name,
@@ -224,19 +224,19 @@ def runs_as_json(runs: PlanRuns) -> dict[str, Any]:
 
 
 def _whole(value: float) -> float | int:
-    """A mean of counts, as a count where it is one."""
+    """A mean of counts, as an integer if it is one."""
     return int(value) if value == int(value) else value
 
 
-def _known(value: Any) -> Any:
-    """The same with null for what is not a number."""
+def _known(value: object) -> Any:
+    """The value with null in place of NaN."""
     if isinstance(value, dict):
         return {key: _known(each) for key, each in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def as_table(rehearsal: Rehearsal) -> Group:
-    """What a person decides from, with what it rests on."""
+    """The rehearsal for a terminal: figures, differences, and the assumptions behind them."""
     return Group(
         *(Text(f"warning: {warning}", style="yellow") for warning in rehearsal.warnings),
         figures_table(rehearsal.plans, rehearsal.differences),
@@ -252,20 +252,20 @@ COLUMNS = {
     "cost_usd": ("cost", "${}"),
     "starts": ("starts", "{}"),
 }
-"""Of `FIGURES`, those of the table: heading, and how a value stands with its unit."""
+"""The figures of the table: heading, and a format with the unit."""
 DECIMALS = {"instance_hours": 1, "cost_usd": 2}
-"""Of values below 100."""
+"""Decimal places of values below 100."""
 
 
 def value_text(figure: str, value: float, sign: str = "") -> str:
-    """A value as a table shows it, without unit; `sign` is + to show that of positive ones."""
+    """A value as a table shows it, without unit; `sign` is + to show a plus sign."""
     if math.isnan(value):
         return "-"
     return f"{value:{sign}.{DECIMALS.get(figure, 0) if abs(value) < 100 else 0}f}"
 
 
 def figures_table(plans: Sequence[PlanRuns], differences: Sequence[Difference]) -> Table:
-    """Means over the ranges of the seeds, then by how much the first plan exceeds the others."""
+    """Each plan's means and ranges, then the first plan's differences from the others."""
     several = len(plans[0].runs) > 1
     table = _table("policy")
     for heading, _ in COLUMNS.values():
@@ -279,7 +279,7 @@ def figures_table(plans: Sequence[PlanRuns], differences: Sequence[Difference]) 
             for each in differences
             if each.against == other.name and each.figure in COLUMNS
         ]
-        table.add_row(f"{plans[0].name} less\n{other.name}", *cells)
+        table.add_row(f"{plans[0].name} minus\n{other.name}", *cells)
     return table
 
 
@@ -310,41 +310,41 @@ def _sentences(rehearsal: Rehearsal) -> Iterator[str]:
     )
     if seeds > 1:
         yield (
-            f"Each figure is the mean over {seeds} seeds above the range over them. A difference "
-            f"is noise if the seeds disagree on its sign{_too_few(seeds)}."
+            f"Each figure is the mean over {seeds} seeds; below it is the range. A difference is "
+            f"noise if the seeds disagree on its sign{_too_few(seeds)}."
         )
     else:
-        yield "One seed only: small differences are noise; --seeds 8 tells which."
+        yield "One seed only: small differences may be noise; --seeds 8 shows which are."
     yield f"Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}."
     for heading, count in (
         ("Most instances at a time", lambda runs: max(run.peak_instances for run in runs.runs)),
         ("Interrupted by a scale-in and started again", _counted("interrupted")),
         ("Expired in the queue", _counted("expired")),
     ):
-        each = ", ".join(f"{runs.name} {count(runs):.4g}" for runs in rehearsal.plans)
+        each = ", ".join(f"{runs.name} {round(count(runs), 1):g}" for runs in rehearsal.plans)
         yield f"{heading}: {each}."
     given = traffic_as_json(rehearsal.traffics)
     yield (
-        f"An estimate by simulation: {given['requests']:.0f} requests over "
+        f"A simulated estimate: {given['requests']:.0f} requests over "
         f"{given['span_s'] / 86_400:.1f} days, {given['work_s'] / 3600:.1f} h of work. It "
-        f"{basis(assumed)} {assumed.setup_s:.0f} s from asking for an instance to its first "
-        f"request, {assumed.concurrency} request(s) an instance at a time, "
+        f"{basis(assumed)} {assumed.setup_s:.0f} s from requesting an instance to its first "
+        f"request, {assumed.concurrency} request(s) per instance at a time, "
         f"${assumed.usd_per_instance_hour:g} an instance hour (us-east-1, mid-2026), metrics "
-        f"{assumed.unsettled.metric_delay_s:.0f} s late, and the readings of scaling/unsettled.py; "
-        "change any with --set, or see how far they matter with --readings."
+        f"{assumed.unsettled.metric_delay_s:.0f} s late, and the readings of scaling/unsettled.py. "
+        "Change any of them with --set, or see how much the readings matter with --readings."
     )
 
 
 def _readings(rehearsal: Rehearsal) -> Iterator[Text | Table]:
     if rehearsal.sensitivities is not None:
-        yield Text("\nUnder every other reading of AWS, one at a time, means over the seeds:")
+        yield Text("\nMeans over the seeds under each other reading of AWS:")
         yield from _readings_tables(rehearsal.sensitivities)
 
 
 def _too_few(seeds: int) -> str:
-    if seeds >= TELLING_SEEDS:
+    if seeds >= MIN_CONCLUSIVE_SEEDS:
         return ""
-    return f", and with fewer than {TELLING_SEEDS} seeds always"
+    return f", and always with fewer than {MIN_CONCLUSIVE_SEEDS} seeds"
 
 
 def _counted(figure: str) -> Callable[[PlanRuns], float]:
@@ -352,7 +352,7 @@ def _counted(figure: str) -> Callable[[PlanRuns], float]:
 
 
 def _readings_tables(sensitivities: Sequence[Sensitivity]) -> Iterator[Table]:
-    """How far what AWS leaves open moves each figure, a table for each plan."""
+    """How much other readings of AWS change each figure, a table for each plan."""
     for policy in dict.fromkeys(each.policy for each in sensitivities):
         table = _table(policy)
         for heading in ("as assumed", "lowest", "highest"):
@@ -368,27 +368,30 @@ def _readings_tables(sensitivities: Sequence[Sensitivity]) -> Iterator[Table]:
 
 
 def basis(assumptions: Assumptions) -> str:
-    """What stands before the numbers that a prediction rests on."""
+    """The start of the sentence that lists a prediction's assumptions."""
     return f"is {assumptions.calibrated}: it takes" if assumptions.calibrated else "assumes"
 
 
 def _warnings(plan: ScalingPlan) -> Iterator[str]:
     if not wakes_from_zero(plan, Unsettled()):
-        yield "no policy leaves zero for a single request; it waits until more come, or expires"
+        yield (
+            "no policy scales out from zero for a single request; it waits until more arrive, or "
+            "expires"
+        )
     yield from plan.warnings()
 
 
-def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
-    """What a rehearsal of a stack rests on, and the bound's age limit in seconds.
+def stack_assumptions(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
+    """A rehearsal's assumptions for a stack, and the lower bound's age limit in seconds.
 
     Raises:
-        InvalidInputError: each change that is wrong, and an instance type of unknown price.
+        InvalidInputError: each wrong change, and an instance type whose price is unknown.
     """
     values, problems = _changes(changed)
     price = USD_PER_INSTANCE_HOUR.get(own.instance_type)
     if price is None and "usd_per_instance_hour" not in values:
         problems.append(
-            f"instanceType = {own.instance_type!r}: its price is not known; "
+            f"instanceType = {own.instance_type!r}: its price is unknown; "
             "add --set usd_per_instance_hour=<dollars>"
         )
     problems += _setup_problems(own, values)
@@ -405,7 +408,7 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
         request_ttl_s=float(own.request_ttl_s),
         usd_per_instance_hour=price or 0.0,
     )
-    # A part of the setup is said by the user, too.
+    # A user who sets a part of the setup time has set the setup time.
     said = values.keys() | ({"setup_s"} if parts else set())
     known = calibration.apply(stated, own.stack, besides=said)
     unsettled = {f.name: values.pop(f.name) for f in fields(Unsettled) if f.name in values}
@@ -416,11 +419,11 @@ def assumed(own: Settings, changed: Sequence[str]) -> tuple[Assumptions, float]:
     return replace(known, unsettled=reading, **values), age_limit_s
 
 
-def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:
-    """A setup is one number or parts, not both."""
+def _setup_problems(own: Settings, values: dict[str, object]) -> Iterator[str]:
+    """What is wrong with changes of the setup time: it is one number or parts, not both."""
     parts = [name for name in PARTS if name in values]
     if parts and "setup_s" in values:
-        yield f"--set {parts[0]}: is a part of setup_s, which is set too; remove one of them"
+        yield f"--set {parts[0]}: this is a part of setup_s, which is set too; remove one of them"
     elif parts and own.setup_s:
         yield (
             f"--set {parts[0]}: the stack's setupS = {own.setup_s} has no parts; set setup_s, or "
@@ -433,14 +436,14 @@ def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Values by name, and what is wrong with the others."""
-    values: dict[str, Any] = {}
+    """The valid changes by name, and what is wrong with the others."""
+    values: dict[str, object] = {}
     problems: list[str] = []
     for item in changed:
         name, equals, text = item.partition("=")
         if not equals or name not in SETTABLE:
             known = ", ".join(SETTABLE)
-            problems.append(f"--set {item}: must be name=value with a name of {known}")
+            problems.append(f"--set {item}: must be name=value with one of the names {known}")
             continue
         value = yaml.safe_load(text)
         wanted = SETTABLE[name]
@@ -448,7 +451,7 @@ def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         if wanted is bool and not isinstance(value, bool):
             problems.append(f"--set {item}: must be true or false")
         elif wanted in (int, float) and not (numeric and value >= 0):
-            problems.append(f"--set {item}: must be a number, not negative")
+            problems.append(f"--set {item}: must be a number, 0 or more")
         else:
             values[name] = wanted(value) if wanted in (int, float) else value
     return values, problems

@@ -28,18 +28,27 @@ body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid #8886; text-align: right }
 td:first-child, th:first-child { text-align: left }
-img { max-width: 100%; background: white }
+.wide { overflow-x: auto }
+.wide td, .wide th { white-space: nowrap }
+img { width: 100%; min-width: 45rem; max-width: 75rem; background: white }
 """
 
 
+ALTS = (
+    "Arrivals, backlog, instances, waits, cost and policy actions on one time axis",
+    "Share of requests served, by their wait",
+)
+"""Alternative texts of the page's pictures."""
+
+
 def write(rehearsal: Rehearsal, folder: Path) -> Path:
-    """Write `index.html`, `timeline.png` and `waits.png`; the page holds both pictures itself.
+    """Write `index.html`, `timeline.png` and `waits.png`; the page embeds both pictures.
 
     Returns:
         The page's path.
 
     Raises:
-        InvalidInputError: the folder cannot be made or written.
+        InvalidInputError: the folder cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,24 +92,24 @@ def timeline(rehearsal: Rehearsal) -> Figure:
         cost.plot(changes_s / unit_s, spent_s / HOUR_S * price, color=color)
         _draw_actions(actions, name, run, color, unit_s, labels)
     queued.set_ylabel("backlog, requests")
-    queued.legend(loc="upper right")
-    instances.set_ylabel("instances\n(dotted: asked for)")
+    figure.legend(loc="outside upper right", ncols=len(rehearsal.plans))
+    instances.set_ylabel("instances\n(dotted: desired)")
     waits.set_ylabel("wait, s")
     cost.set_ylabel("cost, $")
     actions.set_yticks(range(len(labels)), labels, fontsize=8)
     actions.set_ylim(len(labels) - 0.5, -0.5)
-    actions.set_ylabel("policies: up, down,\ndots did nothing")
+    actions.set_title("scale-out ▲, scale-in ▼, no effect: grey", loc="left", fontsize=9)
     actions.set_xlabel(unit)
     return figure
 
 
 def first_runs(rehearsal: Rehearsal) -> list[tuple[str, Run]]:
-    """Each plan's name and its run of the first seed, which pictures show."""
+    """Each plan's name and its run with the first seed, which the pictures show."""
     return [(runs.name, runs.runs[0]) for runs in rehearsal.plans]
 
 
 def backlog(rehearsal: Rehearsal, run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Requests that arrived and are neither answered nor expired, at each change."""
+    """When the backlog changes, and the backlog from then on."""
     arrivals_s = rehearsal.traffics[0].arrivals_s
     expiry_s = arrivals_s + rehearsal.assumptions.request_ttl_s
     gone_s = np.where(np.isnan(run.finished_s), expiry_s, run.finished_s)
@@ -151,7 +160,7 @@ def _waits(rehearsal: Rehearsal) -> Figure:
         share = np.arange(1, len(waits_s) + 1) / max(1, len(waits_s))
         axes.plot(waits_s.clip(1), 100 * share, color=f"C{number}", label=name)
     axes.axhline(95, color="grey", ls=":", lw=1)
-    # Said outright: a scale found from the data fails where nothing was served.
+    # Set here, because matplotlib cannot find a scale where nothing was served.
     axes.set(xlim=(1, max(10.0, rehearsal.assumptions.request_ttl_s)), ylim=(0, 102))
     axes.set(xscale="log", xlabel="wait until service starts, s", ylabel="requests served, %")
     axes.legend(loc="upper left")
@@ -171,7 +180,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
     ]
     differences = [
         [
-            f"{each.policy} less {each.against}",
+            f"{each.policy} minus {each.against}",
             FIGURE_COLUMNS[each.figure][0],
             _shown(each.figure, each.estimate),
             "noise" if each.noise else "",
@@ -196,7 +205,7 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
     ]
     body = [
         "<h1>Rehearsal</h1>",
-        f"<p>An estimate by simulation: {given['requests']:.0f} requests over "
+        f"<p>A simulated estimate: {given['requests']:.0f} requests over "
         f"{given['span_s'] / DAY_S:.1f} days, {given['work_s'] / HOUR_S:.1f} h of work; means over "
         f"{len(rehearsal.seeds)} seeds, with the range over them.</p>",
         *(f"<p><strong>Warning:</strong> {escape(text)}</p>" for text in rehearsal.warnings),
@@ -205,21 +214,25 @@ def _page(rehearsal: Rehearsal, images: list[str]) -> str:
         f"<p>Lower bound (clairvoyant) for waits up to {rehearsal.age_limit_s:.0f} s: {best}.</p>",
         *(
             [
-                "<h2>Under every other reading of AWS, one at a time</h2>",
+                "<h2>Under each other reading of AWS</h2>",
                 _table(["policy", "figure", "mean and range", "moved most by"], sensitivities),
             ]
             if sensitivities
             else ()
         ),
         f"<h2>The run of seed {rehearsal.seeds[0]}</h2>",
-        *(f'<img alt="" src="data:image/png;base64,{image}">' for image in images),
-        "<h2>What did nothing, and why</h2>",
+        *(
+            f'<div class="wide"><img alt="{alt}" src="data:image/png;base64,{image}"></div>'
+            for alt, image in zip(ALTS, images, strict=True)
+        ),
+        "<h2>Policy actions without effect</h2>",
         _table(["run", "policy", "reason", "times"], ignored),
-        "<h2>What it rests on</h2>",
+        "<h2>Assumptions</h2>",
         _table(["assumption", "value"], [*(assumed | unsettled | seeds).items()]),
     ]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Rehearsal</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
     )
 
@@ -250,4 +263,4 @@ def _table(heads: list[str], rows: list[Any]) -> str:
     lines = (
         "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'

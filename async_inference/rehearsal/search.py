@@ -1,7 +1,7 @@
 """The search for a better plan: plans that AWS can run, evaluated on unseen traffic.
 
-The first half of the traffic chooses, the second half judges. Only step policies, target tracking
-and schedules are tried: nothing that needs a function of one's own.
+The first half of the traffic trains the search, the second half evaluates it. The search tries step
+policies, target tracking and schedules, nothing that needs custom code in AWS.
 """
 
 import math
@@ -24,9 +24,9 @@ from async_inference.rehearsal import traffic as traffics
 from async_inference.rehearsal.comparison import FIGURES, Estimate, PlanRuns
 from async_inference.rehearsal.rehearse import (
     COLUMNS,
-    assumed,
     bound_instance_hours,
     runs_as_json,
+    stack_assumptions,
     traffic_as_json,
     value_text,
 )
@@ -50,31 +50,32 @@ from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
 
 SEEDS = 4
-"""Number of seeds to simulate each plan with."""
+"""Default number of seeds with which each plan is simulated."""
 HOURS, MEAN_WAIT_S, P95_WAIT_S = (
     FIGURES[name] for name in ("instance_hours", "mean_wait_s", "p95_wait_s")
 )
 BATCH = 8
-"""Plans a round, simulated side by side; fixed, so that a seed finds the same on any machine."""
+"""Plans per round, simulated in parallel. It is fixed so that a seed finds the same plan on any
+machine."""
 MARGIN = 0.98
-"""Part of the limit that the training traffic may use, since the unseen part will differ."""
+"""Fraction of the limit that a plan may use on training traffic, because unseen traffic differs."""
 PENALTY = 4.0
-STRANGENESS = 0.004
-"""Price of each number that differs from preset `tuned`: what the training traffic never needed,
-such as an answer to a spike, stays as it is."""
+DEVIATION_PENALTY = 0.004
+"""Penalty for each number that differs from preset `tuned`. It keeps what the training traffic
+never needed, such as the reaction to a spike."""
 SURGE_SLACK = 1.5
-"""How many times the documented p95 wait a plan may have in a surge that the training lacks."""
+"""A plan's p95 wait in a surge may be this many times that of the documented policy."""
 PARENTS = 16
-"""The best plans so far, which the next ones are bred from."""
+"""How many of the best plans so far the next ones are bred from."""
 SHOWN = 12
 EMPTY_BELOW = 0.5
-"""The alarm threshold for an empty queue."""
+"""Alarm threshold below which the queue is empty."""
 
 Objective = Literal["hours", "wait"]
 
 
 @dataclass(frozen=True)
-class Shape:
+class PlanParameters:
     """A plan in the few numbers that the search changes; 0 leaves a policy out.
 
     A percentage is the part of the instances that thinning or sleep removes at a time, at
@@ -111,7 +112,7 @@ class Shape:
     warm_hours: int = 0
 
 
-TUNED_SHAPE = Shape()
+TUNED_PARAMETERS = PlanParameters()
 
 CHOICES: dict[str, tuple] = {
     "wake_minutes": (1, 2),
@@ -143,69 +144,75 @@ CHOICES: dict[str, tuple] = {
     "warm_from_h": tuple(range(24)),
     "warm_hours": (0, 0, 0, 0, 2, 4, 6, 8, 10, 12),
 }
-assert set(CHOICES) == {field.name for field in fields(Shape)}
+assert set(CHOICES) == {field.name for field in fields(PlanParameters)}
 
 
-def rules(shape: Shape) -> ScalingRules:
-    """The policies and schedules that a shape stands for."""
+def rules(parameters: PlanParameters) -> ScalingRules:
+    """The policies and schedules of a plan with these parameters."""
     per_instance = Metric.BACKLOG_SIZE_PER_INSTANCE
     one_more = (StepAdjustment(lower_bound=0, adjustment=1),)
-    policies: list[ScalingPolicy] = [_wake(shape)]
-    alarm = _alarm(Metric.BACKLOG_SIZE, shape.flood_at, shape.flood_minutes)
-    policies.append(_step("Flood", alarm, _flood_steps(shape), shape.flood_cooldown_s))
-    if shape.pressure_at:
-        alarm = _alarm(per_instance, shape.pressure_at, shape.pressure_minutes)
-        policies.append(_step("Pressure", alarm, one_more, shape.pressure_cooldown_s))
-    if shape.tracking_target:
+    policies: list[ScalingPolicy] = [_wake(parameters)]
+    alarm = _alarm(Metric.BACKLOG_SIZE, parameters.flood_at, parameters.flood_minutes)
+    policies.append(_step("Flood", alarm, _flood_steps(parameters), parameters.flood_cooldown_s))
+    if parameters.pressure_at:
+        alarm = _alarm(per_instance, parameters.pressure_at, parameters.pressure_minutes)
+        policies.append(_step("Pressure", alarm, one_more, parameters.pressure_cooldown_s))
+    if parameters.tracking_target:
         policies.append(
             TargetTrackingPolicy(
                 name="Tracking-ScalingPolicy",
-                target=shape.tracking_target,
-                disable_scale_in=not shape.tracking_scales_in,
+                target=parameters.tracking_target,
+                disable_scale_in=not parameters.tracking_scales_in,
             )
         )
-    if shape.thinning_below:
-        alarm = _alarm(per_instance, -shape.thinning_below, shape.thinning_minutes)
-        policies.append(_less("Thinning", alarm, shape.thinning_percent, shape.thinning_cooldown_s))
-    # On the whole backlog, which has data at zero instances however AWS is read (unsettled.py).
-    alarm = _alarm(Metric.BACKLOG_SIZE, -EMPTY_BELOW, shape.sleep_minutes, shape.sleep_share)
-    policies.append(_less("Sleep", alarm, shape.sleep_percent, shape.sleep_cooldown_s))
-    return ScalingRules(policies=tuple(policies), schedules=_warm_window(shape))
-
-
-def _wake(shape: Shape) -> StepScalingPolicy:
-    """From zero: a number of instances, or another one from so many waiting requests on."""
-    alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
-    steps = (StepAdjustment(lower_bound=0, adjustment=shape.wake_adds),)
-    if shape.wake_more_at:
-        alarm = _alarm(Metric.BACKLOG_WITHOUT_CAPACITY, 0.5, shape.wake_minutes)
-        more = max(shape.wake_adds, shape.wake_more_adds)
-        steps = (
-            steps[0].model_copy(update={"upper_bound": float(shape.wake_more_at)}),
-            StepAdjustment(lower_bound=shape.wake_more_at, adjustment=more),
+    if parameters.thinning_below:
+        alarm = _alarm(per_instance, -parameters.thinning_below, parameters.thinning_minutes)
+        policies.append(
+            _less("Thinning", alarm, parameters.thinning_percent, parameters.thinning_cooldown_s)
         )
-    return _step("WakeUp", alarm, steps, shape.wake_cooldown_s)
+    # On the whole backlog, which has data at zero instances under every reading (unsettled.py).
+    alarm = _alarm(
+        Metric.BACKLOG_SIZE, -EMPTY_BELOW, parameters.sleep_minutes, parameters.sleep_share
+    )
+    policies.append(_less("Sleep", alarm, parameters.sleep_percent, parameters.sleep_cooldown_s))
+    return ScalingRules(policies=tuple(policies), schedules=_warm_window(parameters))
 
 
-def _flood_steps(shape: Shape) -> tuple[StepAdjustment, ...]:
-    """Two or three steps, none smaller than the one below it."""
-    deluge_adds = max(shape.flood_adds, shape.deluge_adds)
-    from_deluge = StepAdjustment(lower_bound=shape.deluge_above, adjustment=deluge_adds)
+def _wake(parameters: PlanParameters) -> StepScalingPolicy:
+    """The scale-out from zero: one step, or a larger one from `wake_more_at` requests on."""
+    alarm = _alarm(Metric.HAS_BACKLOG_WITHOUT_CAPACITY, 0.5, parameters.wake_minutes)
+    steps = (StepAdjustment(lower_bound=0, adjustment=parameters.wake_adds),)
+    if parameters.wake_more_at:
+        alarm = _alarm(Metric.BACKLOG_WITHOUT_CAPACITY, 0.5, parameters.wake_minutes)
+        more = max(parameters.wake_adds, parameters.wake_more_adds)
+        steps = (
+            steps[0].model_copy(update={"upper_bound": float(parameters.wake_more_at)}),
+            StepAdjustment(lower_bound=parameters.wake_more_at, adjustment=more),
+        )
+    return _step("WakeUp", alarm, steps, parameters.wake_cooldown_s)
+
+
+def _flood_steps(parameters: PlanParameters) -> tuple[StepAdjustment, ...]:
+    """Two or three steps, each at least as large as the one below it."""
+    deluge_adds = max(parameters.flood_adds, parameters.deluge_adds)
+    from_deluge = StepAdjustment(lower_bound=parameters.deluge_above, adjustment=deluge_adds)
     steps = [
-        StepAdjustment(lower_bound=0, upper_bound=shape.deluge_above, adjustment=shape.flood_adds),
+        StepAdjustment(
+            lower_bound=0, upper_bound=parameters.deluge_above, adjustment=parameters.flood_adds
+        ),
         from_deluge,
     ]
-    if shape.torrent_adds:
-        torrent = shape.deluge_above + max(shape.torrent_above, 1)
+    if parameters.torrent_adds:
+        torrent = parameters.deluge_above + max(parameters.torrent_above, 1)
         steps[-1] = from_deluge.model_copy(update={"upper_bound": float(torrent)})
         steps.append(
-            StepAdjustment(lower_bound=torrent, adjustment=deluge_adds + shape.torrent_adds)
+            StepAdjustment(lower_bound=torrent, adjustment=deluge_adds + parameters.torrent_adds)
         )
     return tuple(steps)
 
 
 def _alarm(metric: Metric, at: float, minutes: int, share: float = 1.0) -> MetricAlarm:
-    """Fires at or above `at`; a negative one stands for below its amount."""
+    """An alarm that fires at or above `at`; if `at` is negative, below its absolute value."""
     return MetricAlarm(
         metric=metric,
         comparison=Comparison.GREATER_OR_EQUAL if at > 0 else Comparison.LESS,
@@ -224,7 +231,7 @@ def _step(
 
 
 def _less(name: str, alarm: MetricAlarm, percent: int, cooldown_s: int) -> StepScalingPolicy:
-    """Removes a percentage, which AWS rounds to one instance where it is less; 0 removes one."""
+    """A policy that removes a percentage, at least one instance; 0 removes one instance."""
     removed = StepAdjustment(upper_bound=0, adjustment=-(percent or 1))
     kind = (
         AdjustmentType.PERCENT_CHANGE_IN_CAPACITY if percent else AdjustmentType.CHANGE_IN_CAPACITY
@@ -232,21 +239,21 @@ def _less(name: str, alarm: MetricAlarm, percent: int, cooldown_s: int) -> StepS
     return _step(name, alarm, (removed,), cooldown_s).model_copy(update={"adjustment_type": kind})
 
 
-def _warm_window(shape: Shape) -> tuple[ScheduledAction, ...]:
-    if not shape.warm_hours:
+def _warm_window(parameters: PlanParameters) -> tuple[ScheduledAction, ...]:
+    if not parameters.warm_hours:
         return ()
-    until_h = (shape.warm_from_h + shape.warm_hours) % 24
+    until_h = (parameters.warm_from_h + parameters.warm_hours) % 24
     return (
         ScheduledAction(
-            name="warm", schedule=f"cron(0 {shape.warm_from_h} * * ? *)", min_capacity=1
+            name="warm", schedule=f"cron(0 {parameters.warm_from_h} * * ? *)", min_capacity=1
         ),
         ScheduledAction(name="cold", schedule=f"cron(0 {until_h} * * ? *)", min_capacity=0),
     )
 
 
 @dataclass(frozen=True)
-class JudgedPlan:
-    """A plan with its runs over both halves of the traffic, a run for each seed."""
+class EvaluatedPlan:
+    """A plan with its runs over both halves of the traffic."""
 
     name: str
     plan: ScalingPlan
@@ -256,16 +263,16 @@ class JudgedPlan:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search came to.
+    """The result of a search.
 
-    `front` are the plans that no other tried plan beat on the training half in both p95 wait and
-    instance hours, the quickest first; `bound_instance_hours` is for the unseen half and an age
-    limit of `max_p95_wait_s`.
+    `front` holds the plans that no other plan beat in both p95 wait and instance hours on the
+    training half, shortest wait first. `bound_instance_hours` is the lower bound for the unseen
+    half with an age limit of `max_p95_wait_s`.
     """
 
-    chosen: JudgedPlan
-    documented: JudgedPlan
-    front: tuple[JudgedPlan, ...]
+    chosen: EvaluatedPlan
+    documented: EvaluatedPlan
+    front: tuple[EvaluatedPlan, ...]
     unseen: tuple[Traffic, ...]
     tried: int
     max_p95_wait_s: float
@@ -273,8 +280,8 @@ class SearchResult:
     assumptions: Assumptions
 
 
-def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
-    """The traffic's first and second half by time, and when the second starts.
+def split_in_half(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
+    """The first and second half of the traffic by time, and when the second starts.
 
     Raises:
         InvalidInputError: a half is empty.
@@ -283,19 +290,23 @@ def halves(traffic: Traffic) -> tuple[Traffic, Traffic, float]:
     late = traffic.arrivals_s >= middle_s
     if late.all() or not late.any():
         raise InvalidInputError(
-            ["--traffic: one half of its time holds no request, so that nothing could be judged on "
-             "traffic not seen before; give a longer one"]
+            ["--traffic: one half of its time has no requests, so a plan could not be evaluated on "
+             "unseen traffic; use a longer trace"]
         )  # fmt: skip
     first = Traffic(traffic.arrivals_s[~late], traffic.service_s[~late])
     second = Traffic(traffic.arrivals_s[late] - middle_s, traffic.service_s[late])
     return first, second, float(middle_s)
 
 
-def surged(traffic: Traffic, capacity: int) -> Traffic:
-    """The traffic with a surge in its middle: an hour's work for so many requests at a time.
+def with_surge(traffic: Traffic, capacity: int) -> Traffic:
+    """The traffic with a surge in the middle: an hour's work for all instances in half an hour.
 
-    It arrives within half an hour. What the training never met must not ruin the plan: one that
-    never saw more than two instances at work may have lost what sends five home again.
+    It protects a plan against traffic that the training lacks. For example, a plan that was trained
+    with two instances at most may have lost the policy that removes five again.
+
+    Args:
+        traffic: the original traffic.
+        capacity: requests that all instances together work on at the same time.
     """
     middle_s = traffic.span_s / 2
     requests = max(1, round(3600 * capacity / float(traffic.service_s.mean())))
@@ -317,36 +328,36 @@ def tune(
     seeds: int = SEEDS,
     advance: Callable[[int], None],
 ) -> SearchResult:
-    """Search a plan within a stack's bounds.
+    """Search for a better plan within a stack's bounds.
 
     Args:
-        stack: whose stack file gives bounds and assumptions.
-        traffic: a CSV file, or a generator's name; taken to start at midnight UTC.
-        objective: `hours`: fewest instance hours whose p95 wait keeps the limit; `wait`: shortest
-            mean wait for no more instance hours than the documented policy.
-        max_p95_wait_s: the limit; None is the documented policy's own.
+        stack: the stack whose file gives bounds and assumptions.
+        traffic: a CSV file, or a generator's name; assumed to start at midnight UTC.
+        objective: `hours`: fewest instance hours with a p95 wait within the limit; `wait`: shortest
+            mean wait with no more instance hours than the documented policy.
+        max_p95_wait_s: the limit; None is the documented policy's p95 wait.
         changed: assumptions as `name=value`.
-        plans: how many to try.
-        seed: of the search; and the first one of traffic, alarm phases and setup times.
-        seeds: how many of these each plan meets.
-        advance: told how many plans were tried since.
+        plans: how many plans to try.
+        seed: seed of the search, and the first one of traffic, alarm phases and setup times.
+        seeds: with how many seeds each plan is simulated.
+        advance: called with the number of plans tried since the last call.
 
     Raises:
-        InvalidInputError: all that is wrong with what was asked.
+        InvalidInputError: everything that is wrong with the arguments.
     """
     own = settings.from_stack_file(Path(f"Pulumi.{stack}.yaml"))
-    assumptions, _ = assumed(own, changed)
+    assumptions, _ = stack_assumptions(own, changed)
     taken = tuple(range(seed, seed + seeds))
-    halved = [halves(each) for each in traffics.loaded_for(traffic, taken)]
+    halved = [split_in_half(each) for each in traffics.load_for_seeds(traffic, taken)]
     training = [first for first, _, _ in halved]
     unseen = tuple(second for _, second, _ in halved)
-    surges = [surged(each, own.max_capacity * assumptions.concurrency) for each in training]
+    surges = [with_surge(each, own.max_capacity * assumptions.concurrency) for each in training]
 
     def within(found: ScalingRules) -> ScalingPlan:
         return found.within(own.min_capacity, own.max_capacity)
 
-    def trained(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
-        """Its runs over the training halves, and over those with a surge."""
+    def train(plan: ScalingPlan) -> tuple[PlanRuns, PlanRuns]:
+        """A plan's runs over the training halves, and over the same with a surge."""
 
         def over(arriving: Sequence[Traffic]) -> PlanRuns:
             each = zip(arriving, taken, strict=True)
@@ -354,7 +365,7 @@ def tune(
 
         return over(training), over(surges)
 
-    def judged(name: str, plan: ScalingPlan, runs: PlanRuns) -> JudgedPlan:
+    def evaluate(name: str, plan: ScalingPlan, runs: PlanRuns) -> EvaluatedPlan:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             over_unseen = pool.map(
                 lambda number: simulate(
@@ -362,58 +373,60 @@ def tune(
                 ),
                 range(seeds),
             )
-        return JudgedPlan(
+        return EvaluatedPlan(
             name, plan, replace(runs, name=name), PlanRuns(name, plan, tuple(over_unseen))
         )
 
-    baseline, surge_before = trained(within(DOCUMENTED))
-    documented = judged("documented", within(DOCUMENTED), baseline)
+    baseline, surge_before = train(within(DOCUMENTED))
+    documented = evaluate("documented", within(DOCUMENTED), baseline)
     limit_s = baseline.mean(P95_WAIT_S) if max_p95_wait_s is None else max_p95_wait_s
 
-    def runs(shape: Shape) -> tuple[PlanRuns, PlanRuns]:
-        return trained(within(rules(shape)))
+    def runs(parameters: PlanParameters) -> tuple[PlanRuns, PlanRuns]:
+        return train(within(rules(parameters)))
 
-    def score(shape: Shape) -> float:
-        run, in_surge = tried[shape]
-        return own_score(shape, run) + PENALTY * (
+    def score(parameters: PlanParameters) -> float:
+        run, in_surge = tried[parameters]
+        return base_score(parameters, run) + PENALTY * (
             _excess(in_surge.mean(HOURS), surge_before.mean(HOURS))
             + _excess(in_surge.mean(P95_WAIT_S), SURGE_SLACK * surge_before.mean(P95_WAIT_S))
         )
 
-    def own_score(shape: Shape, found: PlanRuns) -> float:
+    def base_score(parameters: PlanParameters, found: PlanRuns) -> float:
         if not _serves_all(found):
             return math.inf
-        strange = sum(getattr(shape, name) != getattr(TUNED_SHAPE, name) for name in CHOICES)
-        hours = math.log(found.mean(HOURS)) + STRANGENESS * strange
+        deviations = sum(
+            getattr(parameters, name) != getattr(TUNED_PARAMETERS, name) for name in CHOICES
+        )
+        hours = math.log(found.mean(HOURS)) + DEVIATION_PENALTY * deviations
         if objective == "hours":
             return hours + PENALTY * _excess(found.mean(P95_WAIT_S), MARGIN * limit_s)
-        wait = math.log(max(found.mean(MEAN_WAIT_S), 1.0)) + STRANGENESS * strange
+        wait = math.log(max(found.mean(MEAN_WAIT_S), 1.0)) + DEVIATION_PENALTY * deviations
         return wait + PENALTY * _excess(found.mean(HOURS), MARGIN * baseline.mean(HOURS))
 
-    dice = random.Random(seed)
-    tried: dict[Shape, tuple[PlanRuns, PlanRuns]] = {}
-    parents = [TUNED_SHAPE]
+    rng = random.Random(seed)
+    tried: dict[PlanParameters, tuple[PlanRuns, PlanRuns]] = {}
+    parents = [TUNED_PARAMETERS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while len(tried) < plans:
-            batch = [] if tried else [TUNED_SHAPE]
+            batch = [] if tried else [TUNED_PARAMETERS]
             for _ in range(100 * BATCH):
                 if len(batch) >= min(BATCH, plans - len(tried)):
                     break
-                shape = _child(parents, dice)
-                if shape not in tried and shape not in batch:
-                    batch.append(shape)
+                parameters = _child(parents, rng)
+                if parameters not in tried and parameters not in batch:
+                    batch.append(parameters)
             if not batch:
                 break
             tried.update(zip(batch, pool.map(runs, batch), strict=True))
             parents = sorted(dict.fromkeys((*parents, *batch)), key=score)[:PARENTS]
             advance(len(batch))
     best = parents[0]
-    front = _front({shape: run for shape, (run, _) in tried.items()})
-    names = {shape: f"plan {number}" for number, shape in enumerate(front, start=1)}
+    front = _front({parameters: run for parameters, (run, _) in tried.items()})
+    names = {parameters: f"plan {number}" for number, parameters in enumerate(front, start=1)}
     return SearchResult(
-        chosen=judged("chosen", within(rules(best)), tried[best][0]),
+        chosen=evaluate("chosen", within(rules(best)), tried[best][0]),
         documented=documented,
-        front=tuple(judged(names[s], within(rules(s)), tried[s][0]) for s in front),
+        front=tuple(evaluate(names[s], within(rules(s)), tried[s][0]) for s in front),
         unseen=unseen,
         tried=len(tried),
         max_p95_wait_s=limit_s,
@@ -423,43 +436,47 @@ def tune(
 
 
 def _excess(value: float, limit: float) -> float:
-    """How far a value is above its limit, in logarithms; 0 below."""
+    """Logarithm of a value's ratio to its limit; 0 below the limit."""
     return max(0.0, math.log(max(value, 1.0) / max(limit, 1.0)))
 
 
-def _child(parents: Sequence[Shape], dice: random.Random) -> Shape:
-    """A shape with each number from one of two parents, and up to two of them drawn again."""
-    couple = dice.choice(parents), dice.choice(parents)
-    mixed = {name: getattr(dice.choice(couple), name) for name in CHOICES}
-    changed = dice.sample(sorted(CHOICES), dice.choice((0, 1, 1, 2)))
-    return Shape(**mixed | {name: dice.choice(CHOICES[name]) for name in changed})
+def _child(parents: Sequence[PlanParameters], rng: random.Random) -> PlanParameters:
+    """Parameters with each number from one of two parents, up to two of them drawn at random."""
+    couple = rng.choice(parents), rng.choice(parents)
+    mixed = {name: getattr(rng.choice(couple), name) for name in CHOICES}
+    changed = rng.sample(sorted(CHOICES), rng.choice((0, 1, 1, 2)))
+    return PlanParameters(**mixed | {name: rng.choice(CHOICES[name]) for name in changed})
 
 
 def _serves_all(found: PlanRuns) -> bool:
     return all(run.completed and not run.expired for run in found.runs)
 
 
-def _front(tried: dict[Shape, PlanRuns]) -> list[Shape]:
+def _front(tried: dict[PlanParameters, PlanRuns]) -> list[PlanParameters]:
     best, front = math.inf, []
-    figures = {shape: (found.mean(P95_WAIT_S), found.mean(HOURS)) for shape, found in tried.items()}
-    for shape in sorted(tried, key=lambda shape: figures[shape]):
-        _, hours = figures[shape]
-        if _serves_all(tried[shape]) and hours < best:
+    figures = {
+        parameters: (found.mean(P95_WAIT_S), found.mean(HOURS))
+        for parameters, found in tried.items()
+    }
+    for parameters in sorted(tried, key=lambda parameters: figures[parameters]):
+        _, hours = figures[parameters]
+        if _serves_all(tried[parameters]) and hours < best:
             best = hours
-            front.append(shape)
+            front.append(parameters)
     every = max(1, math.ceil(len(front) / SHOWN))
     return front[::every]
 
 
 def as_json(found: SearchResult) -> dict[str, Any]:
-    """What `--json` prints: runs over the half that chose nothing, and the chosen plan."""
+    """What `--json` prints: the runs over the unseen half, and the chosen plan."""
     return {
         "traffic": traffic_as_json(found.unseen),
         "assumptions": asdict(found.assumptions),
         "tried": found.tried,
         "max_p95_wait_s": found.max_p95_wait_s,
         "runs": [
-            runs_as_json(judged.unseen) for judged in (found.documented, found.chosen, *found.front)
+            runs_as_json(evaluated.unseen)
+            for evaluated in (found.documented, found.chosen, *found.front)
         ],
         "chosen": found.chosen.plan.model_dump(mode="json", by_alias=True, exclude_none=True),
         "bound": {
@@ -470,13 +487,13 @@ def as_json(found: SearchResult) -> dict[str, Any]:
 
 
 def as_table(found: SearchResult) -> Group:
-    """The front, the choice and the documented policy on the traffic that no search saw."""
+    """The front, the chosen plan and the documented policy on the unseen half."""
     table = Table("policy", "p95 wait", "mean wait", "GPU-hours", "of documented", "starts")
     for column in table.columns[1:]:
         column.justify = "right"
     before = found.documented.unseen
-    for judged in (found.documented, found.chosen, *found.front):
-        runs = judged.unseen
+    for evaluated in (found.documented, found.chosen, *found.front):
+        runs = evaluated.unseen
         part = Estimate.of(
             [
                 run.instance_hours / other.instance_hours
@@ -484,22 +501,22 @@ def as_table(found: SearchResult) -> Group:
             ]
         )
         table.add_row(
-            judged.name,
+            evaluated.name,
             *(
                 COLUMNS[name][1].format(value_text(name, runs.mean(FIGURES[name])))
                 for name in ("p95_wait_s", "mean_wait_s", "instance_hours")
             ),
             f"{part.mean:.2f} ({part.low:.2f}..{part.high:.2f})",
             value_text("starts", runs.mean(FIGURES["starts"])),
-            style="bold" if judged is found.chosen else None,
-            end_section=judged is found.chosen,
+            style="bold" if evaluated is found.chosen else None,
+            end_section=evaluated is found.chosen,
         )
     bound, hours = found.bound_instance_hours, found.chosen.unseen.mean(HOURS)
     given, seeds = traffic_as_json(found.unseen), len(found.unseen)
-    text = f"An estimate by simulation. {found.tried} plans were tried on the first half of the "
-    text += f"traffic. All figures are for the second half ({given['requests']:.0f} requests), "
-    text += f"which the search did not see: means over {seeds} seeds, and the range of the ratio"
-    text += " of hours. The traffic is assumed to start at midnight UTC."
+    text = f"A simulated estimate. {found.tried} plans were tried on the first half of the traffic."
+    text += f" All figures are for the second half ({given['requests']:.0f} requests), which the "
+    text += f"search did not see: means over {seeds} seeds, and the range of the ratio of hours."
+    text += " The traffic is assumed to start at midnight UTC."
     if found.assumptions.calibrated:
         text += f" The simulation is {found.assumptions.calibrated}."
     if bound:
@@ -521,18 +538,18 @@ def as_table(found: SearchResult) -> Group:
 
 
 def _made_of(found: SearchResult) -> Table:
-    """What the hours of the unseen half went into."""
+    """What the instance hours of the unseen half were spent on."""
     table = Table("GPU-hours spent on")
     shown = (found.documented, found.chosen)
-    for judged in shown:
-        table.add_column(judged.name, justify="right")
+    for evaluated in shown:
+        table.add_column(evaluated.name, justify="right")
     for field in fields(InstanceHours):
         hours = [
-            judged.unseen.mean(lambda run, part=field.name: getattr(run.made_of, part))
-            for judged in shown
+            evaluated.unseen.mean(lambda run, part=field.name: getattr(run.made_of, part))
+            for evaluated in shown
         ]
         table.add_row(field.name.replace("_", "-"), *(f"{each:.1f}" for each in hours))
-    detections_s = [judged.unseen.mean(lambda run: run.detection_s) for judged in shown]
+    detections_s = [evaluated.unseen.mean(lambda run: run.detection_s) for evaluated in shown]
     table.add_section()
     table.add_row(
         "detection from zero",
@@ -546,12 +563,12 @@ def picture(found: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
 
-    def place(judged: JudgedPlan) -> tuple[float, float]:
-        return judged.unseen.mean(P95_WAIT_S), judged.unseen.mean(HOURS)
+    def place(evaluated: EvaluatedPlan) -> tuple[float, float]:
+        return evaluated.unseen.mean(P95_WAIT_S), evaluated.unseen.mean(HOURS)
 
     axes.plot(*zip(*sorted(map(place, found.front)), strict=True), "o-", label="tried plans")
-    for judged, marker in ((found.chosen, "*"), (found.documented, "s")):
-        axes.plot(*place(judged), marker, ms=12, label=judged.name)
+    for evaluated, marker in ((found.chosen, "*"), (found.documented, "s")):
+        axes.plot(*place(evaluated), marker, ms=12, label=evaluated.name)
     if found.bound_instance_hours is not None:
         axes.axhline(found.bound_instance_hours, ls="--", color="grey", label="lower bound")
     axes.axvline(found.max_p95_wait_s, ls=":", color="grey", label="p95 limit")
@@ -561,7 +578,7 @@ def picture(found: SearchResult, path: Path) -> None:
 
 
 def as_stack_file(stack: str, found: SearchResult) -> str:
-    """The stack's file with the chosen plan in place of its own; comments are not kept."""
+    """The stack's file with the chosen plan instead of the present one; comments are lost."""
     document: dict[str, Any] = yaml.safe_load(
         Path(f"Pulumi.{stack}.yaml").read_text(encoding="utf-8")
     )

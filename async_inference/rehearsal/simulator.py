@@ -1,9 +1,9 @@
-"""What a scaling plan does to traffic: a discrete-event simulation of one asynchronous endpoint.
+"""A discrete-event simulation of one asynchronous endpoint under a scaling plan.
 
-The rules are those of `async_inference.scaling`, compiled; nothing about scaling is stated here
-twice. One first-in-first-out queue, `concurrency` slots an instance, instances that are asked for,
-start, serve and leave; metrics sampled once a minute, visible after a delay, alarms evaluated every
-minute at their own phases. The same seed gives the same run.
+There is one first-in-first-out queue. Each instance has `concurrency` slots; it is requested,
+starts, serves and leaves. Metrics are sampled every minute and visible after a delay; alarms are
+evaluated every minute, each at its own phase. The rules of scaling are those of
+`async_inference.scaling`, compiled. The same seed gives the same run.
 """
 
 import math
@@ -29,28 +29,28 @@ from async_inference.scaling.unsettled import Unsettled
 
 MINUTE_S = 60.0
 SETUP_STREAM = 3
-"""Which of a seed's random numbers are setup times; others are alarms' phases, a stream a role."""
+"""A seed's random stream of setup times; each `_Role` has another one, of alarm phases."""
 SETUPS = 4096
-"""The number of setup times that are drawn; later starts reuse them."""
+"""How many setup times are drawn; later starts reuse them."""
 COOL_DOWN_MINUTES = 24 * 60
-"""A run ends when all is answered and the capacity is at its minimum, or a day after the last
-arrival."""
+"""A run ends when all requests are answered and the capacity is at its minimum, at the latest a day
+after the last arrival."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What a rehearsal rests on beside plan and traffic.
+    """What a rehearsal assumes, apart from plan and traffic.
 
     Args:
-        setup_s: median seconds from asking for an instance to its first request.
+        setup_s: median seconds from requesting an instance to its first request.
         setup_sigma: spread of the lognormal setup time; 0 makes it constant.
         concurrency: requests that one instance works on at the same time.
         request_ttl_s: seconds until an unserved request expires.
         usd_per_instance_hour: price of an instance.
-        shortages_s: (from, to) while which an instance that is asked for comes only at the end.
+        shortages_s: (start, end) of each capacity shortage, in which no instance starts.
         unsettled: the reading of undocumented AWS behaviour.
-        phases_s: of policies whose alarms exist already, when in a minute each is evaluated.
-        calibrated: by which live endpoint these were measured, as a clause; empty if by none.
+        phases_s: measured alarm phases by policy name.
+        calibrated: the live endpoint on which these were measured, as a clause; empty if none.
     """
 
     setup_s: float = 190.0
@@ -77,15 +77,15 @@ class Wait:
 
 @dataclass(frozen=True)
 class InstanceHours:
-    """What instance hours are made of.
+    """What instance hours were spent on.
 
     Args:
-        work: serving requests to their end.
-        setup: from asking for an instance to its first moment in service.
-        gaps: between requests, and slots that stayed empty beside busy ones.
-        tail: after the last request of an instance.
-        over_shoot: instances that never served any request, with their setup.
-        interrupted: work that a scale-in threw away.
+        work: requests served to their end.
+        setup: time from requesting an instance until it is in service.
+        gaps: time between requests, and empty slots of instances that were busy.
+        tail: time after an instance's last request.
+        over_shoot: instances that never served a request, setup included.
+        interrupted: work that a scale-in interrupted.
     """
 
     work: float
@@ -98,7 +98,7 @@ class InstanceHours:
 
 @dataclass(frozen=True)
 class Action:
-    """A policy that was asked to act at a time, and what became of it."""
+    """A request to a policy to scale, and its outcome."""
 
     at_s: float
     policy: str
@@ -109,12 +109,12 @@ class Action:
 
 @dataclass(frozen=True)
 class Run:
-    """One plan over one traffic.
+    """The result of simulating one plan over one traffic.
 
-    `made_of` says what the instance hours went into; `detection_s` is the mean time from the
-    arrival of the oldest waiting request to leaving zero, NaN if that never happened.
-    `started_s` and `finished_s` are NaN for requests that expired; `capacity` has a record
-    (`at_s`, `desired`, `in_service`) for each change; `log` is what `actions` reads.
+    `made_of` says what the instance hours were spent on. `detection_s` is the mean time from the
+    arrival of the oldest waiting request to the scale-out from zero, NaN if there was none.
+    `started_s` and `finished_s` are NaN for expired requests. `capacity` has a record (`at_s`,
+    `desired`, `in_service`) for each change. `log` holds the records behind `actions`.
     """
 
     completed: int
@@ -135,7 +135,7 @@ class Run:
 
     @cached_property
     def actions(self) -> tuple[Action, ...]:
-        """Each time that an alarm asked a policy to act, in order."""
+        """Each request to a policy to scale, in order."""
         return tuple(
             Action(at_s, self.policies[policy], Verdict(verdict), before, after)
             for at_s, policy, verdict, before, after in self.log.tolist()
@@ -150,16 +150,16 @@ def simulate(
     start_s: float = 0.0,
     phases_s: Sequence[float] | None = None,
 ) -> Run:
-    """Run a plan over traffic.
+    """Simulate a plan over traffic.
 
     Args:
-        plan: what scales.
-        traffic: what arrives.
-        assumptions: what the run rests on.
-        seed: of the alarms' phases and the setup times.
-        start_s: seconds since the epoch at which the traffic starts, for schedules.
-        phases_s: seconds after each full minute at which the alarms are evaluated, in the order of
-            the policies, of target tracking the high one first; drawn where not given.
+        plan: the scaling plan.
+        traffic: the arrivals and their service times.
+        assumptions: the run's assumptions.
+        seed: seed of alarm phases and setup times.
+        start_s: when the traffic starts, in seconds since the epoch; schedules need it.
+        phases_s: the alarms' phases, in seconds after each full minute, in the order of
+            `records.from_plan`; drawn from the seed if None.
     """
     unsettled = assumptions.unsettled
     rules = records.from_plan(plan, unsettled)
@@ -238,7 +238,7 @@ def simulate(
 
 
 def _reading(assumptions: Assumptions) -> np.ndarray:
-    """The numbers among the assumptions, as the event loop reads them."""
+    """The assumptions as a record for the event loop."""
     unsettled = assumptions.unsettled
     readings = np.zeros(1, records.READING)
     reading = readings[0]
@@ -260,16 +260,16 @@ def _reading(assumptions: Assumptions) -> np.ndarray:
 def alarm_phases_s(
     plan: ScalingPlan, seed: int, known_s: Mapping[str, tuple[float, ...]] | None = None
 ) -> list[float]:
-    """When each alarm is evaluated first, in the order of `records.from_plan`.
+    """Each alarm's phase in seconds after a full minute, in the order of `records.from_plan`.
 
-    Alarms of the same role, to wake, to scale out or to scale in, share their phases between plans:
-    the first of a role in one plan is evaluated when the first of that role in another is. Then
-    plans differ by what they do, not by luck.
+    Alarms of the same role (wake-up, scale-out, scale-in) have the same phases in all plans: the
+    first of a role in one plan is evaluated together with the first of that role in another. So
+    differences come from the plans, not from luck.
 
     Args:
-        plan: whose alarms.
-        seed: of those that are not known.
-        known_s: by policy, those that were measured.
+        plan: the plan with the alarms.
+        seed: seed of the phases that were not measured.
+        known_s: measured phases by policy name.
     """
     dice = {role: np.random.default_rng((seed, role.value)) for role in _Role}
     phases_s: list[float] = []
@@ -283,7 +283,7 @@ def alarm_phases_s(
 
 
 class _Role(Enum):
-    """Which of a seed's random streams gives an alarm's phase."""
+    """An alarm's role; its value selects the random stream of the alarm's phase."""
 
     WAKE = 0
     SCALE_OUT = 1
@@ -292,7 +292,7 @@ class _Role(Enum):
 
 
 def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
-    """The roles of a policy's alarms, and how often each is evaluated, in their order."""
+    """Role and seconds between evaluations of each of a policy's alarms, in order."""
     if isinstance(policy, TargetTrackingPolicy):
         yield _Role.SCALE_OUT, 60
         if not policy.disable_scale_in:
@@ -305,17 +305,17 @@ def _roles(policy: ScalingPolicy) -> Iterator[tuple[_Role, int]]:
         elif alarm.metric in starved:
             role = _Role.WAKE
         else:
-            role = _Role.SCALE_OUT if alarm.looks_up else _Role.SCALE_IN
+            role = _Role.SCALE_OUT if alarm.fires_when_high else _Role.SCALE_IN
         yield role, evaluated_every_s(alarm.period_s)
 
 
 def _evaluations(alarms: np.ndarray, minutes: int) -> int:
-    """How many evaluations there can be at most."""
+    """Upper limit of the number of evaluations."""
     return int((minutes * MINUTE_S / alarms["every_s"]).sum()) + 1
 
 
 def _setups_s(assumptions: Assumptions, seed: int) -> np.ndarray:
-    """Setup times in the order of the starts, the same for every plan."""
+    """Setup times in order of the starts, the same for every plan."""
     if not assumptions.setup_sigma:
         return np.array([assumptions.setup_s])
     normal = np.random.default_rng((seed, SETUP_STREAM)).standard_normal(SETUPS)
@@ -330,7 +330,7 @@ def _wait(waits_s: np.ndarray) -> Wait:
 
 
 def _scheduled(plan: ScalingPlan, start_s: float, end_s: float) -> list[tuple[float, int, int]]:
-    """(second, minimum, maximum) of every scheduled action, in order; -1 leaves a bound alone."""
+    """(second, minimum, maximum) of every scheduled action, in order; -1 keeps a bound."""
 
     def each() -> Iterator[tuple[float, int, int]]:
         for action in plan.schedules:

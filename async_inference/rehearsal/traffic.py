@@ -19,7 +19,7 @@ HEADER = ("arrival_s", "service_s")
 SHOWN_PROBLEMS = 20
 DAY_S = 86_400.0
 LONGEST_S = 10 * 365.25 * DAY_S
-"""Ten years. A first arrival beyond that is a Unix time: seconds since 1970."""
+"""Ten years. A first arrival later than that is a Unix time, in seconds since 1970."""
 LAST_UNIX_S = 253_402_300_800.0
 """The year 10000; larger numbers are milliseconds or invalid."""
 MEAN_SERVICE_S = 25.0
@@ -28,13 +28,13 @@ MEAN_SERVICE_S = 25.0
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests in the order of their arrival.
+    """Requests in order of arrival.
 
     Args:
         arrivals_s: seconds since the start, not decreasing.
-        service_s: seconds of one slot that each request needs, positive.
-        announces: how many requests the client tells of with each; a batch tells all of them with
-            the first, and none with the others.
+        service_s: each request's service time in seconds, positive.
+        announces: how many requests the client announces with each. A batch announces all of them
+            with the first, and none with the others.
     """
 
     arrivals_s: np.ndarray
@@ -57,13 +57,13 @@ class Traffic:
 
 
 def read(path: Path) -> Traffic:
-    """A CSV file with the header `arrival_s,service_s`, plain or gzipped, also as Excel writes it.
+    """Read a CSV file with the header `arrival_s,service_s`, plain or gzipped, or saved by Excel.
 
-    Arrivals are seconds since the start, Unix times, or ISO 8601 times (UTC unless they say
-    otherwise). The last two are taken relative to the first arrival, which is said on stderr.
+    Arrivals are seconds since the start, Unix times, or ISO 8601 times (UTC unless they have an
+    offset). The last two become relative to the first arrival, and stderr says so.
 
     Raises:
-        InvalidInputError: each line that is wrong, with what is wrong about it.
+        InvalidInputError: each wrong line, and what is wrong with it.
     """
     try:
         with _opened(path) as file:
@@ -123,8 +123,8 @@ def _parsed(path: Path, lines: Iterable[str]) -> Traffic:
     if dated or arrivals[0] > LONGEST_S:
         first = datetime.fromtimestamp(arrivals[0], UTC)
         print(
-            f"{path}: arrivals are {'dates' if dated else 'Unix times'}; they are taken relative "
-            f"to the first one, {first:%Y-%m-%d %H:%M:%S} UTC",
+            f"{path}: arrivals are {'dates' if dated else 'Unix times'}; time 0 is the first one, "
+            f"{first:%Y-%m-%d %H:%M:%S} UTC",
             file=sys.stderr,
         )
         since_start_s -= arrivals[0]
@@ -134,7 +134,7 @@ def _parsed(path: Path, lines: Iterable[str]) -> Traffic:
 def _rows(lines: Iterator[str]) -> tuple[Iterator[list[str]], str]:
     """The file's rows, and its decimal separator.
 
-    Where Excel's locale writes a decimal comma, it separates values by semicolons.
+    In locales with a decimal comma, Excel separates values with semicolons.
     """
     first = next(lines, "")
     delimiter = next((mark for mark in ";\t" if mark in first), ",")
@@ -153,7 +153,7 @@ def _request(row: list[str], decimal: str) -> tuple[float, float, bool]:
         raise ValueError(f"arrival_s = {row[0].strip()} must not be negative")
     if arrival_s > LAST_UNIX_S:
         raise ValueError(
-            f"arrival_s = {row[0].strip()} is neither seconds since the start nor a Unix time in "
+            f"arrival_s = {row[0].strip()} must be seconds since the start or a Unix time in "
             "seconds; divide milliseconds by 1000"
         )
     if service_s <= 0:
@@ -169,7 +169,7 @@ def _date(cell: str) -> datetime | None:
     except ValueError:
         pass
     else:
-        return None  # ISO 8601 has a form without separators: 20260105 is a number here
+        return None  # 20260105 is also valid ISO 8601; here it is a number
     try:
         date = datetime.fromisoformat(cell.strip())
     except ValueError:
@@ -230,7 +230,7 @@ def sparse(random: np.random.Generator) -> Traffic:
 
 
 def launch(random: np.random.Generator) -> Traffic:
-    """A day with a launch at noon: 20 an hour before, a spike of 600 an hour that halves hourly."""
+    """A day with a launch at noon: 20 an hour before, then 600 an hour, halving every hour."""
     noon_s = DAY_S / 2
 
     def rate(at_s: np.ndarray) -> np.ndarray:
@@ -245,37 +245,37 @@ GENERATORS: dict[str, Callable[[np.random.Generator], Traffic]] = {
 }
 
 
-def generated(name: str, seed: int) -> Traffic:
-    """The traffic that a named generator makes from a seed.
+def generate(name: str, seed: int) -> Traffic:
+    """The traffic of a named generator with a seed.
 
     Raises:
-        InvalidInputError: no such generator.
+        InvalidInputError: there is no such generator.
     """
     if name not in GENERATORS:
         raise InvalidInputError(
-            [f"traffic {name!r}: is neither a file nor one of {', '.join(GENERATORS)}"]
+            [f"traffic {name!r}: must be a CSV file or one of {', '.join(GENERATORS)}"]
         )
     return GENERATORS[name](np.random.default_rng(seed))
 
 
-def loaded(source: str, seed: int) -> Traffic:
-    """The traffic of a CSV file, or of the generator with that name.
+def load(source: str, seed: int) -> Traffic:
+    """The traffic of a CSV file or of a named generator.
 
     Raises:
-        InvalidInputError: neither, or a wrong file.
+        InvalidInputError: there is neither, or the file is wrong.
     """
-    return read(Path(source)) if Path(source).is_file() else generated(source, seed)
+    return read(Path(source)) if Path(source).is_file() else generate(source, seed)
 
 
-def loaded_for(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
-    """The traffic for each seed: a generator makes each its own, a file is the same for all.
+def load_for_seeds(source: str, seeds: Iterable[int]) -> tuple[Traffic, ...]:
+    """The traffic for each seed: different from a generator, the same from a file.
 
     Raises:
-        InvalidInputError: neither, or a wrong file.
+        InvalidInputError: there is neither, or the file is wrong.
     """
     if Path(source).is_file():
         return (read(Path(source)),) * len(tuple(seeds))
-    return tuple(generated(source, seed) for seed in seeds)
+    return tuple(generate(source, seed) for seed in seeds)
 
 
 def _poisson(

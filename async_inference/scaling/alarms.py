@@ -1,7 +1,7 @@
 """How CloudWatch evaluates an alarm on one metric (CW user guide, alarm evaluation).
 
-The rules are plain functions on numbers: Python calls them as they are, the simulator compiles
-them, so that they exist once.
+Each rule is stated once, as a plain function on numbers. Most callers use it as it is; the
+simulator compiles it.
 """
 
 import math
@@ -48,7 +48,7 @@ def evaluation_range(evaluation_periods, plus_third):
 
 @rule
 def period_statistic(statistic, total, samples, least, most):
-    """What the samples of one period come to; `statistic` is a STATISTIC_CODES code."""
+    """The statistic of one period's samples; `statistic` is a STATISTIC_CODES code."""
     if statistic == _AVERAGE:
         return total / samples
     if statistic == _MAXIMUM:
@@ -81,9 +81,9 @@ def next_state(points, n, m, comparison, threshold, missing, state):
         n: evaluation periods.
         m: datapoints to alarm.
         comparison: a COMPARISON_CODES code.
-        threshold: what datapoints are compared with.
+        threshold: compared with each datapoint.
         missing: a MISSING_DATA_CODES code.
-        state: the state before.
+        state: the state before the evaluation.
     """
     real = 0
     breaching = 0
@@ -99,7 +99,7 @@ def next_state(points, n, m, comparison, threshold, missing, state):
             breaching += 1
             oldest_breaching_age = age
     if real >= n:
-        # Enough real points: how missing ones are treated does not matter.
+        # Enough real datapoints: the treatment of missing ones does not matter.
         return _ALARM if breaching >= m else _OK
     if real == 0:
         if missing == _MISSING:
@@ -110,7 +110,7 @@ def next_state(points, n, m, comparison, threshold, missing, state):
     filled = n - real if missing == _BREACHING else 0
     if breaching + filled >= m:
         return _ALARM
-    # Only breaching points, the oldest at least M periods old, and nothing newer that contradicts.
+    # All datapoints breach, and the oldest of them is at least M periods old.
     if breaching == real and oldest_breaching_age >= m:
         if missing == _MISSING:
             return _ALARM
@@ -120,22 +120,22 @@ def next_state(points, n, m, comparison, threshold, missing, state):
 
 
 ACTION_REPEATED_S = 60.0
-"""Auto Scaling actions repeat so often while an alarm stays in ALARM (CW, alarm actions)."""
+"""While an alarm stays in ALARM, its Auto Scaling action runs once a minute (CW, alarm actions)."""
 
 
 def evaluated_every_s(period_s: int) -> int:
-    """An alarm is evaluated every minute; one with a period of 10, 20 or 30 s as often as that."""
+    """Seconds between evaluations: 60, or the period of an alarm with one of 10, 20 or 30 s."""
     return min(period_s, 60)
 
 
 @rule
 def runs_action(changed, now_s, ran_s):
-    """Whether an evaluation that finds ALARM runs the Auto Scaling action.
+    """Whether the Auto Scaling action runs after an evaluation whose result is ALARM.
 
     Args:
-        changed: whether the alarm was in another state before.
+        changed: whether the alarm has just entered ALARM.
         now_s: the time.
-        ran_s: when the action ran last.
+        ran_s: when the action last ran.
     """
     return changed or now_s - ran_s >= ACTION_REPEATED_S - 1.0
 
@@ -144,10 +144,10 @@ def evaluate(alarm: AlarmRule, points: Sequence[float | None], state: AlarmState
     """The alarm's state after one evaluation.
 
     Args:
-        alarm: what is evaluated.
+        alarm: the alarm's rule.
         points: the newest `evaluation_range(alarm.evaluation_periods)` periods, oldest first, None
             where there is no datapoint.
-        state: the state before.
+        state: the state before the evaluation.
     """
     values = [math.nan if point is None else point for point in points]
     return AlarmState(

@@ -1,11 +1,11 @@
 """How Application Auto Scaling decides a capacity (AAS user guide and API reference).
 
-The rules are plain functions on numbers and arrays: Python calls them as they are, the simulator
-compiles them, so that they exist once. `Autoscaler` is one scalable target that lives by them.
+Each rule is stated once, as a plain function on numbers and arrays. Most callers use it as it is;
+the simulator compiles it. `Autoscaler` applies the rules to one scalable target.
 
-Cooldowns belong to a policy. A scale-out's cooldown counts from the moment when all its instances
-are in service; until it ends, the capacity that it added is part of what the policy's next
-scale-out asks for. A scale-in is blocked until its cooldown ends; any scale-out cancels it.
+Each policy has its own cooldowns. A scale-out cooldown starts when all the new instances are in
+service. Until it ends, the capacity that it added counts towards the policy's next scale-out. A
+scale-in cooldown blocks further scale-ins until it ends, or until any policy scales out.
 """
 
 import math
@@ -26,12 +26,12 @@ from async_inference.scaling.rules import rule
 from async_inference.scaling.unsettled import Unsettled
 
 TRACKING_PERIOD_S = 60
-"""Target tracking's alarms look at minutes (docs/aws-facts.md#target-tracking)."""
+"""The period of target tracking's alarms (docs/aws-facts.md#target-tracking)."""
 HIGH_ALARM_PERIODS = 3
 """Target tracking scales out after 3 of 3 minutes above the target
 (docs/aws-facts.md#target-tracking)."""
 LOW_ALARM_PERIODS = 15
-"""Target tracking scales in after 15 of 15 minutes below a part of the target
+"""Target tracking scales in after 15 of 15 minutes below a fraction of the target
 (docs/aws-facts.md#target-tracking)."""
 
 ADJUSTMENT_CODES = {adjustment: code for code, adjustment in enumerate(AdjustmentType)}
@@ -39,7 +39,7 @@ _CHANGE, _PERCENT, _EXACT = (ADJUSTMENT_CODES[adjustment] for adjustment in Adju
 
 
 class Verdict(IntEnum):
-    """What became of a policy's request to scale."""
+    """The outcome of a policy's request to scale."""
 
     SCALED = 0
     NOTHING_TO_CHANGE = 1
@@ -57,14 +57,14 @@ _SCALED, _NOTHING, _NO_STEP, _AT_MAXIMUM, _AT_MINIMUM, _OUT_COOLDOWN, _IN_COOLDO
     int(verdict) for verdict in Verdict
 )
 CHANGE_REFUSED = "Cannot update in-progress endpoint"
-"""SageMaker's message for a change while another one is in progress (public live runs)."""
+"""SageMaker's error for a capacity change during another one (public live runs)."""
 
 NO_STEP_COVERS = -1
-"""What `stepped_capacity` answers when no step holds the breach."""
+"""`stepped_capacity` returns this when no step covers the breach."""
 
 
 class Step(NamedTuple):
-    """A step's bounds, infinite where a policy leaves them open, and its adjustment."""
+    """A step's adjustment and bounds; a bound that the policy leaves open is infinite."""
 
     lower: float
     upper: float
@@ -73,14 +73,14 @@ class Step(NamedTuple):
 
 @dataclass
 class Cooldown:
-    """Where one policy's cooldowns stand.
+    """The state of one policy's cooldowns.
 
     Args:
-        out_cooldown_s: how long its scale-out cooldown lasts.
-        in_cooldown_s: how long its scale-in cooldown lasts.
-        out_origin: the capacity that its running scale-out cooldown started from.
-        out_until_s: the end of that cooldown; infinite while instances still start.
-        in_until_s: the end of its scale-in cooldown.
+        out_cooldown_s: length of the scale-out cooldown.
+        in_cooldown_s: length of the scale-in cooldown.
+        out_origin: capacity before the scale-out whose cooldown is running.
+        out_until_s: end of that cooldown; infinite while instances are starting.
+        in_until_s: end of the scale-in cooldown.
     """
 
     out_cooldown_s: float
@@ -91,7 +91,7 @@ class Cooldown:
 
     @classmethod
     def of(cls, policy: DeployedPolicy) -> Self:
-        """The cooldowns of a policy that has not acted."""
+        """The cooldowns of a policy that has not scaled yet."""
         if isinstance(policy, TargetTracking):
             return cls(float(policy.scale_out_cooldown_s), float(policy.scale_in_cooldown_s))
         return cls(float(policy.cooldown_s), float(policy.cooldown_s))
@@ -101,15 +101,16 @@ class Cooldown:
 def stepped_capacity(current, difference, adjustment_type, steps, min_magnitude):
     """The capacity that a step policy asks for, before bounds; NO_STEP_COVERS if no step applies.
 
-    Above the threshold a step holds its lower bound and not its upper one, below it the other way
-    round. A fraction of an instance rounds away from zero below one, towards zero above.
+    Above the threshold a step includes its lower bound and excludes its upper one; below the
+    threshold it is the reverse. A change of less than one instance rounds away from zero, a larger
+    one towards zero.
 
     Args:
         current: instances now.
         difference: metric value minus threshold.
         adjustment_type: an ADJUSTMENT_CODES code.
         steps: the policy's steps, each a `Step`.
-        min_magnitude: least change of a percentage, 0 if none.
+        min_magnitude: smallest change that a percentage makes, 0 if there is none.
     """
     for index in range(len(steps)):
         step = steps[index]
@@ -136,9 +137,10 @@ def stepped_capacity(current, difference, adjustment_type, steps, min_magnitude)
 def tracked_capacity(current, metric, target, scales_in):
     """The capacity at which a metric that falls with the capacity would be at its target.
 
-    Not published; in proportion to the newest datapoint, rounded up, both ways. At 0 instances the
-    metric is the whole backlog, so it counts as that of one. The high alarm only adds and the low
-    one, `scales_in`, only removes, wherever the metric went since the alarm fired.
+    AWS does not publish its formula. This one is proportional to the newest datapoint and rounds
+    up, for scale-out and scale-in. At 0 instances the metric is the whole backlog, so it counts as
+    one instance's. The high alarm never removes instances and the low one (`scales_in`) never adds
+    any, even if the metric has crossed the target since the alarm fired.
     """
     asked = math.ceil(max(1, current) * metric / target - 1e-9)
     return min(asked, current) if scales_in else max(asked, current)
@@ -146,7 +148,7 @@ def tracked_capacity(current, metric, target, scales_in):
 
 @rule
 def bid(cooldown, asked, current, minimum, maximum, now_s):
-    """What a policy's request comes to under its cooldowns and the bounds.
+    """The capacity that a policy gets, given its cooldowns and the bounds.
 
     Args:
         cooldown: the policy's `Cooldown`.
@@ -176,7 +178,7 @@ def bid(cooldown, asked, current, minimum, maximum, now_s):
 
 @rule
 def winner(current, bids):
-    """Which of several bids wins: the largest capacity, for out and for in; -1 if none changes."""
+    """Index of the largest bid, for scale-out and scale-in alike; -1 if none is a change."""
     best = -1
     for policy in range(len(bids)):
         desired = bids[policy]
@@ -189,29 +191,29 @@ def winner(current, bids):
 
 @rule
 def change_in_progress(now_s, desired, in_service, scale_in_ends_s):
-    """Whether a capacity change is under way, so that the endpoint is Updating.
+    """Whether a capacity change is in progress, so that the endpoint's status is Updating.
 
-    A scale-out is, until every instance asked for is in service, a shortage included; a scale-in
-    for `Unsettled.scale_in_takes_s` (SageMaker API reference, UpdateEndpointWeightsAndCapacities:
-    the status is Updating until the change is done). What SageMaker does with a second change
-    meanwhile is `Unsettled.capacity_change_in_progress`.
+    A scale-out lasts until every requested instance is in service, however long AWS is short of
+    capacity. A scale-in lasts `Unsettled.scale_in_takes_s`. (SageMaker API reference,
+    UpdateEndpointWeightsAndCapacities: the status is Updating until the change is done.)
+    `Unsettled.capacity_change_in_progress` says what happens to a second change.
 
     Args:
         now_s: the time.
-        desired: instances asked for.
+        desired: instances requested.
         in_service: instances in service.
-        scale_in_ends_s: when the newest scale-in is done.
+        scale_in_ends_s: when the latest scale-in is done.
     """
     return in_service < desired or now_s < scale_in_ends_s
 
 
 @rule
 def start_cooldown(cooldowns, policy, current, desired, now_s):
-    """Note that a policy changed the capacity from `current` to `desired`.
+    """Start the cooldown of a policy that changed the capacity from `current` to `desired`.
 
     Args:
         cooldowns: every policy's `Cooldown`.
-        policy: which of them changed the capacity.
+        policy: index of the policy that changed the capacity.
         current, desired: instances before and after.
         now_s: the time.
     """
@@ -230,7 +232,7 @@ def start_cooldown(cooldowns, policy, current, desired, now_s):
 
 @rule
 def finish_scale_out(cooldowns, now_s):
-    """Note that all instances asked for are in service: scale-out cooldowns start to run."""
+    """Start the scale-out cooldowns that waited for all requested instances to be in service."""
     for index in range(len(cooldowns)):
         cooldown = cooldowns[index]
         if cooldown.out_until_s == math.inf:
@@ -240,9 +242,10 @@ def finish_scale_out(cooldowns, now_s):
 def tracking_alarms(
     policy: TargetTracking, unsettled: Unsettled
 ) -> tuple[AlarmRule, AlarmRule | None]:
-    """When target tracking's own alarms fire: high, and low unless it may not scale in.
+    """The two alarms that AWS creates for target tracking: high and low.
 
-    Both look at the policy's metric, minute by minute (`TRACKING_PERIOD_S`).
+    There is no low alarm if scale-in is disabled. Both watch the policy's metric, minute by minute
+    (`TRACKING_PERIOD_S`).
     """
     high = AlarmRule(
         comparison=Comparison.GREATER,
@@ -277,18 +280,18 @@ def steps_of(policy: StepScaling) -> list[Step]:
 
 @dataclass(frozen=True)
 class Request:
-    """A policy asked to act: its alarm is in ALARM."""
+    """A policy is asked to scale, because its alarm is in ALARM."""
 
     policy: DeployedPolicy
     metric: float
     """The newest datapoint of the alarm's metric."""
     threshold: float
-    """The alarm's threshold; target tracking's low alarm has one below the target."""
+    """The alarm's threshold; that of target tracking's low alarm is below the target."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a request: the capacity afterwards, and why."""
+    """The outcome of a scaling request: the capacity afterwards, and why."""
 
     policy: DeployedPolicy
     verdict: Verdict
@@ -296,18 +299,18 @@ class Decision:
     desired: int
     reason: str
     wanted: int
-    """What the policy asked for within the bounds, also where a change in progress refuses it."""
+    """What the policy asked for, within the bounds, even if a change in progress prevented it."""
 
 
 class Autoscaler:
-    """One scalable target: its bounds, its desired capacity, its policies' cooldowns.
+    """One scalable target: its bounds, its desired capacity and its policies' cooldowns.
 
-    While a capacity change is in progress and SageMaker refuses others, bounds are set at once and
-    the capacity follows with `clamp` once the change is done.
+    New bounds apply immediately. If a capacity change is in progress and SageMaker refuses another,
+    `clamp` adapts the capacity once that change is done.
 
     Args:
         minimum, maximum: the target's bounds.
-        desired: instances asked for now; as many are taken to be in service.
+        desired: instances requested; all of them are assumed to be in service.
         unsettled: the reading of undocumented AWS behaviour.
     """
 
@@ -318,17 +321,17 @@ class Autoscaler:
         self._in_service = desired
         self._scale_in_ends_s = -math.inf
         self.deploying = False
-        """Whether a configuration is being deployed: that blocks scaling in every reading (AWS's
-        page on updating endpoints that use automatic scaling)."""
+        """Whether an endpoint configuration is being deployed, which blocks scaling under every
+        reading (AWS's page on updating endpoints that use automatic scaling)."""
         self._unsettled = unsettled
         self._names: list[str] = []
         self._cooldowns: list[Cooldown] = []
 
     def decide(self, requests: Sequence[Request], now_s: float) -> list[Decision]:
-        """Decide on what all policies ask at one moment; the largest capacity wins.
+        """Decide on the requests of all policies at one moment; the largest capacity wins.
 
         Returns:
-            A decision for each request; at most one changed the capacity.
+            A decision for each request; at most one of them changes the capacity.
         """
         current = self.desired
         indexes = [self._index(request.policy) for request in requests]
@@ -366,13 +369,13 @@ class Autoscaler:
         return decisions
 
     def in_service(self, instances: int, now_s: float) -> None:
-        """Note how many instances serve; a scale-out has succeeded once all asked for do."""
+        """Record how many instances serve; a scale-out succeeds once all requested ones do."""
         self._in_service = instances
         if instances >= self.desired:
             finish_scale_out(self._cooldowns, now_s)
 
     def observe(self, desired: int, in_service: int, scale_in_ends_s: float, now_s: float) -> None:
-        """Take over what the endpoint has: an update of it, or a person, may have changed it."""
+        """Adopt the endpoint's capacity, which an update or a person may have changed."""
         self.desired = desired
         self._scale_in_ends_s = scale_in_ends_s
         self.in_service(in_service, now_s)
@@ -387,11 +390,11 @@ class Autoscaler:
 
     @property
     def scale_in_ends_s(self) -> float:
-        """When the newest scale-in is done; minus infinity if there was none."""
+        """When the latest scale-in is done; minus infinity if there was none."""
         return self._scale_in_ends_s
 
     def set_bounds(self, minimum: int, maximum: int, now_s: float) -> bool:
-        """Set new bounds, as a scheduled action or a registration does, and clamp the capacity.
+        """Set new bounds, as a scheduled action or a registration does, and adapt the capacity.
 
         Returns:
             Whether the capacity changed.
@@ -400,7 +403,7 @@ class Autoscaler:
         return self.clamp(now_s)
 
     def clamp(self, now_s: float) -> bool:
-        """Bring the capacity within the bounds, unless a change in progress forbids it.
+        """Bring the capacity within the bounds, unless a change in progress prevents it.
 
         Returns:
             Whether the capacity changed.
@@ -417,14 +420,14 @@ class Autoscaler:
         self.desired = desired
 
     def cooldowns(self) -> dict[str, tuple[int, float, float]]:
-        """Per policy: origin and end of the scale-out cooldown, end of the scale-in cooldown."""
+        """By policy: start capacity and end of the scale-out cooldown, end of the scale-in's."""
         return {
             name: (cooldown.out_origin, cooldown.out_until_s, cooldown.in_until_s)
             for name, cooldown in zip(self._names, self._cooldowns, strict=True)
         }
 
     def restore(self, policies: Sequence[DeployedPolicy], saved: dict) -> None:
-        """Take back what `cooldowns` gave, for those policies that still exist."""
+        """Restore what `cooldowns` returned, for the policies that still exist."""
         for policy in policies:
             if policy.name in saved:
                 cooldown = self._cooldowns[self._index(policy)]
@@ -437,7 +440,7 @@ class Autoscaler:
             self._cooldowns.append(now)
         index = self._names.index(policy.name)
         cooldown = self._cooldowns[index]
-        # A policy that was put again may last longer or shorter.
+        # Putting a policy again may change how long its cooldowns last.
         cooldown.out_cooldown_s, cooldown.in_cooldown_s = now.out_cooldown_s, now.in_cooldown_s
         return index
 
@@ -471,7 +474,7 @@ class Autoscaler:
             case Verdict.SCALED:
                 return f"policy {policy.name} set the capacity from {current} to {self.desired}"
             case Verdict.NOTHING_TO_CHANGE:
-                return f"policy {policy.name} asks for the {current} instances that there are"
+                return f"policy {policy.name} asks for {current} instances, the present capacity"
             case Verdict.NO_STEP_COVERS:
                 breach = request.metric - request.threshold
                 return f"policy {policy.name} has no step for a breach of {breach:g}"
@@ -483,13 +486,13 @@ class Autoscaler:
                 until_s = self._cooldowns[index].out_until_s
                 if math.isinf(until_s):
                     return f"the instances that policy {policy.name} added are still starting"
-                return f"policy {policy.name} cools down for {until_s - now_s:.0f} s more"
+                return f"policy {policy.name} is in cooldown for {until_s - now_s:.0f} s more"
             case Verdict.SCALE_IN_COOLDOWN:
                 left_s = self._cooldowns[index].in_until_s - now_s
-                return f"policy {policy.name} cools down for {left_s:.0f} s more"
+                return f"policy {policy.name} is in cooldown for {left_s:.0f} s more"
             case Verdict.OUTBID:
                 return f"another policy asks for more instances than {policy.name}"
             case Verdict.NEVER_FROM_ZERO:
-                return "target tracking does not leave zero (target_tracking_from_zero=never)"
+                return "target tracking never leaves zero (target_tracking_from_zero=never)"
             case Verdict.CHANGE_IN_PROGRESS:
-                return f"{CHANGE_REFUSED}: the change to {current} instances is not done yet"
+                return f"{CHANGE_REFUSED}: the change to {current} instances is still in progress"

@@ -1,8 +1,8 @@
-"""A plan's policies, alarms and schedules as AWS's documents, and back.
+"""Translates a plan's policies, alarms and schedules into AWS's documents, and back.
 
-Documents have the members of PutScalingPolicy, PutMetricAlarm and PutScheduledAction; those that
-DescribeScalingPolicies, DescribeAlarms and DescribeScheduledActions give have them too. What a
-document may leave out and AWS fills in, is filled in here (API references of AAS and CW).
+A document has the members of PutScalingPolicy, PutMetricAlarm or PutScheduledAction. What
+DescribeScalingPolicies, DescribeAlarms and DescribeScheduledActions return has them too. Optional
+members that are missing get AWS's defaults (API references of AAS and CW).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,21 +33,21 @@ Document = Mapping[str, Any]
 _BOUNDS = ("MetricIntervalLowerBound", "MetricIntervalUpperBound")
 
 DEFAULT_COOLDOWN_S = 300
-"""Where a policy names none (docs/aws-facts.md#cooldowns)."""
+"""The cooldown of a policy that sets none (docs/aws-facts.md#cooldowns)."""
 _PREDEFINED = {"SageMakerVariantInvocationsPerInstance": ("InvocationsPerInstance", "Sum")}
-"""AAS's predefined metrics of a variant in CloudWatch's words; no asynchronous endpoint publishes
-any (docs/aws-facts.md#metrics)."""
+"""CloudWatch's metric and statistic for AAS's predefined metric of a variant. Asynchronous
+endpoints do not publish it (docs/aws-facts.md#metrics)."""
 
 
 @dataclass(frozen=True)
 class MetricStat:
-    """What an alarm or a target-tracking policy looks at.
+    """What an alarm or a target-tracking policy watches.
 
     Args:
         series: the metric.
-        statistic: what a period's samples come to; a percentile too, such as `p99`.
-        period_s: seconds of a period.
-        times: another metric that it is multiplied by, period by period (metric math).
+        statistic: the statistic of each period, percentiles such as `p99` included.
+        period_s: length of a period in seconds.
+        times: another metric to multiply by, period by period (metric math).
     """
 
     series: Series
@@ -56,12 +56,12 @@ class MetricStat:
     times: Series | None = None
 
 
-def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> MetricStat:
-    """What a plan's alarm or target-tracking policy looks at.
+def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: object) -> MetricStat:
+    """What a plan's alarm or target-tracking policy watches.
 
     Args:
         by: the alarm or policy.
-        endpoint_name: the endpoint's, or in a Pulumi program the output that will be it.
+        endpoint_name: the endpoint's name; in a Pulumi program, an output.
     """
     period_s = by.period_s if isinstance(by, MetricAlarm) else TRACKING_PERIOD_S
     # With any other dimension an alarm never fires (docs/aws-facts.md#metrics).
@@ -71,8 +71,8 @@ def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> M
     return MetricStat(series[0], by.statistic, period_s, *series[1:])
 
 
-def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]:
-    """A policy of a plan as PutScalingPolicy takes it, without the target that it belongs to."""
+def policy_document(policy: ScalingPolicy, endpoint_name: object) -> dict[str, Any]:
+    """A plan's policy as PutScalingPolicy takes it, without its scalable target."""
     named = {"PolicyName": policy.name, "PolicyType": policy.type}
     if isinstance(policy, TargetTrackingPolicy):
         tracked = metric_stat(policy, endpoint_name)
@@ -108,10 +108,12 @@ def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]
 
 
 def policy(document: Document) -> tuple[DeployedPolicy, MetricStat | None]:
-    """A policy, and what it tracks: None for steps, which alarms run, and for an expression.
+    """A policy, and the metric that it tracks.
+
+    The metric is None for a step policy, which alarms invoke, and for metric math.
 
     Raises:
-        ValueError: it breaks one of AWS's rules, or is of another type.
+        ValueError: the policy breaks one of AWS's rules, or is of another type.
     """
     name, kind = document["PolicyName"], document["PolicyType"]
     configuration = document.get(f"{kind}PolicyConfiguration") or {}
@@ -144,7 +146,7 @@ def policy(document: Document) -> tuple[DeployedPolicy, MetricStat | None]:
             )
             return tracking, _tracked(configuration, document.get("ResourceId", ""))
         case _:
-            raise ValueError(f"policy {name}: {kind} is not for SageMaker")
+            raise ValueError(f"policy {name}: SageMaker does not support {kind}")
 
 
 def _tracked(configuration: Document, resource_id: str) -> MetricStat | None:
@@ -152,7 +154,7 @@ def _tracked(configuration: Document, resource_id: str) -> MetricStat | None:
     if predefined is not None:
         kind = predefined["PredefinedMetricType"]
         if kind not in _PREDEFINED:
-            raise ValueError(f"the predefined metric {kind} is not known here")
+            raise ValueError(f"predefined metric {kind} is not supported")
         name, statistic = _PREDEFINED[kind]
         endpoint_name, variant_name = scaled_variant(resource_id)
         of = {"EndpointName": endpoint_name, "VariantName": variant_name}
@@ -181,10 +183,12 @@ def alarm_document(rule: AlarmRule, on: MetricStat) -> dict[str, Any]:
 
 
 def alarm(document: Document) -> tuple[AlarmRule, MetricStat | None]:
-    """When an alarm fires, and what it looks at: None where an expression is not a product of two.
+    """An alarm's rule, and the metric that it watches.
+
+    The metric is None for metric math other than a product of two metrics.
 
     Raises:
-        ValueError: it breaks one of AWS's rules, or has no threshold of its own.
+        ValueError: the alarm breaks one of AWS's rules, or has no static threshold.
     """
     periods = document.get("EvaluationPeriods")
     rule = AlarmRule.model_validate(
@@ -225,7 +229,7 @@ def _product(on: MetricStat, times: Series) -> list[dict[str, Any]]:
 
 
 def _multiplied(queries: Iterable[Document]) -> MetricStat | None:
-    """What such queries look at; None for other expressions."""
+    """The two metrics that `_product`'s queries multiply; None for other expressions."""
     by_id = {query["Id"]: query for query in queries}
     expression = by_id.pop("product", {}).get("Expression")
     if expression != _PRODUCT or by_id.keys() != {"first", "second"}:
@@ -241,14 +245,14 @@ def _multiplied(queries: Iterable[Document]) -> MetricStat | None:
 
 
 def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[ScalingPolicy]:
-    """A deployed policy in a plan's words, with the alarms that run its steps; none if none does.
+    """A deployed policy as part of a plan, with the alarms that invoke it.
 
-    What a plan cannot say is left out: metrics that no queue has, percentiles, expressions, alarms
-    whose actions are switched off.
+    Yields nothing for a step policy without alarms. Leaves out what a plan cannot express: metrics
+    other than the queue's, percentiles, other metric math, alarms whose actions are disabled.
 
     Args:
-        document: as DescribeScalingPolicies gives it.
-        alarms: as DescribeAlarms gives them.
+        document: an item of DescribeScalingPolicies.
+        alarms: items of DescribeAlarms.
     """
     found, tracked = policy(document)
     if isinstance(found, TargetTracking):
@@ -269,7 +273,7 @@ def plan_policies(document: Document, alarms: Iterable[Document]) -> Iterator[Sc
         words = {"metric": metric, "statistic": on.statistic, "period_s": on.period_s}
         running.append(MetricAlarm.model_validate(dict(rule) | words))
     if running:
-        # AWS keeps no order: those on the queue before those on what clients announce.
+        # AWS keeps no order: put alarms on the queue before those on announcements.
         first, *more = sorted(running, key=lambda by: by.metric == _ANNOUNCED)
         yield StepScalingPolicy(alarm=first, more_alarms=tuple(more), **dict(found))
 
@@ -278,8 +282,11 @@ _ANNOUNCED = Metric.REQUESTS_WITHOUT_CAPACITY
 
 
 def _plan_metric(on: MetricStat) -> Metric | None:
-    """In a plan's words, if it has any: a plain statistic of what an endpoint publishes of its
-    queue, or of a product in `FACTORS`, or the sum of what clients announce."""
+    """The plan's metric, or None if a plan cannot express it.
+
+    A plan can express a plain statistic of a queue metric or of a product in `FACTORS`, and the sum
+    of the announcements.
+    """
     series = (on.series,) if on.times is None else (on.series, on.times)
     endpoints = {each.dimensions for each in series}
     names = tuple(each.name for each in series)
@@ -296,7 +303,7 @@ def _plan_metric(on: MetricStat) -> Metric | None:
 
 
 def schedule_document(action: ScheduledAction) -> dict[str, Any]:
-    """A scheduled action as PutScheduledAction takes it, without the target that it belongs to."""
+    """A scheduled action as PutScheduledAction takes it, without its scalable target."""
     return {
         "ScheduledActionName": action.name,
         "Schedule": action.schedule,
@@ -308,10 +315,10 @@ def schedule_document(action: ScheduledAction) -> dict[str, Any]:
 
 
 def schedule(document: Document) -> ScheduledAction:
-    """A scheduled action.
+    """A scheduled action from its document.
 
     Raises:
-        ValueError: it breaks one of AWS's rules.
+        ValueError: the action breaks one of AWS's rules.
     """
     bounds = document.get("ScalableTargetAction", {})
     return ScheduledAction(
@@ -324,10 +331,10 @@ def schedule(document: Document) -> ScheduledAction:
 
 
 def provider_inputs(document: Document) -> dict[str, Any]:
-    """A document's members as Pulumi's aws package takes them in Python."""
+    """A document as arguments of the Python package `pulumi_aws`."""
     members = {name: value for name, value in document.items() if name != "Metrics"}
     inputs = _provider_value("", members)
-    if "Dimensions" in document:  # an alarm's own are a mapping there
+    if "Dimensions" in document:  # the package takes an alarm's dimensions as a mapping
         inputs["dimensions"] = _mapping(document["Dimensions"])
     if "Metrics" in document:
         inputs["metric_queries"] = [_query_inputs(query) for query in document["Metrics"]]
@@ -335,7 +342,7 @@ def provider_inputs(document: Document) -> dict[str, Any]:
 
 
 def _query_inputs(query: Document) -> dict[str, Any]:
-    """One of an expression's queries: the package has no level between it and its metric."""
+    """A metric query: the package has no `MetricStat` level between a query and its metric."""
     inputs = {snake(name): value for name, value in query.items() if name != "MetricStat"}
     if "MetricStat" in query:
         stat = query["MetricStat"]
@@ -350,7 +357,7 @@ def _query_inputs(query: Document) -> dict[str, Any]:
 
 
 def from_provider(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs of the aws package, as Pulumi's state has them, as members of AWS's documents."""
+    """A resource's inputs, as Pulumi's state holds them, as one of AWS's documents."""
     apart = ("dimensions", "metricQueries")
     document = _aws_value("", pascal({k: v for k, v in inputs.items() if k not in apart}))
     if "dimensions" in inputs:
@@ -362,7 +369,7 @@ def from_provider(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _query(inputs: Mapping[str, Any]) -> dict[str, Any]:
     query = pascal({key: value for key, value in inputs.items() if key != "metric"})
-    # An input of an expression, unless it says otherwise (TF aws_cloudwatch_metric_alarm).
+    # By default a query is an input of the expression (TF aws_cloudwatch_metric_alarm).
     query.setdefault("ReturnData", False)
     metric = inputs.get("metric")
     if metric is None:
@@ -381,11 +388,11 @@ def _mapping(dimensions: Iterable[Document]) -> dict[str, Any]:
     return {each["Name"]: each["Value"] for each in dimensions}
 
 
-def _pairs(dimensions: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _pairs(dimensions: Mapping[str, object]) -> list[dict[str, Any]]:
     return [{"Name": name, "Value": value} for name, value in dimensions.items()]
 
 
-def _provider_value(member: str, value: Any) -> Any:
+def _provider_value(member: str, value: object) -> Any:
     if isinstance(value, Mapping):
         return {snake(key): _provider_value(key, held) for key, held in value.items()}
     if isinstance(value, list):
@@ -415,6 +422,6 @@ def _series(document: Document) -> Series:
     return Series.of(document["Namespace"], document["MetricName"], dimensions)
 
 
-def _given(**members: Any) -> dict[str, Any]:
-    """The members that have a value: AWS takes no null."""
+def _given(**members: object) -> dict[str, Any]:
+    """The members that have a value; AWS accepts no nulls."""
     return {name: value for name, value in members.items() if value is not None}

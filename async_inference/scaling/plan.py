@@ -1,7 +1,8 @@
 """The scaling plan of an endpoint variant as one value, and the presets.
 
 A `ScalingPlan` is read from the stack's config. `QueueScaling` renders it into AWS resources, the
-rehearsal simulates it, and the local AWS reads the deployed resources back into one and runs that.
+rehearsal simulates it, and the embedded AWS parses the deployed resources back into a plan and
+executes it.
 
 Sources: Application Auto Scaling (AAS) and CloudWatch (CW) API references, SageMaker developer
 guide (DG).
@@ -21,24 +22,24 @@ from async_inference.scaling import schedules
 from async_inference.validation import StackValue
 
 MAX_SLUG = 128
-"""An alarm's name takes 255 characters (BC AlarmName), of which the slug is a part."""
+"""An alarm's name may have 255 characters (BC AlarmName), and the slug is part of it."""
 MAX_STEP_ADJUSTMENTS = 20
-"""Step adjustments in one policy (AAS quotas)."""
+"""Most step adjustments in one policy (AAS quotas)."""
 
 PUBLISHED_EVERY_S = 60
-"""SageMaker publishes a point of its metrics once a minute (DG async-inference-monitor)."""
+"""SageMaker publishes a datapoint of each metric once a minute (DG async-inference-monitor)."""
 
 
 class Metric(StrEnum):
-    """What an alarm of a plan may look at, all under the one dimension EndpointName.
+    """A metric that a plan's alarm may watch, under the single dimension EndpointName.
 
     SageMaker publishes most of them once a minute. InvocationsPerInstance and the predefined
-    SageMaker metric are missing on purpose: they are never published for asynchronous endpoints, so
-    that a policy on them never fires. Those in `FACTORS` are published by nobody: an alarm computes
-    them by metric math.
+    SageMaker metric are missing on purpose: asynchronous endpoints never publish them, so a policy
+    on them never scales. Nobody publishes the metrics in `FACTORS`: an alarm computes them with
+    metric math.
 
-    Clients publish REQUESTS_WITHOUT_CAPACITY: how many requests they hand in while no instance
-    serves, at the moment when they do, with a resolution of one second (CW PutMetricData).
+    Clients publish REQUESTS_WITHOUT_CAPACITY when they submit requests while no instance serves:
+    how many, with a resolution of one second (CW PutMetricData).
     """
 
     BACKLOG_SIZE = "ApproximateBacklogSize"
@@ -50,7 +51,7 @@ class Metric(StrEnum):
 
     @property
     def namespace(self) -> str:
-        """The CloudWatch namespace that it, or its factors, are published in."""
+        """The CloudWatch namespace of the metric, or of its factors."""
         announced = self == Metric.REQUESTS_WITHOUT_CAPACITY
         return ANNOUNCEMENTS if announced else QUEUE_METRICS
 
@@ -58,8 +59,9 @@ class Metric(StrEnum):
 FACTORS = {
     Metric.BACKLOG_WITHOUT_CAPACITY: (Metric.BACKLOG_SIZE, Metric.HAS_BACKLOG_WITHOUT_CAPACITY)
 }
-"""Metrics that an alarm computes as the product of two, period by period (CW, metric math). The
-backlog while no instance exists, 0 otherwise, lets the first decision ask for the right number."""
+"""Metrics that an alarm computes as a product of two, period by period (CW, metric math).
+BACKLOG_WITHOUT_CAPACITY is the backlog while no instance exists and 0 otherwise, so that the first
+scale-out can ask for the right number of instances."""
 
 
 class Comparison(StrEnum):
@@ -105,32 +107,40 @@ Capacity = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 class StepAdjustment(StackValue):
     """One step of a step policy; bounds are relative to the alarm's threshold.
 
-    Above the threshold the lower bound is inclusive and the upper exclusive; below it the other
-    way round; an absent bound is infinite (AAS StepAdjustment).
+    Above the threshold the lower bound is inclusive and the upper one exclusive; below the
+    threshold it is the reverse. A missing bound is infinite (AAS StepAdjustment).
     """
 
     lower_bound: float | None = None
+    """Distance from the alarm's threshold at which the step begins; none is minus infinity"""
     upper_bound: float | None = None
+    """Distance from the alarm's threshold at which the step ends; none is infinity"""
     adjustment: Annotated[int, Field(ge=-MAX_INTEGER, le=MAX_INTEGER)]
+    """Instances to add, negative to remove, or what the adjustment type makes of it"""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         lower, upper = self.lower_bound, self.upper_bound
         if lower is None and upper is None:
-            raise ValueError("needs a lowerBound or an upperBound; AWS takes no step without both")
+            raise ValueError("needs a lowerBound or an upperBound; AWS rejects a step with neither")
         if lower is not None and upper is not None and lower >= upper:
             raise ValueError(f"lowerBound {lower:g} must be below upperBound {upper:g}")
         return self
 
 
 class AlarmRule(StackValue):
-    """When an alarm fires: M of N datapoints against a threshold, whatever their metric."""
+    """When an alarm fires: M of N datapoints breach a threshold, for any metric."""
 
     comparison: Comparison = Comparison.GREATER_OR_EQUAL
+    """How a datapoint is compared with the threshold"""
     threshold: float
+    """Value that a datapoint is compared with"""
     evaluation_periods: int = Field(default=1, ge=1)
+    """Datapoints that the alarm looks at (N)"""
     datapoints_to_alarm: int = Field(default=1, ge=1)
+    """How many of them must breach the threshold (M)"""
     treat_missing_data: MissingData = MissingData.MISSING
+    """What periods without data count as"""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
@@ -142,8 +152,8 @@ class AlarmRule(StackValue):
         return self
 
     @property
-    def looks_up(self) -> bool:
-        """Whether it fires when its metric is high."""
+    def fires_when_high(self) -> bool:
+        """Whether the alarm fires when its metric is high, not when it is low."""
         return self.comparison in (Comparison.GREATER, Comparison.GREATER_OR_EQUAL)
 
     def breached_by(self, value: float) -> bool:
@@ -157,11 +167,14 @@ class AlarmRule(StackValue):
 
 
 class MetricAlarm(AlarmRule):
-    """A CloudWatch alarm on one metric: M of N datapoints against a threshold."""
+    """A CloudWatch alarm on one metric: M of N datapoints breach a threshold."""
 
     metric: Metric
+    """A metric of the endpoint's queue, or RequestsWithoutCapacity, which clients publish"""
     statistic: Statistic = "Average"
+    """How CloudWatch aggregates a period"""
     period_s: int = 60
+    """Seconds of a period: 10, 20, 30 or a multiple of 60"""
 
     @model_validator(mode="after")
     def _window(self) -> Self:
@@ -171,26 +184,33 @@ class MetricAlarm(AlarmRule):
             raise ValueError("evaluationPeriods x periodS must not exceed one day (86400 s)")
         if self.metric == Metric.REQUESTS_WITHOUT_CAPACITY and self.statistic != "Sum":
             raise ValueError(
-                f"statistic {self.statistic} of {self.metric}: several clients publish counts, "
-                "which add up; use Sum"
+                f"statistic {self.statistic} of {self.metric}: clients publish counts, which must "
+                "be added up; use Sum"
             )
         return self
 
 
 class StepScaling(StackValue):
-    """A step policy as Application Auto Scaling knows it: alarms name it, it names none."""
+    """A step policy as Application Auto Scaling stores it, without the alarms that invoke it."""
 
     type: Literal["StepScaling"] = "StepScaling"
+    """Kind of policy"""
     name: PolicyName
+    """Name of the policy"""
     adjustment_type: AdjustmentType = AdjustmentType.CHANGE_IN_CAPACITY
+    """What the steps' adjustments are"""
     steps: tuple[StepAdjustment, ...] = Field(min_length=1, max_length=MAX_STEP_ADJUSTMENTS)
+    """What happens at which distance from the threshold"""
     min_adjustment_magnitude: int | None = Field(default=None, ge=1, le=MAX_INTEGER)
+    """Fewest instances that a percentage adds or removes"""
     metric_aggregation_type: Literal["Average", "Minimum", "Maximum"] = "Average"
+    """How Application Auto Scaling aggregates the metric's datapoints"""
     cooldown_s: CooldownSeconds = 300
+    """Seconds after a scaling activity in which the policy does not scale again"""
 
     @model_validator(mode="after")
     def _capacity_exists(self) -> Self:
-        """An exact capacity is a number of instances (AAS StepScalingPolicyConfiguration)."""
+        """An exact capacity cannot be negative (AAS StepScalingPolicyConfiguration)."""
         for step in self.steps:
             if self.adjustment_type == AdjustmentType.EXACT_CAPACITY and step.adjustment < 0:
                 raise ValueError(
@@ -201,8 +221,8 @@ class StepScaling(StackValue):
 
     @model_validator(mode="after")
     def _steps_tile(self) -> Self:
-        """Steps neither overlap nor leave a gap, and reach as far as a breach can (AAS user guide,
-        step adjustments)."""
+        """Steps must not overlap or leave gaps, and must cover every breach (AAS user guide, step
+        adjustments)."""
         spans = sorted(
             (
                 -math.inf if step.lower_bound is None else step.lower_bound,
@@ -236,73 +256,90 @@ class StepScaling(StackValue):
 
 
 class StepScalingPolicy(StepScaling):
-    """A step policy and the alarms that run it.
+    """A step policy and the alarms that invoke it.
 
-    Alarms of one policy share its cooldown: where one has started instances, another that sees the
-    same requests later starts no more (AAS, cooldown of step policies).
+    The alarms share the policy's cooldown: once one of them has added instances, another that sees
+    the same requests later adds no more (AAS, cooldown of step policies).
     """
 
     alarm: MetricAlarm
+    """Runs the policy"""
     more_alarms: tuple[MetricAlarm, ...] = Field(default=(), max_length=5)
+    """Run it too, under the same cooldown"""
 
     @model_validator(mode="after")
     def _points_in_each_period(self) -> Self:
-        """Between two points the alarm would fall into INSUFFICIENT_DATA."""
+        """Without a datapoint in each period, the alarm would go to INSUFFICIENT_DATA."""
         for alarm in self.alarms:
             published = alarm.metric != Metric.REQUESTS_WITHOUT_CAPACITY
             if published and alarm.period_s < PUBLISHED_EVERY_S:
                 raise ValueError(
-                    f"policy {self.name}: periodS {alarm.period_s} is shorter than the minute in "
-                    f"which SageMaker publishes one point of {alarm.metric}; use a multiple of 60"
+                    f"policy {self.name}: periodS {alarm.period_s} is too short, because SageMaker "
+                    f"publishes {alarm.metric} once a minute; use a multiple of 60"
                 )
         return self
 
     @property
     def alarms(self) -> tuple[MetricAlarm, ...]:
-        """All alarms that run it."""
+        """All alarms that invoke the policy."""
         return (self.alarm, *self.more_alarms)
 
 
 class TargetTracking(StackValue):
-    """A target-tracking policy, whatever its metric; its two alarms are AWS's own."""
+    """A target-tracking policy on any metric; AWS creates its two alarms."""
 
     type: Literal["TargetTrackingScaling"] = "TargetTrackingScaling"
+    """Kind of policy"""
     name: PolicyName
+    """Name of the policy"""
     target: float = Field(gt=0)
+    """Value at which the metric is kept"""
     scale_out_cooldown_s: CooldownSeconds = 300
+    """Seconds after a scale-out in which the policy does not scale out again"""
     scale_in_cooldown_s: CooldownSeconds = 300
+    """Seconds after a scale-in in which the policy does not scale in again"""
     disable_scale_in: bool = False
+    """Only scale out"""
 
 
 class TargetTrackingPolicy(TargetTracking):
-    """A target-tracking policy on a queue metric; its two alarms are AWS's own."""
+    """A target-tracking policy on a queue metric; AWS creates its two alarms."""
 
     metric: Metric = Metric.BACKLOG_SIZE_PER_INSTANCE
+    """The metric that is tracked"""
     statistic: Statistic = "Average"
+    """How CloudWatch aggregates a minute"""
 
     @field_validator("metric")
     @classmethod
     def _published(cls, value: Metric) -> Metric:
         if value in FACTORS:
-            raise ValueError("is computed by alarms; track a metric that SageMaker publishes")
+            raise ValueError("exists only in alarms; track a metric that SageMaker publishes")
         if value == Metric.REQUESTS_WITHOUT_CAPACITY:
-            raise ValueError("counts what is handed in, which no capacity brings to a target")
+            raise ValueError(
+                "counts submitted requests, which capacity does not influence; track a queue metric"
+            )
         return value
 
 
 ScalingPolicy = Annotated[StepScalingPolicy | TargetTrackingPolicy, Field(discriminator="type")]
 DeployedPolicy = StepScaling | TargetTracking
-"""What Application Auto Scaling knows of a policy."""
+"""A policy as Application Auto Scaling stores it."""
 
 
 class ScheduledAction(StackValue):
     """New capacity bounds at a time: `at(...)`, `rate(...)` or `cron(...)` in an IANA time zone."""
 
     name: ScheduleName
+    """Name of the scheduled action"""
     schedule: Annotated[str, Field(max_length=1600)]
+    """When: at(...), rate(...) or cron(...)"""
     timezone: str = "UTC"
+    """Time zone of the schedule, by its IANA name"""
     min_capacity: Capacity | None = None
+    """New minimum; none leaves it"""
     max_capacity: Capacity | None = None
+    """New maximum; none leaves it"""
 
     @model_validator(mode="after")
     def _due_and_useful(self) -> Self:
@@ -316,7 +353,7 @@ class ScheduledAction(StackValue):
 
 
 def slug(name: str) -> str:
-    """A name as part of a resource's: `Invocations-ScalingPolicy` -> `invocations`."""
+    """A name as it appears in resource names: `Invocations-ScalingPolicy` -> `invocations`."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     return (words.removesuffix("-scalingpolicy") or words)[:MAX_SLUG].rstrip("-")
 
@@ -325,7 +362,9 @@ class ScalingRules(StackValue):
     """The policies and schedules of a plan, without its capacity bounds."""
 
     policies: tuple[ScalingPolicy, ...] = ()
+    """Step policies and target-tracking policies"""
     schedules: tuple[ScheduledAction, ...] = ()
+    """Capacity bounds at certain times"""
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -346,8 +385,8 @@ class ScalingRules(StackValue):
         return self
 
     @property
-    def hears_announcements(self) -> bool:
-        """Whether an alarm looks at what clients publish when they hand requests in."""
+    def uses_announcements(self) -> bool:
+        """Whether an alarm watches the metric that clients publish when they submit requests."""
         return any(
             alarm.metric == Metric.REQUESTS_WITHOUT_CAPACITY
             for policy in self.policies
@@ -356,7 +395,7 @@ class ScalingRules(StackValue):
         )
 
     def within(self, min_capacity: int, max_capacity: int) -> "ScalingPlan":
-        """The plan of these rules within bounds."""
+        """A plan with these rules and the given bounds."""
         return ScalingPlan(
             min_capacity=min_capacity,
             max_capacity=max_capacity,
@@ -366,7 +405,7 @@ class ScalingRules(StackValue):
 
 
 class ScalingPlan(ScalingRules):
-    """All that decides how many instances a variant has."""
+    """Everything that decides how many instances a variant has."""
 
     min_capacity: Capacity
     max_capacity: Capacity
@@ -394,25 +433,30 @@ class ScalingPlan(ScalingRules):
         return self
 
     def warnings(self) -> Iterator[str]:
-        """Warnings about what AWS accepts but is probably a mistake, one sentence each."""
+        """Warnings about what AWS accepts but is probably a mistake, a sentence each."""
         steps = [policy for policy in self.policies if isinstance(policy, StepScalingPolicy)]
         for policy in steps:
             exact = policy.adjustment_type == AdjustmentType.EXACT_CAPACITY
             starts = any(step.adjustment > self.min_capacity for step in policy.steps)
-            if exact and starts and not policy.alarm.looks_up:
+            if exact and starts and not policy.alarm.fires_when_high:
                 yield (
-                    f"policy {policy.name}: ExactCapacity works both ways, so this scale-in also "
-                    f"starts instances from {self.min_capacity}, for ever; use ChangeInCapacity"
+                    f"policy {policy.name}: ExactCapacity also raises the capacity, so this "
+                    f"scale-in starts instances from {self.min_capacity} again and again; use "
+                    "ChangeInCapacity"
                 )
         yield from _fights(steps)
 
 
 def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
-    """Pairs of policies on one metric that both fire at the same values, one out and one in."""
+    """Warnings about a scale-out and a scale-in on one metric that fire at the same values."""
     changing = [p for p in policies if p.adjustment_type != AdjustmentType.EXACT_CAPACITY]
-    growing = [p for p in changing if p.alarm.looks_up and any(s.adjustment > 0 for s in p.steps)]
+    growing = [
+        p for p in changing if p.alarm.fires_when_high and any(s.adjustment > 0 for s in p.steps)
+    ]
     shrinking = [
-        p for p in changing if not p.alarm.looks_up and any(s.adjustment < 0 for s in p.steps)
+        p
+        for p in changing
+        if not p.alarm.fires_when_high and any(s.adjustment < 0 for s in p.steps)
     ]
     for out, into in product(growing, shrinking):
         if out.alarm.metric != into.alarm.metric:
@@ -424,7 +468,7 @@ def _fights(policies: Sequence[StepScalingPolicy]) -> Iterator[str]:
         ]
         if both or out.alarm.threshold < into.alarm.threshold:
             yield (
-                f"policies {out.name} and {into.name} fight: both fire while "
+                f"policies {out.name} and {into.name} conflict: both fire while "
                 f"{out.alarm.metric} is between {out.alarm.threshold:g} and "
                 f"{into.alarm.threshold:g}; let the first threshold exceed the second"
             )
@@ -469,7 +513,7 @@ AWS = ScalingRules(
         ),
     )
 )
-"""The example of AWS's own page (DG async-inference-autoscale)."""
+"""The example in AWS's documentation (DG async-inference-autoscale)."""
 
 TUNED = ScalingRules(
     policies=(
@@ -518,9 +562,9 @@ TUNED = ScalingRules(
 )
 """Found by search over steady, daily, bursty, sparse and launch traffic (docs/scaling.md).
 
-`Sleep` is the M-of-N alarm as a memory of two hours: after a quiet one it is in ALARM already, so
-that the first empty minute sends the instances home; in busy hours it is not, and they stay through
-gaps. A percentage takes any number of instances to one and one to none.
+The alarm of `Sleep` remembers two hours, because it needs M of N datapoints. After quiet hours it
+is already in ALARM, so instances leave in the first minute with an empty queue. In busy hours it is
+not, so they stay through gaps. A percentage takes any number of instances to one and one to none.
 """
 
 ANNOUNCED = ScalingRules(
@@ -549,10 +593,11 @@ ANNOUNCED = ScalingRules(
         *TUNED.policies[1:],
     )
 )
-"""`TUNED`, woken by its clients: the alarm on the queue, which is always 0 or 1, adds one instance;
-what clients announce adds one, from 5 requests on two, and twice as many for twice as many.
+"""`TUNED`, woken by its clients (docs/scaling.md).
 
-The steps were found by search; the other policies were searched too, and stayed (docs/scaling.md).
+The alarm on HasBacklogWithoutCapacity, which is 0 or 1, adds one instance. The alarm on the
+announcements adds more for more requests: one instance, two from 5 requests on, and so on.
+The search found these steps; it also tried changes to the other policies and found nothing better.
 """
 
 PRESETS = {"documented": DOCUMENTED, "aws": AWS, "tuned": TUNED, "announced": ANNOUNCED}

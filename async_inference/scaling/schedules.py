@@ -1,8 +1,8 @@
 """When scheduled actions run: `at`, `rate` and `cron` expressions in an IANA time zone.
 
-Application Auto Scaling's syntax (AAS user guide, scheduled scaling): six cron fields, minutes
-hours day-of-month month day-of-week year, with one of the two day fields a `?`; days of the week
-count from 1 = SUN; resolution one minute.
+Application Auto Scaling's syntax (AAS user guide, scheduled scaling): cron has six fields, minutes
+hours day-of-month month day-of-week year. One of the two day fields is `?`, days of the week count
+from 1 = SUN, and the resolution is one minute.
 """
 
 import re
@@ -47,7 +47,7 @@ class _Cron:
 
 
 def check(schedule: str, timezone: str) -> None:
-    """Refuse an expression that Application Auto Scaling would not take.
+    """Refuse an expression that Application Auto Scaling would reject.
 
     Raises:
         ValueError: what is wrong, and what an expression looks like.
@@ -58,7 +58,7 @@ def check(schedule: str, timezone: str) -> None:
 def times(schedule: str, timezone: str, after_s: float, until_s: float) -> Iterator[float]:
     """When the schedule is due in (after_s, until_s], in seconds since the epoch, in order.
 
-    A `rate` counts from the epoch. A local time that a change to summer time skips is not due.
+    A `rate` counts from the epoch. Local times that the change to summer time skips are left out.
 
     Raises:
         ValueError: the expression or the time zone is wrong.
@@ -122,7 +122,7 @@ def _parse(expression: str) -> _Cron:
     ]
     minutes, hours, days, months, weekdays, years = values
     if minutes is None or hours is None or months is None or years is None:
-        raise ValueError(f"cron({expression}): ? stands only for a day")
+        raise ValueError(f"cron({expression}): ? is allowed only for a day field; use * elsewhere")
     return _Cron(minutes, hours, days, months, weekdays, years, last_day)
 
 
@@ -144,8 +144,8 @@ def _values(
             start, end, every = 0, -1, 0
         if not (low <= start <= end <= high and every >= 1):
             raise ValueError(
-                f"cron({expression}): {item!r} is no {name}; use numbers from {low} to {high}, "
-                "lists (1,2), ranges (1-5), steps (*/15) or *"
+                f"cron({expression}): {item!r} is not valid for {name}; use numbers from {low} to "
+                f"{high}, lists (1,2), ranges (1-5), steps (*/15) or *"
             )
         found.update(range(start, end + 1, every))
     return frozenset(found)

@@ -1,7 +1,7 @@
 """Whether a single request makes a plan scale out from zero, and after how long.
 
-Asked of the rules by which policies act (`alarms`, `autoscaler`), with what the metrics come to
-while one request waits and no instance exists.
+The answer comes from the rules of `alarms` and `autoscaler`, applied to the metrics of an endpoint
+with one waiting request and no instance.
 """
 
 import math
@@ -31,23 +31,25 @@ from async_inference.scaling.plan import (
 from async_inference.scaling.unsettled import Unsettled
 
 SAMPLED_AT_S = 30
-"""When in a minute SageMaker's point of that minute is taken: not published; the middle reproduces
-the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range 151-269 s)."""
+"""The second of each minute at which SageMaker samples the queue. AWS does not publish it; the
+middle reproduces the published detection times (docs/aws-facts.md#wake-up: mean 150 s, range
+151-269 s)."""
 
 ALARM_PHASE_S = 60
-"""An alarm is evaluated every minute, at its own phase (CW alarm evaluation)."""
+"""The longest wait for an alarm's next evaluation (CW alarm evaluation: once a minute)."""
 
 
 def wakes_from_zero(plan: ScalingPlan, unsettled: Unsettled) -> bool:
-    """Whether a single queued request makes some policy leave zero, or nothing goes there."""
+    """Whether one request makes a policy scale out from zero, or the minimum is above zero."""
     return plan.min_capacity > 0 or any(True for _ in _waits_s(plan, unsettled))
 
 
 def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
-    """Longest time from a request's arrival at an idle endpoint to the asking for an instance.
+    """Longest time in seconds from a request's arrival at an idle endpoint to the scale-out.
 
-    Until the sample of the minute, the rest of that minute, the alarm's other periods, the delay of
-    metrics, and the alarm's phase. None if a single request wakes nothing.
+    The sum of: the time to the next sample, the rest of that minute, the alarm's other periods, the
+    metrics' delay, and the time to the alarm's next evaluation. None if one request does not cause
+    a scale-out.
     """
     waits_s = list(_waits_s(plan, unsettled))
     if not waits_s:
@@ -56,7 +58,7 @@ def detection_s(plan: ScalingPlan, unsettled: Unsettled) -> float | None:
 
 
 def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
-    """For each policy that one request at zero instances makes add: how long its data takes."""
+    """Seconds until a policy's data is complete, for each that scales out for one request."""
     ways: list[tuple[ScalingPolicy, AlarmRule, MetricAlarm | TargetTrackingPolicy, int]] = []
     for policy in plan.policies:
         if isinstance(policy, StepScalingPolicy):
@@ -83,7 +85,7 @@ def _waits_s(plan: ScalingPlan, unsettled: Unsettled) -> Iterator[float]:
 def _values(
     policy: ScalingPolicy, metric: Metric, threshold: float, unsettled: Unsettled
 ) -> Iterator[tuple[float, float]]:
-    """What the metric comes to while one request waits, and after how many seconds."""
+    """Values of the metric while one request waits, and after how many seconds each is reached."""
     match metric:
         case (
             Metric.HAS_BACKLOG_WITHOUT_CAPACITY
@@ -95,9 +97,9 @@ def _values(
             if unsettled.backlog_per_instance_at_zero == "backlog":
                 yield 1.0, 0.0
         case Metric.REQUESTS_WITHOUT_CAPACITY:
-            return  # A client may not publish it, so that nothing may rest on it alone.
+            return  # Some clients do not publish it, so a wake-up must not depend on it alone.
         case Metric.AGE_OF_OLDEST_REQUEST:
-            # It grows from 0; what a policy does can change where a step begins, or just above.
+            # It grows from 0; the policy's answer can change only where a step begins.
             steps = policy.steps if isinstance(policy, StepScalingPolicy) else ()
             bounds = [s.lower_bound for s in steps if s.lower_bound is not None]
             begins = {0.0, threshold, *(threshold + bound for bound in bounds)}

@@ -1,4 +1,4 @@
-"""Groups of keys in a stack's config, which are the arguments of the components too.
+"""The arguments that are objects: groups of keys in a stack's config.
 
 Sources: botocore's service models (BC), SageMaker developer guide (DG).
 """
@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from async_inference.validation import StackValue
 
 MAX_LIFECYCLE_DAYS = 3650
-"""Ten years: S3 sets no limit, a longer one is a slip."""
+"""Ten years. S3 sets no limit; more is probably a typing error."""
 LOG_RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557),
     *(2922, 3288, 3653),
@@ -40,15 +40,15 @@ LOCAL_STORAGE = frozenset(
         *("trn1n", "trn2"),
     }
 )
-"""Instance families with their own disks, which their hardware encrypts (EC2 user guide,
-instance store volumes). With KmsKeyId CreateEndpointConfig fails for them, say older service
-models; the newest says that the key does nothing there (BC 1.44, CreateEndpointConfig)."""
+"""Instance families with local disks, which the hardware encrypts (EC2 user guide, instance store
+volumes). According to older service models, CreateEndpointConfig fails for them with a KmsKeyId;
+according to the newest, it ignores the key (BC 1.44, CreateEndpointConfig)."""
 
 KMS_KEY = r"arn:aws[\w-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+"
 
 
 def _whole(value: object) -> object:
-    # pydantic reads true as 1; `minCapacity: true` is a slip, not a capacity.
+    # pydantic reads true as 1; `minCapacity: true` is a mistake.
     if isinstance(value, bool):
         raise ValueError("must be a whole number")
     return value
@@ -69,18 +69,18 @@ class Security(StackValue):
     """Keys and network of the endpoint."""
 
     encryption: str = "aws"
-    """aws for AWS's own keys, customer for a KMS key of the endpoint's own, or a KMS key's ARN"""
+    """aws for AWS's keys, customer for a new KMS key, or the ARN of an existing KMS key"""
     other_key_arns: Annotated[
         tuple[Annotated[str, Field(pattern=rf"^{KMS_KEY}$")], ...], Field(max_length=10)
     ] = ()
-    """KMS keys of weights and of output buckets that are elsewhere; the endpoint may use them"""
+    """KMS keys of weights and output buckets elsewhere, which the endpoint may use"""
     network_isolation: bool = False
-    """The container reaches no network; weights must be on S3"""
+    """Cut the container off from every network; weights must be on S3"""
     subnet_ids: Annotated[
         tuple[Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...],
         Field(max_length=16),
     ] = ()
-    """Private subnets in which the model runs, at most 16; none is SageMaker's own network"""
+    """Private subnets in which the model runs, at most 16; by default, SageMaker's network"""
     security_group_ids: Annotated[
         tuple[Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")], ...], Field(max_length=5)
     ] = ()
@@ -88,7 +88,7 @@ class Security(StackValue):
 
     @property
     def given_key_arn(self) -> str | None:
-        """The key that was made elsewhere, None without one."""
+        """The ARN of an existing key, None without one."""
         return None if self.encryption in ("aws", "customer") else self.encryption
 
     @field_validator("encryption")
@@ -107,18 +107,18 @@ class Security(StackValue):
 
 
 class Retention(StackValue):
-    """After how many days what the endpoint keeps is deleted."""
+    """Days until deletion, for everything that an endpoint stores."""
 
     input_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 30
-    """Requests in the stack's bucket"""
+    """Inputs in the endpoint's bucket"""
     output_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 90
-    """Answers in the stack's bucket"""
+    """Outputs in the endpoint's bucket"""
     failure_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 90
-    """Failures in the stack's bucket"""
+    """Failures in the endpoint's bucket"""
     old_version_days: Annotated[Count, Field(ge=1, le=MAX_LIFECYCLE_DAYS)] = 7
-    """Replaced and deleted objects, which can be brought back until then"""
+    """Replaced and deleted objects, which can be restored until then"""
     log_days: Count = 90
-    """The container's log: one of CloudWatch Logs' steps, such as 7, 30, 90, 365"""
+    """The container's log: a retention that CloudWatch Logs takes, such as 7, 30, 90 or 365"""
 
     @field_validator("log_days")
     @classmethod
@@ -129,34 +129,34 @@ class Retention(StackValue):
 
 
 class Setup(StackValue):
-    """What passes from asking for an instance to its first request, in parts.
+    """The time from requesting an instance to its first request, in parts.
 
     The default parts add up to the medians of AWS's post on container image caching (June 2026):
     190 s with the image in the cache and 340 s without.
     """
 
     provision_s: Annotated[Seconds, Field(ge=0, le=3600)] = 94.0
-    """Until the instance runs: what the published medians leave beside the other parts"""
+    """Seconds until the instance runs: the published medians less the other parts"""
     image_pull_s: Annotated[Seconds, Field(ge=0, le=3600)] = 150.0
-    """Pulling the image where it is not cached: the difference of the published medians"""
+    """Seconds to pull an image that is not cached: the difference of the published medians"""
     image_cached: bool = True
-    """AWS caches an endpoint's image on GPU instances since June 2026; not for its first start"""
+    """Since June 2026 AWS caches an endpoint's image on GPU instances, after its first start"""
     download_gib: Annotated[Seconds, Field(ge=0, le=2000)] = 6.6
-    """GiB of weights; SDXL's in half precision (7.1 GB), as they lie on the hub"""
+    """GiB of weights to download; SDXL in half precision has 7.1 GB on the hub"""
     download_gib_per_s: Annotated[Seconds, Field(gt=0, le=100)] = 0.1
-    """Rate of that download; AWS's example has 0.09 (15 GiB in 168 s)"""
+    """Rate of the download; AWS's example has 0.09 (15 GiB in 168 s)"""
     load_s: Annotated[Seconds, Field(ge=0, le=3600)] = 30.0
-    """Imports and weights onto the GPU; an assumption of ours"""
+    """Seconds to import packages and load weights onto the GPU; our assumption"""
 
     @property
     def first_s(self) -> float:
-        """Of an endpoint's first start, whose image is in no cache."""
+        """Seconds of an endpoint's first start, when its image is in no cache."""
         download_s = self.download_gib / self.download_gib_per_s
         return self.provision_s + self.image_pull_s + download_s + self.load_s
 
     @property
     def usual_s(self) -> float:
-        """Of every later start."""
+        """Seconds of every later start."""
         return self.first_s - (self.image_pull_s if self.image_cached else 0.0)
 
 
@@ -166,15 +166,15 @@ class Observability(StackValue):
     enabled: bool = True
     """Topic, alarms and dashboard"""
     starved_after_min: Annotated[Count, Field(ge=5, le=1440)] = 30
-    """Minutes of a backlog without any instance that alarm"""
+    """Minutes of a backlog without an instance, after which an alarm fires"""
     idle_after_h: Annotated[Count, Field(ge=1, le=24)] = 3
-    """Hours with an empty queue and instances above the floor that alarm"""
+    """Hours of an empty queue and more instances than the minimum, after which an alarm fires"""
     failures: Annotated[Count, Field(ge=1, le=1_000_000)] = 5
-    """Failed requests within 15 minutes that alarm"""
+    """Failed requests within 15 minutes at which an alarm fires"""
     usd_per_instance_hour: Annotated[Dollars, Field(ge=0.01, le=1000)] | None = None
-    """Price of an instance, for the dashboard's estimate; none draws none"""
+    """Price of an instance hour, for a cost estimate on the dashboard; without it, none"""
     monthly_budget_usd: Annotated[Dollars, Field(ge=1, le=1e9)] | None = None
-    """A budget that notifies at 80 % and when its forecast exceeds it; no budget if unset"""
+    """Budget that notifies at 80 % and when the forecast exceeds it; without it, none"""
 
     @model_validator(mode="after")
     def _budget_has_a_topic(self) -> Self:
@@ -189,13 +189,13 @@ class Updates(StackValue):
     strategy: Literal["all_at_once", "canary", "linear", "rolling"] = "all_at_once"
     """all_at_once, canary (a part first), linear (equal parts) or rolling (no second fleet)"""
     step_percent: Annotated[Count, Field(ge=5, le=50)] = 50
-    """Share of the fleet in a canary, linear step or rolling batch; the first two at least 10"""
+    """Percentage of the fleet in a canary or linear step, 10..50, or a rolling batch, 5..50"""
     wait_s: Annotated[Count, Field(ge=0, le=3600)] = 0
     """Seconds that the rollback alarm watches the new fleet after each step"""
     termination_wait_s: Annotated[Count, Field(ge=0, le=3600)] = 0
-    """Seconds that the old fleet stays after the last step"""
+    """Seconds that the old fleet is kept after the last step"""
     rollback: bool = False
-    """Roll back when the new fleet answers with errors; a change replaces the endpoint"""
+    """Roll back when the new fleet returns errors; changing this key replaces the endpoint"""
 
     @model_validator(mode="after")
     def _fits_strategy(self) -> Self:
@@ -211,7 +211,7 @@ class Updates(StackValue):
 
     @property
     def steps(self) -> int:
-        """How often `wait_s` passes."""
+        """How many steps an update has, each followed by `wait_s`."""
         match self.strategy:
             case "all_at_once":
                 return 1
@@ -222,11 +222,14 @@ class Updates(StackValue):
 
 
 class Subscription(StackValue):
-    """Who is told how requests end, and what alarms find."""
+    """A subscriber to how requests end, or to alarms."""
 
     topic: Literal["success", "error", "operations"]
+    """Requests that succeeded, requests that failed, or alarms"""
     protocol: Literal["email", "sqs", "https"]
+    """How messages are delivered"""
     address: str
+    """E-mail address, ARN of the queue, or URL"""
 
     @model_validator(mode="after")
     def _address_fits(self) -> Self:

@@ -1,10 +1,11 @@
 """AWS sessions that act where a stack's AWS provider acts: by its configuration, `aws:profile` and
 the like.
 
-The only place that makes a session of a stack. What a key means, and that the configuration comes
-before the shell's variables, is pulumi-aws's (its provider configuration page). Keys that tell no
-account and no way to it, such as `defaultTags`, are the provider's alone. Not obeyed, since boto3
-knows nothing like them: `noProxy` and `ec2MetadataServiceEndpoint`; their variables are, in both.
+The only place that creates a stack's sessions. pulumi-aws defines what a key means, and that the
+configuration overrides the shell's variables (its provider configuration page). Keys that neither
+name an account nor say how to reach it, such as `defaultTags`, concern the provider alone. boto3
+has no options like `noProxy` and `ec2MetadataServiceEndpoint`, so these are ignored; their
+environment variables apply to both.
 """
 
 import json
@@ -38,7 +39,7 @@ ENDPOINT_KEYS = {
     "s3": ("s3", "s3api"),
     "service-quotas": ("servicequotas",),
 }
-"""Services that `aws:endpoints` names otherwise than boto3."""
+"""Services with other names in `aws:endpoints` than in boto3."""
 
 
 def _decoded(value: object) -> object:
@@ -65,7 +66,7 @@ class _Role(StackValue, extra="ignore"):
     policy_arns: tuple[str, ...] = ()
 
     def request(self) -> dict[str, Any]:
-        """What STS is asked for, beside the role and what proves who asks."""
+        """Parameters of the STS request, beside the role's ARN and the caller's identity."""
         asked = {
             "RoleSessionName": self.session_name,
             "DurationSeconds": self.duration,
@@ -110,7 +111,7 @@ _OneFile = Annotated[
 
 
 class ProviderConfig(StackValue, extra="ignore"):
-    """The provider's configuration, as far as it says which account is reached and how."""
+    """The part of the provider's configuration that says which account is reached, and how."""
 
     access_key: str | None = None
     secret_key: str | None = None
@@ -132,7 +133,7 @@ class ProviderConfig(StackValue, extra="ignore"):
     insecure: bool = False
 
     def endpoint(self, service: str) -> str | None:
-        """The URL that is given for a service, by boto3's name."""
+        """The configured URL of a service, by boto3's name."""
         names = ENDPOINT_KEYS.get(service, (service.replace("-", ""),))
         given = (each.get(name) for each in self.endpoints for name in names)
         return next(filter(None, given), None)
@@ -143,7 +144,7 @@ class Session(boto3.Session):
 
     Args:
         config: the provider's configuration.
-        core: what knows the credentials.
+        core: has the credentials.
         region: of its clients.
     """
 
@@ -152,18 +153,18 @@ class Session(boto3.Session):
         super().__init__(botocore_session=core, region_name=region)
 
     def client(self, service_name: str, **options: Any) -> Any:  # ty: ignore[incompatible-method-override]
-        """A client of one service; what the options give comes before the configuration."""
+        """A client of one service; options override the configuration."""
         given = {key: value for key, value in options.items() if value is not None}
-        own = _connection(self._config, service_name, self.region_name)
-        return super().client(service_name, **own | given)
+        configured = _connection(self._config, service_name, self.region_name)
+        return super().client(service_name, **configured | given)  # ty: ignore[no-matching-overload]
 
 
 def session(values: Mapping[str, object], region: str) -> Session:
     """The session of a provider.
 
     Args:
-        values: its configuration, by the keys of stack config without `aws:`; as text or as what
-            YAML or JSON made of them. Others than `ProviderConfig`'s are left out.
+        values: its configuration, by the keys of stack config without `aws:`; as text, or as parsed
+            from YAML or JSON. Keys that are not `ProviderConfig`'s are ignored.
         region: of the session's clients.
 
     Raises:
@@ -182,7 +183,7 @@ def session(values: Mapping[str, object], region: str) -> Session:
         raise InvalidInputError(
             ["aws:accessKey and aws:secretKey: are needed together; set both or neither"]
         )
-    if config.access_key is not None:
+    if config.access_key is not None and config.secret_key is not None:
         core.set_credentials(config.access_key, config.secret_key, config.token)
     sts = _connection(config, "sts", region)
     identity = config.assume_role_with_web_identity
@@ -215,7 +216,7 @@ def session(values: Mapping[str, object], region: str) -> Session:
 
 
 def _connection(config: ProviderConfig, service: str, region: str) -> dict[str, Any]:
-    """How a service is reached, as options of a client."""
+    """The options of a client that say how its service is reached."""
     return {
         "region_name": (config.sts_region if service == "sts" else None) or region,
         "endpoint_url": config.endpoint(service),
@@ -250,7 +251,7 @@ class _Fetched(CredentialProvider):
 
     METHOD = "assume-role"
 
-    def __init__(self, fetch: Callable[[], Any]) -> None:
+    def __init__(self, fetch: Callable[[], object]) -> None:
         super().__init__()
         self._fetch = fetch
 
@@ -270,8 +271,8 @@ def of_stack(file: Path, environment: Mapping[str, str] | None = None) -> dict[s
     """The provider's configuration of a stack.
 
     Args:
-        file: its `Pulumi.<stack>.yaml`; what is secret there, or in an environment that it imports,
-            the Pulumi CLI tells.
+        file: its `Pulumi.<stack>.yaml`. The Pulumi CLI is asked for secrets, and for values from an
+            environment that it imports.
         environment: the CLI's variables; this process's if None.
 
     Raises:
@@ -306,7 +307,7 @@ def _secret(value: object) -> bool:
 
 
 def pulumi_says(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What the Pulumi CLI prints.
+    """The output of the Pulumi CLI.
 
     Args:
         arguments: of the CLI.

@@ -2,7 +2,8 @@
 
     pulumi config set async-inference:handler examples/digits
 
-It has no weights: it learns scikit-learn's own 1,797 digits when it starts, in a tenth of a second.
+It has no weights: at the start it is trained on scikit-learn's 1,797 digits, in a tenth of a
+    second.
 """
 
 import io
@@ -11,9 +12,9 @@ import warnings
 
 MAX_PIXELS = 4096 * 4096
 GRID = 8
-"""Side of the pictures that the model knows; a margin of one more on each side is cut off."""
+"""Side of the model's pictures; a margin of one point on each side is cut off."""
 INK = 16
-"""What a fully inked point counts in them."""
+"""Value of a fully inked point in them."""
 
 
 def model_fn(model_dir):
@@ -25,7 +26,7 @@ def model_fn(model_dir):
 
 
 def input_fn(body, content_type):
-    """The points of a picture, white on black; or the sentence that refuses it."""
+    """The points of a picture, white on black, or a sentence that refuses it."""
     import numpy
     from PIL import Image
 

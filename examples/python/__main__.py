@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pulumi
 
-from async_inference.scaling.plan import PRESETS, ScalingPlan, ScheduledAction
+from async_inference.scaling.plan import DOCUMENTED, ScalingRules, ScheduledAction
 from async_inference.stack.groups import Security
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 
@@ -21,9 +21,9 @@ images = AsyncEndpoint(
         endpoint_name="images",
         region=REGION,
         instance_type="ml.g5.2xlarge",
-        plan=ScalingPlan(min_capacity=0, max_capacity=3, policies=PRESETS["tuned"].policies),
+        max_capacity=3,
+        scaling_preset="tuned",
         handler=HANDLER,
-        weights="stabilityai/stable-diffusion-xl-base-1.0",
         security=Security(encryption="customer"),
     ),
 )
@@ -33,10 +33,10 @@ transcripts = AsyncEndpoint(
         endpoint_name="transcripts",
         region=REGION,
         instance_type="ml.g4dn.xlarge",
-        plan=ScalingPlan(
-            min_capacity=0,
-            max_capacity=2,
-            policies=PRESETS["documented"].policies,
+        max_capacity=2,
+        scaling_preset="custom",
+        scaling_plan=ScalingRules(
+            policies=DOCUMENTED.policies,
             schedules=(
                 ScheduledAction(
                     name="day",

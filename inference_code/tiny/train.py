@@ -2,8 +2,8 @@
 
     python inference_code/tiny/train.py
 
-It has every part of the real one (two text encoders, micro-conditioned UNet, VAE, Euler scheduler),
-so that a prompt takes the real way; only its numbers are small. The VAE learns first, then the text
+It has every part of SDXL (two text encoders, micro-conditioned UNet, VAE, Euler scheduler), so that
+a prompt takes the same path; only the sizes are small. The VAE is trained first, then the text
 encoders, then the UNet. The same seed on the same machine gives the same weights.
 """
 
@@ -53,7 +53,7 @@ CAPTIONS = (
 )
 PEAK_RATE = 1.5e-3
 UNCONDITIONAL_SHARE = 0.1
-"""Captions left out, as zeros: what classifier-free guidance subtracts."""
+"""Share of captions that are replaced by zeros, for classifier-free guidance."""
 NOISE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -69,19 +69,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--output", type=Path, default=FOLDER)
     options = parser.parse_args()
-    # So small a model is computed no faster by several threads, and many times slower where
-    # another process wants their cores too.
+    # Several threads do not make such a small model faster, and make it much slower when other
+    # processes use the cores.
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     images, labels = digits()
     vae = trained_vae(images, options.vae_steps)
     pipeline = trained_pipeline(vae, images, labels, options.steps)
-    # Half precision: half the bytes, and no difference that an eye could find.
+    # Half precision: half the bytes, and no visible difference.
     pipeline.to(dtype=torch.float16).save_pretrained(options.output)
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in [-1, 1], [n, 3, 64, 64], with a margin and sharp strokes; and their digits."""
+    """Images [n, 3, 64, 64] in [-1, 1] with a margin and sharp strokes, and their digits."""
     found = load_digits()
     small = functional.pad(torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, (1,) * 4)
     large = functional.interpolate(small, size=(IMAGE_PIXELS,) * 2, mode="bicubic")
@@ -98,7 +98,7 @@ def trained_vae(images: torch.Tensor, steps: int, batch: int = 8) -> Autoencoder
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
-        force_upcast=False,  # SDXL's own overflows in half precision; this one does not
+        force_upcast=False,  # SDXL's VAE overflows in half precision; this one does not
         sample_size=IMAGE_PIXELS,
     )
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3)
@@ -124,7 +124,7 @@ def trained_pipeline(
     steps: int,
     batch: int = 16,
 ) -> StableDiffusionXLPipeline:
-    """Text encoders that know the captions, and a UNet that removes noise from digits' latents."""
+    """A pipeline whose text encoders and UNet are trained on the captions and digits."""
     with torch.no_grad():
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(64)])
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
@@ -179,9 +179,9 @@ def train_text_encoders(
     digit_of: torch.Tensor,
     steps: int = 100,
 ) -> None:
-    """Teach the text encoders which captions mean the same, as CLIP's are before SDXL's UNet is.
+    """Train the text encoders, as CLIP's are trained before SDXL's UNet.
 
-    They learn by telling the digit, from the pooled embedding and from what the UNet sees.
+    They learn to classify the digit from the pooled embedding and from the UNet's input.
     """
     encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
     tell_pooled, tell_layer = torch.nn.Linear(HIDDEN_SIZE, 10), torch.nn.Linear(2 * HIDDEN_SIZE, 10)
@@ -204,14 +204,14 @@ def train_text_encoders(
 def encoded(
     pipeline: StableDiffusionXLPipeline, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What SDXL makes of a prompt: both encoders' last but one layer, and the second's pooling."""
+    """A prompt's embedding in SDXL: both encoders' last layer but one, and the second's pooling."""
     first = pipeline.text_encoder(tokens, output_hidden_states=True)
     second = pipeline.text_encoder_2(tokens, output_hidden_states=True)
     return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second.text_embeds
 
 
 def all_captions(tokenizer: CLIPTokenizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every caption of every digit, as tokens; and each one's digit."""
+    """Every caption of every digit as tokens, and the digits."""
     texts = [
         (caption.format(word=word, digit=digit), digit)
         for digit, word in enumerate(WORDS)
@@ -266,7 +266,7 @@ def untrained_pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDi
 
 
 def byte_level_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer with bytes for words: no vocabulary to download."""
+    """CLIP's tokenizer with bytes as words, so that there is no vocabulary to download."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(rest))]

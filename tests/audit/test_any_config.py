@@ -5,14 +5,14 @@ Under mocks: that the engine and AWS take what is registered, tests/engine and a
 
 import json
 import math
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from async_inference.stack.arguments import INSTANCE_FAMILIES
 from async_inference.stack.groups import LOG_RETENTION_DAYS, MAX_LIFECYCLE_DAYS
-from async_inference.stack.settings import INSTANCE_FAMILIES, PROJECT, load
+from async_inference.stack.settings import PROJECT, load
 from async_inference.validation import InvalidInputError
 from tests.support import ROOT
 from tests.support.program import run
@@ -35,7 +35,7 @@ def identifiers(prefix: str, most: int) -> st.SearchStrategy[list[str]]:
     return st.lists(one, min_size=1, max_size=most)
 
 
-def keys(**values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def keys(**values: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     """Some of these keys."""
     return st.fixed_dictionaries({}, optional=values)
 
@@ -73,7 +73,7 @@ RETENTION = keys(
 
 
 @st.composite
-def updates(draw: st.DrawFn, fleet: int) -> dict[str, Any]:
+def updates(draw: st.DrawFn, fleet: int) -> dict[str, object]:
     """Guardrails that this many instances carry within the provider's hour."""
     possible = ["all_at_once", *(["canary", "linear", "rolling"] if fleet > 1 else [])]
     strategy = draw(st.sampled_from(possible))
@@ -94,7 +94,7 @@ def updates(draw: st.DrawFn, fleet: int) -> dict[str, Any]:
 
 
 @st.composite
-def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
+def configs(draw: st.DrawFn, preset: str) -> dict[str, object]:
     minimum = draw(st.integers(0, 12))
     return {
         "instanceType": f"ml.{draw(st.sampled_from(sorted(INSTANCE_FAMILIES)))}.2xlarge",
@@ -109,7 +109,6 @@ def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
         "maxPayloadBytes": draw(st.integers(1, 2_000_000_000)),
         "modelDownloadTimeoutS": draw(st.integers(60, 3600)),
         "startupHealthCheckTimeoutS": draw(st.integers(60, 3600)),
-        "outputPath": draw(st.sampled_from(["", "s3://elsewhere/out"])),
         "forceDestroyBucket": draw(st.booleans()),
         "tags": draw(
             st.dictionaries(st.text("abc", min_size=1), st.text("abc", max_size=256), max_size=5)
@@ -118,10 +117,11 @@ def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
         "retention": draw(RETENTION),
         "observability": draw(OBSERVABILITY),
         "updates": draw(updates(max(1, minimum))),
+        **draw(keys(outputPath=st.just("s3://elsewhere/out"), setupS=st.integers(1, 340))),
     }
 
 
-def as_pulumi_gives_it(config: dict[str, Any]) -> dict[str, str]:
+def as_pulumi_gives_it(config: dict[str, object]) -> dict[str, str]:
     return {"aws:region": "us-east-1"} | {
         f"{PROJECT}:{key}": value if isinstance(value, str) else json.dumps(value)
         for key, value in config.items()
@@ -145,7 +145,7 @@ def test_any_config_within_the_ranges_deploys(register, monkeypatch, preset, dat
 BOUNDS = {
     "minCapacity": (0, None),
     "maxCapacity": (1, None),
-    "setupS": (0, 3600),
+    "setupS": (1, 3600),
     "maxConcurrentInvocationsPerInstance": (1, 1000),
     "invocationTimeoutS": (1, 3600),
     "requestTtlS": (60, 21_600),
@@ -212,7 +212,11 @@ def wrong(draw: st.DrawFn) -> tuple[str, object]:
     low, high = BOUNDS[key]
     below = st.floats(max_value=low, exclude_max=True, allow_infinity=False)
     whole = st.integers(max_value=math.ceil(low) - 1)
-    choices: list[st.SearchStrategy[Any]] = [below, whole, st.sampled_from([True, "many", "1.5x"])]
+    choices: list[st.SearchStrategy[object]] = [
+        below,
+        whole,
+        st.sampled_from([True, "many", "1.5x"]),
+    ]
     if high is not None:
         choices.append(st.integers(min_value=math.floor(high) + 1))
     return key, draw(st.one_of(choices))

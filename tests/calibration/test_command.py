@@ -3,13 +3,16 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
-from async_inference.calibration import file, reading
+from async_inference.calibration import comparison, file, reading
 from async_inference.cli import app
+from async_inference.cli import calibration as command
 from async_inference.cli.target import Target
 from async_inference.local_aws import clients
 from async_inference.stack.settings import from_stack_text
@@ -72,7 +75,7 @@ def test_an_afternoon_at_an_endpoint_is_judged_and_rehearsed_with(account, proje
     done = CliRunner().invoke(app, [*asked, *run], input="y\n")
 
     assert done.exit_code == 0, done.output
-    assert "costs about $" in done.stderr
+    assert "a cost of about $" in done.stderr
     said = json.loads(done.stdout.partition("\n")[2])  # the answer is echoed before it
     found = {each["name"]: each for each in said["findings"]}
     value = {name: each["value"] for name, each in found.items()}
@@ -113,8 +116,22 @@ def test_whoever_declines_has_sent_and_read_nothing(project, monkeypatch):
 
     assert done.exit_code == 1
     assert "51 requests in 6 visits" in done.stderr
-    assert "Nothing was sent and nothing read." in done.stderr
+    assert "Nothing was sent or read." in done.stderr
     assert not (project / "calibration.dev.yaml").exists()
+
+
+def test_the_picture_without_calibration_rests_on_the_stacks_own_setup(project, monkeypatch):
+    stack = from_stack_text(
+        (project / "Pulumi.dev.yaml").read_text(), stack="dev", origin="Pulumi.dev.yaml"
+    )
+    target = Target(NAME, "local", clients.session(), None, 60.0, stack)
+    compared = []
+    monkeypatch.setattr(file, "applied", lambda stated, _: stated)
+    monkeypatch.setattr(comparison, "compare", lambda _, __, runs: compared.extend(runs))
+
+    command._picture(target, Mock(), Mock(), project / "seen.png", Console())
+
+    assert {stated.setup_s for _, stated in compared} == {stack.usual_setup_s}
 
 
 def test_an_endpoint_that_does_not_exist_is_bad_input(start):

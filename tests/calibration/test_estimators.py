@@ -104,7 +104,7 @@ def test_two_starts_are_not_enough():
     found = estimate(read(cycles(2)))
 
     assert found["setup_s"].value is None
-    assert found["setup_s"].because == "2 starts of 3 that are needed"
+    assert found["setup_s"].because == "there are 2 starts, and 3 are needed"
 
 
 def test_a_start_that_waited_for_capacity_is_left_out_and_said():
@@ -113,14 +113,14 @@ def test_a_start_that_waited_for_capacity_is_left_out_and_said():
     found = estimate(read(slow))
 
     assert found["setup_s"].value == pytest.approx(300)
-    assert "1 start left out that took up to 2040 s: no instance was to be had" in found.notes
+    assert "1 start left out that took up to 2040 s: AWS was short of capacity" in found.notes
 
 
 def test_an_endpoint_that_never_scaled_says_so_and_invents_nothing():
     found = estimate(read([], minutes=Minutes()))
 
     assert {each.value for each in found.findings} == {None}
-    assert "the endpoint has not scaled" in "\n".join(found.notes)
+    assert "AWS has no record that the endpoint ever scaled" in "\n".join(found.notes)
     assert "no datapoint of ApproximateBacklogSize" in "\n".join(found.notes)
 
 
@@ -201,7 +201,7 @@ def test_a_persons_own_change_is_told_and_the_next_change_counted_from_what_was_
     records = read(own, minutes=replace(minutes, instances={**minutes.instances, **by_hand}))
 
     assert (
-        "0 instances were asked for and 2 in service without an activity, 7.3 hours before this "
+        "0 instances were requested and 2 in service without an activity, 7.3 hours before this "
         "was read: somebody changed the capacity by hand" in told(records)
     )
     # From two to one is no start.
@@ -241,7 +241,7 @@ def test_samples_that_vary_or_are_means_already_are_no_evidence():
     varying = {minute: 1.0 + number % 3 for number, minute in enumerate(records.minutes.samples)}
     means = dict.fromkeys(records.minutes.backlog, 1.5)
 
-    def finding(**changed: Any):
+    def finding(**changed: object):
         minutes = replace(records.minutes, **changed)
         return estimate(replace(records, minutes=minutes))["samples_per_minute"]
 
@@ -295,7 +295,7 @@ def test_target_tracking_that_rang_at_zero_and_did_nothing_never_leaves_it():
 
 
 def test_target_tracking_that_could_not_leave_zero_tells_nothing():
-    """A schedule had closed the endpoint, the maximum was reached, or nothing was to be had."""
+    """A schedule had closed the endpoint, the maximum was reached, or AWS was short of capacity."""
     own = cycles()
     closed = [*own[:1], replace(own[1], cause="maximum capacity was set to 0"), *own[2:]]
     at_maximum = [*own, asked(3100, 0, 0, not_scaled=("AlreadyAtMaxCapacity",))]
@@ -317,15 +317,14 @@ def test_containers_logs_part_a_start():
 
 def test_an_activity_and_a_state_change_are_read_as_aws_writes_them():
     """Activity: AAS API reference; history: as public records of CloudWatch have it."""
-    read_activity = activity(
-        {
-            "Description": "Setting desired instance count to 2.",
-            "Cause": by_alarm("wake"),
-            "StartTime": "2026-11-28T10:00:00+00:00",
-            "EndTime": "2026-11-28T10:05:30+00:00",
-            "StatusCode": "Successful",
-        }
-    )
+    document: Any = {
+        "Description": "Setting desired instance count to 2.",
+        "Cause": by_alarm("wake"),
+        "StartTime": "2026-11-28T10:00:00+00:00",
+        "EndTime": "2026-11-28T10:05:30+00:00",
+        "StatusCode": "Successful",
+    }
+    read_activity = activity(document)
     change = state_change(
         {
             "AlarmName": "wake",

@@ -1,11 +1,11 @@
-"""The designed afternoon tells what matters for a plan, at the cost that it names before."""
+"""The design afternoon tells what matters for a plan, at the cost that it names before."""
 
 from typing import Any
 
 import pytest
 
 from async_inference.calibration.estimators import estimate
-from async_inference.calibration.experiment import designed
+from async_inference.calibration.experiment import design
 from async_inference.rehearsal.simulator import Assumptions
 from async_inference.scaling.plan import AWS, DOCUMENTED, TUNED
 from async_inference.scaling.unsettled import Unsettled
@@ -26,7 +26,7 @@ OTHERWISE: dict[str, Any] = {
 @pytest.mark.parametrize("name", PLANS)
 def test_the_afternoon_tells_what_it_promised(name, unsettled):
     plan = PLANS[name].within(0, 5)
-    chosen = designed(plan, Assumptions(), 25.0)
+    chosen = design(plan, Assumptions(), 25.0)
 
     found = estimate(
         live(World(plan=plan, traffic=chosen.traffic, unsettled=unsettled, setup_s=300.0)).records
@@ -44,11 +44,11 @@ def test_the_afternoon_tells_what_it_promised(name, unsettled):
 
 
 def test_it_says_what_it_costs_and_how_long_it_takes_before_anything_is_sent():
-    chosen = designed(DOCUMENTED.within(0, 5), Assumptions(), 25.0)
+    chosen = design(DOCUMENTED.within(0, 5), Assumptions(), 25.0)
 
     first, second = chosen.sentences("sdxl")
 
     assert "51 requests in 6 visits to sdxl within 3.7" in first
-    assert "costs about $" in first
+    assert "a cost of about $" in first
     assert "capacity_change_in_progress" in second
     assert chosen.duration_s < 6 * 3600, "an afternoon"

@@ -48,7 +48,7 @@ def starts(day: float, took_s: float, count: int = 4) -> tuple[Start, ...]:
 
 def test_what_is_written_is_what_is_read_and_a_person_can_read_it(tmp_path):
     path = tmp_path / "calibration.prod.yaml"
-    merged = file.merged(
+    merged = file.merge(
         None,
         look(0),
         found(reading("refused"), starts=starts(0, 300), phases_s={"wake": (12.0,)}),
@@ -58,16 +58,16 @@ def test_what_is_written_is_what_is_read_and_a_person_can_read_it(tmp_path):
 
     assert file.read(path) == merged.calibration
     text = path.read_text()
-    assert text.startswith("# What the endpoint showed")
+    assert text.startswith("# Readings of AWS that were measured on the endpoint")
     assert "capacity_change_in_progress: refused" in text
     assert "setup_s: 300.0" in text
 
 
 def test_a_rehearsal_takes_readings_setup_and_phases_and_says_from_where():
     estimate = found(reading("allowed"), starts=starts(0, 300), phases_s={"wake": (12.0,)})
-    calibration = file.merged(None, look(0), estimate).calibration
+    calibration = file.merge(None, look(0), estimate).calibration
 
-    taken = file.applied(Assumptions(), calibration)
+    taken = file.apply_calibration(Assumptions(), calibration)
 
     assert (taken.setup_s, taken.unsettled.capacity_change_in_progress) == (300, "allowed")
     assert dict(taken.phases_s) == {"wake": (12.0,)}
@@ -76,9 +76,9 @@ def test_a_rehearsal_takes_readings_setup_and_phases_and_says_from_where():
 
 
 def test_what_is_set_by_hand_stays_and_is_not_called_calibrated():
-    calibration = file.merged(None, look(0), found(starts=starts(0, 300))).calibration
+    calibration = file.merge(None, look(0), found(starts=starts(0, 300))).calibration
 
-    taken = file.applied(Assumptions(setup_s=99), calibration, besides={"setup_s": 99})
+    taken = file.apply_calibration(Assumptions(setup_s=99), calibration, besides={"setup_s": 99})
 
     assert taken.setup_s == 99
     assert taken.calibrated == "calibrated by sdxl, read 2026-09-21, but for the setup time"
@@ -86,37 +86,37 @@ def test_what_is_set_by_hand_stays_and_is_not_called_calibrated():
 
 def test_older_starts_count_less():
     """Half as much after 90 days: the median lies at two thirds of the way, on a log scale."""
-    before = file.merged(None, look(0), found(starts=starts(0, 200))).calibration
+    before = file.merge(None, look(0), found(starts=starts(0, 200))).calibration
 
-    after = file.merged(before, look(90), found(starts=starts(90, 400))).calibration
+    after = file.merge(before, look(90), found(starts=starts(90, 400))).calibration
 
     assert after.readings["setup_s"] == pytest.approx(200 * 2 ** (2 / 3), rel=0.01)
     assert len(after.looks) == 2, "nothing is lost"
 
 
 def test_starts_of_another_configuration_give_way_once_there_are_enough():
-    before = file.merged(None, look(0), found(starts=starts(0, 200))).calibration
+    before = file.merge(None, look(0), found(starts=starts(0, 200))).calibration
 
-    few = file.merged(before, look(30, configuration="two"), found(starts=starts(30, 400, 2)))
-    enough = file.merged(before, look(30, configuration="two"), found(starts=starts(30, 400)))
+    few = file.merge(before, look(30, configuration="two"), found(starts=starts(30, 400, 2)))
+    enough = file.merge(before, look(30, configuration="two"), found(starts=starts(30, 400)))
 
     assert float(few.calibration.readings["setup_s"]) < 400
     assert enough.calibration.readings["setup_s"] == pytest.approx(400)
 
 
 def test_two_looks_at_the_same_days_count_these_days_once():
-    first = file.merged(None, look(0), found(reading("refused"), starts=starts(0, 300))).calibration
+    first = file.merge(None, look(0), found(reading("refused"), starts=starts(0, 300))).calibration
 
-    again = file.merged(first, look(0.5), found(reading("refused"), starts=starts(0, 300)))
+    again = file.merge(first, look(0.5), found(reading("refused"), starts=starts(0, 300)))
 
     assert again.calibration.starts == 4
 
 
 def test_what_a_later_look_did_not_see_is_kept():
-    before = file.merged(None, look(0), found(reading("refused"), starts=starts(0, 300)))
+    before = file.merge(None, look(0), found(reading("refused"), starts=starts(0, 300)))
 
     counts = reading(True, name="backlog_counts_inflight")
-    after = file.merged(before.calibration, look(60), found(counts))
+    after = file.merge(before.calibration, look(60), found(counts))
 
     assert after.calibration.readings["capacity_change_in_progress"] == "refused"
     assert after.calibration.readings["backlog_counts_inflight"] is True
@@ -124,18 +124,18 @@ def test_what_a_later_look_did_not_see_is_kept():
 
 
 def test_looks_that_contradict_each_other_are_told():
-    before = file.merged(None, look(0), found(reading("refused", 49.0))).calibration
+    before = file.merge(None, look(0), found(reading("refused", 49.0))).calibration
 
-    after = file.merged(before, look(60), found(reading("allowed", 49.0)))
+    after = file.merge(before, look(60), found(reading("allowed", 49.0)))
 
     assert after.calibration.readings["capacity_change_in_progress"] == "allowed"
-    assert "looks contradict each other, taken is allowed, not refused" in after.notes[0]
+    assert "looks contradict each other; allowed is used, not refused" in after.notes[0]
 
 
 def test_much_evidence_outweighs_a_little_that_is_newer():
-    before = file.merged(None, look(0), found(reading("refused", 1e6))).calibration
+    before = file.merge(None, look(0), found(reading("refused", 1e6))).calibration
 
-    after = file.merged(before, look(30), found(reading("allowed", 49.0)))
+    after = file.merge(before, look(30), found(reading("allowed", 49.0)))
 
     assert after.calibration.readings["capacity_change_in_progress"] == "refused"
     assert after.notes
@@ -145,10 +145,10 @@ def test_a_number_that_left_its_interval_has_changed():
     def delay(value: float) -> Finding:
         return reading(value, None, 20, name="metric_delay_s", low=value - 10, high=value + 10)
 
-    before = file.merged(None, look(0), found(delay(60))).calibration
+    before = file.merge(None, look(0), found(delay(60))).calibration
 
-    close = file.merged(before, look(30), found(delay(70)))
-    gone = file.merged(before, look(30), found(delay(120)))
+    close = file.merge(before, look(30), found(delay(70)))
+    gone = file.merge(before, look(30), found(delay(120)))
 
     assert 65 < float(close.calibration.readings["metric_delay_s"]) < 70
     assert gone.calibration.readings["metric_delay_s"] == 120
@@ -156,14 +156,14 @@ def test_a_number_that_left_its_interval_has_changed():
 
 
 def test_another_endpoints_looks_are_not_mixed_in():
-    before = file.merged(None, look(0), found(reading("refused"))).calibration
+    before = file.merge(None, look(0), found(reading("refused"))).calibration
 
     with pytest.raises(InvalidInputError, match="is of endpoint sdxl, not other"):
-        file.merged(before, replace(look(1), endpoint="other"), found(reading("refused")))
+        file.merge(before, replace(look(1), endpoint="other"), found(reading("refused")))
 
 
 def test_a_calibration_is_old_after_a_quarter_of_a_year():
-    calibration = file.merged(None, look(0), found(reading("refused"))).calibration
+    calibration = file.merge(None, look(0), found(reading("refused"))).calibration
     (only,) = calibration.looks
 
     def read(days: float) -> file.Calibration:

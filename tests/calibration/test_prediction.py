@@ -41,7 +41,7 @@ def predicted_s(plan, traffic: Traffic, assumptions: Assumptions) -> float:
 def test_the_mean_wait_of_unseen_traffic_is_within_8_percent(number):
     known = world(number)
     records = live(known).records
-    calibration = file.merged(None, records, estimate(records)).calibration
+    calibration = file.merge(None, records, estimate(records)).calibration
     traffic = unseen(number)
     measured_s = float(np.nanmean(live(replace(known, traffic=traffic)).waits_s))
     # Alarms have their phases on the clock, so the trace needs its second of the minute.
@@ -50,7 +50,9 @@ def test_the_mean_wait_of_unseen_traffic_is_within_8_percent(number):
     )
 
     without_s = predicted_s(known.plan, on_the_clock, Assumptions())
-    with_s = predicted_s(known.plan, on_the_clock, file.applied(Assumptions(), calibration))
+    with_s = predicted_s(
+        known.plan, on_the_clock, file.apply_calibration(Assumptions(), calibration)
+    )
 
     print(
         f"measured {measured_s:.0f} s; without calibration {without_s / measured_s - 1:+.0%}, "
@@ -63,8 +65,8 @@ def test_the_mean_wait_of_unseen_traffic_is_within_8_percent(number):
 def test_the_picture_has_both_predictions_beside_what_was_measured(tmp_path):
     known = world(10)
     records = live(known).records
-    calibration = file.merged(None, records, estimate(records)).calibration
-    calibrated = file.applied(Assumptions(), calibration)
+    calibration = file.merge(None, records, estimate(records)).calibration
+    calibrated = file.apply_calibration(Assumptions(), calibration)
 
     compared = comparison.compare(
         records, known.plan, (("assumed", Assumptions()), ("calibrated", calibrated))

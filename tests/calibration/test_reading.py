@@ -25,7 +25,7 @@ ALARM = {
 OTHER = ALARM | {"AlarmName": "other", "Dimensions": [{"Name": "EndpointName", "Value": "else"}]}
 
 
-def an_activity(days_ago: float) -> dict[str, Any]:
+def an_activity(days_ago: float) -> dict[str, object]:
     start = NOW - timedelta(days=days_ago)
     return {
         "Description": "Setting desired instance count to 1.",
@@ -36,7 +36,7 @@ def an_activity(days_ago: float) -> dict[str, Any]:
     }
 
 
-PAGES: dict[str, list[dict[str, Any]]] = {
+PAGES: dict[str, list[dict[str, object]]] = {
     "describe_scaling_activities": [
         {"ScalingActivities": [an_activity(1)]},
         {"ScalingActivities": [an_activity(2), an_activity(20)]},
@@ -61,10 +61,10 @@ class Aws:
         self._variants = variants
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
-    def __call__(self, service: str) -> "Aws":
+    def __call__(self, service: str, /) -> Any:
         return self
 
-    def describe_endpoint(self, **asked: Any) -> dict[str, Any]:
+    def describe_endpoint(self, **asked: object) -> dict[str, object]:
         self._refuse("describe_endpoint")
         return {
             "EndpointConfigName": "sdxl-config",
@@ -72,7 +72,7 @@ class Aws:
             "ResponseMetadata": {"HTTPHeaders": {"date": format_datetime(NOW, usegmt=True)}},
         }
 
-    def describe_endpoint_config(self, **asked: Any) -> dict[str, Any]:
+    def describe_endpoint_config(self, **asked: object) -> dict[str, object]:
         limits = {"MaxConcurrentInvocationsPerInstance": 2}
         return {
             "CreationTime": CREATED,
@@ -84,7 +84,7 @@ class Aws:
         aws = self
 
         class Paginator:
-            def paginate(self, **asked: Any) -> Iterator[dict[str, Any]]:
+            def paginate(self, **asked: object) -> Iterator[dict[str, object]]:
                 aws._refuse(operation)
                 aws.asked.append((operation, asked))
                 yield from PAGES[operation]
@@ -136,14 +136,14 @@ def test_a_missing_permission_is_told_and_the_rest_is_read(operation, kind):
 
     (sentence,) = records.unread
     assert sentence.startswith(f"{kind}: is not permitted (the stack's output operator_policy")
-    assert "; it would tell " in sentence
+    assert "; needed for " in sentence
     assert operation == "describe_scaling_activities" or records.activities
 
 
 def test_throttling_beyond_all_repetitions_is_told():
     (sentence,) = reading(get_metric_data="ThrottlingException").unread
 
-    assert "throttled it after all repetitions; run this again" in sentence
+    assert "throttled it after all retries; try again" in sentence
 
 
 def test_an_endpoint_that_may_not_be_described_is_bad_input():

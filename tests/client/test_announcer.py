@@ -23,7 +23,7 @@ LONG_S = 3600.0
 class Aws:
     """Tells what was announced; `answer` may block or raise."""
 
-    def __init__(self, answer: Callable[[], Any] = lambda: None) -> None:
+    def __init__(self, answer: Callable[[], object] = lambda: None) -> None:
         self.world = World()
         self.announced: list[int] = []
         self.told = threading.Semaphore(0)

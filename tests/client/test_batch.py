@@ -9,7 +9,7 @@ import pytest
 
 from async_inference.client import AccessError, AsyncClient, EndpointGoneError, Request
 from async_inference.client import batch as batches
-from async_inference.client.batch import Batch, Progress, estimate, expected
+from async_inference.client.batch import Batch, Progress, estimate, expected_locations
 from async_inference.client.ledger import FILE, Item, Ledger
 from async_inference.client.protocol import Accepted
 from tests.support.client import QUICK, session
@@ -193,16 +193,16 @@ def test_a_batch_announces_all_of_it_at_once_and_goes_on_with_what_is_left(tmp_p
     ],
 )
 def test_where_an_output_will_be_is_learned_from_another_one(like, place):
-    assert expected("bbb", like) == place
+    assert expected_locations("bbb", like) == place
 
 
 @pytest.mark.parametrize(
     ("progress", "says"),
     [
-        (Progress(10), "no answer yet"),
-        (Progress(10, instances=0), "cold: no instances yet; the first answer in about 8 min"),
-        (Progress(10, instances=2), "warm: 2 in service; no answer yet"),
-        (Progress(10, done=1, ends_s=(90.0,)), "the second makes an estimate"),
+        (Progress(10), "no result yet"),
+        (Progress(10, instances=0), "cold: no instances yet; first result expected in about 8 min"),
+        (Progress(10, instances=2), "warm: 2 in service; no result yet"),
+        (Progress(10, done=1, ends_s=(90.0,)), "an estimate needs two"),
         (Progress(30, done=4, ends_s=(70.0, 80.0, 90.0, 100.0)), "about 4 min left"),
         (Progress(10, started_s=-600.0, instances=0), "cold: no instances yet, 2 min later than"),
     ],

@@ -31,17 +31,24 @@ def refused(monkeypatch, capsys, *arguments: str) -> list[str]:
                 "error: prompts.csv: cannot be read (No such file or directory)",
             ],
         ),
-        (("resume", "out"), ["error: out/ledger.jsonl: no such ledger"]),
+        (
+            ("resume", "out"),
+            ["error: out/ledger.jsonl: does not exist; name the folder of a batch"],
+        ),
         (
             ("generate", "a seven"),
             [
-                "error: which endpoint? Name --stack or --endpoint, or start the local stack "
-                "with make up"
+                "error: no endpoint is named; use --stack or --endpoint, or start the local "
+                "stack: make up"
             ],
         ),
         (
+            ("generate", "a seven", "--endpoint", "mine"),
+            ["error: no region is set; set AWS_DEFAULT_REGION, or name --stack"],
+        ),
+        (
             ("generate", "a seven", "--stack", "local"),
-            ["error: the embedded AWS does not run; start it with make up"],
+            ["error: the embedded AWS is not running; start it with make up"],
         ),
     ],
 )
@@ -84,7 +91,7 @@ def test_a_batch_goes_on_where_it_was_begun(tmp_path, monkeypatch, capsys):
     (tmp_path / "ledger.jsonl").write_text(header)
 
     assert refused(monkeypatch, capsys, "resume", ".") == [
-        "error: the embedded AWS does not run; start it with make up"
+        "error: the embedded AWS is not running; start it with make up"
     ]
 
 

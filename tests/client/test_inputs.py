@@ -63,7 +63,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_prompt():
         (b"fine\n\xff\n", "text", ["file:2: is not UTF-8 text"]),
         ("fine\n\x00\n", "text", ["file:2: holds control characters; is this a text file?"]),
         ("prompt\n", "csv", ["file: has no prompts"]),
-        ("a,,a\n1,2,3\n", "csv", ["file:1: names columns twice or not at all: 'a', ''"]),
+        ("a,,a\n1,2,3\n", "csv", ["file:1: has repeated or empty column names: 'a', ''"]),
         (
             'prompt,steps\nfine,1\none\n"x\ny",2\n1,2,3\n',
             "csv",

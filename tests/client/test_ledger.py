@@ -197,6 +197,6 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path, content, says):
 
 
 def test_there_is_nothing_to_resume_where_nothing_began(tmp_path):
-    with pytest.raises(LedgerError, match="no such ledger"):
+    with pytest.raises(LedgerError, match="does not exist; name the folder of a batch"):
         opened(tmp_path / "nothing", None, None)
     assert not (tmp_path / "nothing").exists()

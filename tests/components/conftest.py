@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from async_inference.scaling import plan as plans
-from async_inference.scaling.plan import ScalingPlan
 from components.async_endpoint import AsyncEndpoint, AsyncEndpointArgs
 from tests.support.accounts import accounts
 from tests.support.registrations import Record, register
@@ -44,7 +42,6 @@ def endpoint(handler):
             "endpoint_name": f"async-{name}",
             "region": "us-east-1",
             "instance_type": "ml.g4dn.2xlarge",
-            "plan": ScalingPlan(min_capacity=0, max_capacity=5, policies=plans.DOCUMENTED.policies),
             "handler": handler,
             "weights": "tiny",
             "image_tag": "2.6.0-gpu",

@@ -2,20 +2,14 @@
 
 import json
 import tarfile
-from typing import Any
 
 import botocore.session
 import pulumi
 import pytest
 
-from async_inference.scaling import plan as plans
-from async_inference.scaling.plan import ScalingPlan
+from async_inference.stack.arguments import COMPONENT_VARIABLES
 from async_inference.stack.groups import Subscription
-from async_inference.stack.images import image_of
-from async_inference.stack.settings import COMPONENT_VARIABLES
-from components.async_endpoint import (
-    model_server_environment,
-)
+from async_inference.stack.images import image_of, model_server_environment
 from tests.support.async_endpoint import (
     BUCKET,
     COMPONENT,
@@ -143,9 +137,7 @@ def test_a_deployment_starts_the_floor_but_at_least_one_instance(
     register, endpoint, minimum, initial
 ):
     """InitialInstanceCount >= 1 (BC)."""
-    plan = ScalingPlan(min_capacity=minimum, max_capacity=5, policies=plans.DOCUMENTED.policies)
-
-    record = register(lambda: endpoint(plan=plan))
+    record = register(lambda: endpoint(min_capacity=minimum))
 
     (variant,) = record[CONFIGURATION, "demo-config"].inputs["productionVariants"]
     assert variant["initialInstanceCount"] == initial
@@ -450,7 +442,7 @@ def test_the_archive_holds_the_code_folder_and_no_symlinks(register, endpoint, h
 
 
 def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
-    asked: dict[str, Any] = {
+    asked: dict[str, object] = {
         "timeout_s": 120,
         "max_payload_bytes": 5000,
         "startup_timeout_s": 90,
@@ -472,13 +464,13 @@ def test_every_model_server_limit_follows_from_one_timeout_and_one_size():
     }
 
 
-def test_topics_are_encrypted_and_listeners_subscribed(register, endpoint):
-    listeners = [
+def test_topics_are_encrypted_and_have_their_subscriptions(register, endpoint):
+    given = [
         Subscription(topic="error", protocol="email", address="team@example.com"),
         Subscription(topic="error", protocol="email", address="boss@example.com"),
     ]
 
-    record = register(lambda: endpoint(listeners=listeners))
+    record = register(lambda: endpoint(subscriptions=given))
 
     for topic in ("success", "error"):
         inputs = record["aws:sns/topic:Topic", f"demo-{topic}-topic"].inputs
@@ -518,43 +510,10 @@ def test_every_variable_that_the_component_sets_is_refused_in_a_stacks_environme
     assert found - free == COMPONENT_VARIABLES
 
 
-def test_arguments_are_refused_by_the_rules_of_a_stacks_config_before_anything_is_registered(
-    register, endpoint, tmp_path
-):
-    nothing = ScalingPlan(min_capacity=0, max_capacity=5)
-    records = []
-    with pytest.raises(pulumi.RunError) as refused:
-        records.append(
-            register(
-                lambda: endpoint(
-                    endpoint_name="two__hyphens",
-                    region="mars",
-                    instance_type="ml.t3.large",
-                    plan=nothing,
-                    handler=tmp_path / "elsewhere",
-                    max_concurrent_invocations_per_instance=0,
-                    tags={"Endpoint": "mine"},
-                )
-            )
-        )
-
-    problems = str(refused.value).splitlines()[1:]
-    assert [problem.split(" ")[0].rstrip(":") for problem in problems] == [
-        "endpoint_name",
-        "region",
-        "instance_type",
-        "max_concurrent_invocations_per_instance",
-        "tags",
-        "min_capacity",
-        "handler",
-    ]
-    assert "no policy ever leaves zero" in problems[5]
-    assert not records
-
-
-def test_arguments_that_only_a_deployment_will_know_are_left_to_aws(register, endpoint):
+def test_a_path_may_be_another_resources_output(register, endpoint):
     later = pulumi.Output.from_input("s3://theirs/out")
 
-    record = register(lambda: endpoint(output_path=later, setup_s=60, request_ttl_s=600))
+    configuration = register(lambda: endpoint(output_path=later))[CONFIGURATION, "demo-config"]
 
-    assert record.keys
+    output = configuration.inputs["asyncInferenceConfig"]["outputConfig"]
+    assert output["s3OutputPath"] == "s3://theirs/out"

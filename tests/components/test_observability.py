@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from async_inference.scaling import plan as plans
-from async_inference.scaling.plan import ScalingPlan, ScheduledAction
+from async_inference.scaling.plan import ScalingRules, ScheduledAction
 from async_inference.stack.groups import Observability, Subscription
 from tests.support import ROOT
 from tests.support.registrations import Record
@@ -128,14 +128,14 @@ def test_instances_with_an_empty_queue_are_a_leak(watched, backlog, instances, l
 
 
 def test_instances_that_a_floor_or_a_warm_window_keeps_are_no_leak(register, endpoint):
-    warm = ScalingPlan(
-        min_capacity=1,
-        max_capacity=5,
+    warm = ScalingRules(
         policies=plans.DOCUMENTED.policies,
         schedules=(ScheduledAction(name="warm", schedule="cron(0 8 * * ? *)", min_capacity=2),),
     )
 
-    assert alarm_of(register(lambda: endpoint(plan=warm)), "idle")["threshold"] == 2
+    record = register(lambda: endpoint(min_capacity=1, scaling_preset="custom", scaling_plan=warm))
+
+    assert alarm_of(record, "idle")["threshold"] == 2
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_alarms_and_budgets_of_this_account_only_may_publish(watched):
     assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
 
 
-def test_listeners_of_operations_hear_the_alarms(register, endpoint):
-    listener = Subscription(topic="operations", protocol="email", address="team@example.com")
+def test_alarms_notify_the_subscriptions_to_operations(register, endpoint):
+    given = Subscription(topic="operations", protocol="email", address="team@example.com")
 
-    record = register(lambda: endpoint(listeners=[listener]))
+    record = register(lambda: endpoint(subscriptions=[given]))
 
     (waits,) = [
         entry.depends_on

@@ -17,7 +17,7 @@ class Bucket:
         self.objects = {key.replace("__", "/"): versions for key, versions in objects.items()}
         self.locked: set[str] = set()
 
-    def list_objects_v2(self, Bucket: str, MaxKeys: int) -> dict[str, Any]:  # noqa: N803
+    def list_objects_v2(self, Bucket: str, MaxKeys: int) -> dict[str, object]:  # noqa: N803
         current = [key for key, versions in self.objects.items() if versions[-1] is not None]
         found = [{"Key": key} for key in current[:MaxKeys]]
         return {"KeyCount": len(found), "Contents": found}
@@ -26,7 +26,7 @@ class Bucket:
         assert operation == "list_object_versions"
         return self
 
-    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, Any]]:  # noqa: N803
+    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, object]]:  # noqa: N803
         versions, markers = [], []
         for key, known in self.objects.items():
             for number, each in enumerate(known):
@@ -35,7 +35,7 @@ class Bucket:
                     kind.append({"Key": key, "VersionId": str(number)})
         return [{"Versions": versions, "DeleteMarkers": markers}]
 
-    def delete_objects(self, Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+    def delete_objects(self, Bucket: str, Delete: dict[str, Any]) -> dict[str, object]:  # noqa: N803
         keys = {each["Key"] for each in Delete["Objects"]}
         for key in keys - self.locked:
             del self.objects[key]
@@ -43,7 +43,7 @@ class Bucket:
 
 
 def test_archives_and_old_versions_go():
-    bucket = Bucket(code__1__model=["archive"], async_sdxl__input__1=["old", None])
+    bucket: Any = Bucket(code__1__model=["archive"], async_sdxl__input__1=["old", None])
 
     empty(bucket, "demo")
 
@@ -51,7 +51,7 @@ def test_archives_and_old_versions_go():
 
 
 def test_objects_of_requests_are_kept_with_their_versions_and_the_way_out_said():
-    bucket = Bucket(
+    bucket: Any = Bucket(
         code__1__model=["archive"],
         async_sdxl__output__1=["old", "image"],
         async_sdxl__output__2=["old", None],
@@ -67,7 +67,7 @@ def test_objects_of_requests_are_kept_with_their_versions_and_the_way_out_said()
 
 
 def test_an_object_that_cannot_be_deleted_is_named():
-    bucket = Bucket(code__1__model=["archive"])
+    bucket: Any = Bucket(code__1__model=["archive"])
     bucket.locked = {"code/1/model"}
 
     with pytest.raises(BucketHoldsObjectsError, match="code/1/model cannot be deleted: is locked"):

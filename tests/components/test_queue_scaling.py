@@ -73,7 +73,7 @@ def test_the_tuned_plan_is_rendered_like_any_other_with_its_memory_of_two_hours(
     assert steps["stepAdjustments"] == [{"metricIntervalUpperBound": "0", "scalingAdjustment": -50}]
 
 
-def test_a_policy_that_hears_announcements_is_run_by_two_alarms_of_one_cooldown(register):
+def test_a_policy_that_uses_announcements_is_run_by_two_alarms_of_one_cooldown(register):
     record = register(lambda: scaling(plan=bounded(plans.ANNOUNCED)))
 
     starved = record[ALARM, "demo-wakeup-alarm"].inputs

@@ -67,14 +67,14 @@ class Aws:
     def __init__(self) -> None:
         self.registered = True
 
-    def describe_endpoint(self, **_: str) -> dict[str, Any]:
+    def describe_endpoint(self, **_: str) -> dict[str, object]:
         return {"EndpointConfigName": "config-g4dn", "EndpointStatus": "InService"}
 
-    def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:  # noqa: N803
+    def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, object]:  # noqa: N803
         instance_type = f"ml.{EndpointConfigName.removeprefix('config-')}.xlarge"
         return {"ProductionVariants": [{"InstanceType": instance_type}]}
 
-    def describe_scalable_targets(self, **_: Any) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, object]:
         return {
             "ScalableTargets": [{"MinCapacity": 0, "MaxCapacity": 5}] if self.registered else []
         }
@@ -123,9 +123,10 @@ def updated(register) -> Callable[[str], tuple[RollbackGuard, Aws]]:
     ids=["a floor", "both", "none is due", "set by somebody", "beyond the new plan"],
 )
 def test_bounds_that_a_schedule_has_set_outlive_a_registration(live, asked, kept):
-    by_day = {"ScalableTargetAction": {"MinCapacity": 2, "MaxCapacity": 9}}
+    by_day: Any = {"ScalableTargetAction": {"MinCapacity": 2, "MaxCapacity": 9}}
+    target: Any = {"MinCapacity": live[0], "MaxCapacity": live[1]}
     before = Scaled(
-        target={"MinCapacity": live[0], "MaxCapacity": live[1]},
+        target=target,
         tags={},
         policies=[],
         schedules=[by_day],

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from async_inference.scaling.plan import PRESETS
 from async_inference.stack.groups import Retention, Security, Updates
 from components.access import deployer_policy
 from tests.support.async_endpoint import (
@@ -64,7 +63,7 @@ ONLY_WITH = {
 }
 
 
-def statements(record: Any) -> list[dict[str, Any]]:
+def statements(record: Any) -> list[dict[str, object]]:
     return json.loads(record[ROLE_POLICY, "demo-role-policy"].inputs["policy"])["Statement"]
 
 
@@ -199,7 +198,7 @@ def test_each_permission_of_the_role_is_one_that_something_needs(everything):
 
 @pytest.mark.parametrize("prefix", ONLY_WITH)
 def test_what_is_not_turned_on_is_not_permitted(register, endpoint, prefix):
-    def permitted(record: Any) -> bool:
+    def permitted(record: object) -> bool:
         return any(action.startswith(prefix) for action in actions(statements(record)))
 
     assert permitted(register(lambda: endpoint(**ONLY_WITH[prefix])))
@@ -255,9 +254,8 @@ def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
 def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere_else(
     register, endpoint
 ):
-    def announces(preset: str) -> list[dict[str, Any]]:
-        plan = PRESETS[preset].within(0, 5)
-        record = register(lambda: endpoint(plan=plan))
+    def announces(preset: str) -> list[dict[str, object]]:
+        record = register(lambda: endpoint(scaling_preset=preset))
         document = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])
         return [each for each in document["Statement"] if "cloudwatch" in str(each["Action"])]
 

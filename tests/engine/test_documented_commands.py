@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from async_inference.local_aws.clients import client
+from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.make_up import environment
 from tests.support.engine import ROOT
 
@@ -103,7 +103,7 @@ def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
         "PATH": os.pathsep.join([str(CLIENTS), variables["PATH"]]),
         "PULUMI_SKIP_CONFIRMATIONS": "true",
     }
-    client(aws.url, "iam").create_role(RoleName="ci-deploys", AssumeRolePolicyDocument="{}")
+    clients_at(aws.url)("iam").create_role(RoleName="ci-deploys", AssumeRolePolicyDocument="{}")
     (checkout / "prompts.csv").write_text("prompt\na seven\na nine\n")
     found = blocks()
     # What some pages say of prod is said of the one stack here: prod's own is deployed elsewhere.
@@ -118,7 +118,7 @@ def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
 
     walked(checkout, variables, script)
 
-    assert not client(aws.url, "sagemaker").list_endpoints()["Endpoints"], "dev was removed"
+    assert not clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"], "dev was removed"
     assert len(list((checkout / "images").glob("*.png"))) == 4, "two prompts, once with other steps"
     assert (checkout / "mine.csv").read_text().startswith("arrival_s,service_s")
 

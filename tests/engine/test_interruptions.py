@@ -38,7 +38,7 @@ while os.path.exists({str(self._path)!r}):
     def open(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def open_at(self, condition: Callable[[], Any], what: str) -> threading.Thread:
+    def open_at(self, condition: Callable[[], object], what: str) -> threading.Thread:
         """Open once a condition holds, while something else runs."""
 
         def wait() -> None:
@@ -93,7 +93,7 @@ def everything(program: Program, leftovers: Collection[str] = ()) -> dict[str, A
     }
 
 
-def _lasting(value: Any) -> Any:
+def _lasting(value: object) -> Any:
     if isinstance(value, dict):
         passing = re.compile(
             r".*(Time|Timestamp|Date|Id)$|State.*|EndpointStatus|ResponseMetadata|"
@@ -225,7 +225,7 @@ def test_an_up_that_was_killed_after_each_call_that_creates_anything_is_finished
     program.destroy()
     assert not any(everything(program).values())
 
-    pending: list[dict[str, Any]] = []
+    pending: list[dict[str, object]] = []
     for calls in IN_TURN:
         program.interrupt("up", at=calls.split())
         pending += [each["resource"] for each in program.state()["pending_operations"]]

@@ -165,11 +165,11 @@ def test_a_refiner_on_a_schedule_of_its_own_spoils_the_image(half):
     base = half.transformer._model.base
     other = diffusers.EulerAncestralDiscreteScheduler.from_config(base.scheduler.config)
     parts = base.components
-    kind: Any = type(base)
+    kind: object = type(base)
     refiner: Any = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
     asked = {"prompt": "a seven", "num_inference_steps": 20}
 
-    def made(refined_on: Any) -> Any:
+    def made(refined_on: object) -> Any:
         started = kind(**parts | {"scheduler": other}, add_watermarker=False)
         seeded = {"generator": torch.Generator().manual_seed(7)}
         if refined_on is None:

@@ -102,7 +102,7 @@ def test_every_wrong_field_is_in_one_answer(handler):
         (b"\xff\xfe", "application/json", 400, "the body is not UTF-8"),
         (b"[" * 100_000, "application/json", 400, "the body is not valid JSON"),
         (b"x" * 64_000_001, "text/plain", 413, "at most 64000000"),
-        (b"<prompt/>", "application/xml", 415, "send application/json or text/plain"),
+        (b"<prompt/>", "application/xml", 415, "must be application/json or text/plain"),
     ],
 )
 def test_a_body_that_cannot_be_read_says_why(handler, body, content_type, status, sentence):
@@ -171,8 +171,8 @@ def test_no_body_whatever_escapes_as_an_exception(body):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"image": "no base64!"}, "image = 'no base64!': is no base64"),
-        ({"image": "https://host/x.png"}, "is a URL, and none is fetched; send the picture itself"),
+        ({"image": "no base64!"}, "image = 'no base64!': is not valid base64"),
+        ({"image": "https://host/x.png"}, "is a URL, and URLs are not fetched; send the picture"),
         ({"image": 7}, "image = 7: must be a PNG, JPEG, WEBP picture in base64"),
         ({"image": "aGVsbG8="}, "is not a picture in a format of PNG, JPEG, WEBP"),
         ({"image": picture(form="GIF")}, "is not a picture in a format of PNG, JPEG, WEBP"),
@@ -184,7 +184,7 @@ def test_no_body_whatever_escapes_as_an_exception(body):
         ({"strength": 0.5}, "strength: needs image"),
         ({"image": picture(), "strength": 0}, "strength = 0: input should be greater than 0"),
         ({"image": picture(), "strength": 0.01}, "leaves none of 30 steps"),
-        ({"image": picture(), "refine": 0.2}, "refine: refines what a prompt alone makes"),
+        ({"image": picture(), "refine": 0.2}, "refine: cannot be combined with image"),
         ({"scheduler": "ancestral"}, "scheduler = 'ancestral': input should be 'ddim'"),
         ({"preset": "fast"}, "preset = 'fast': input should be 'lightning', 'turbo', 'hyper'"),
         ({"loras": ["pixel"]}, "loras = ['pixel']: input should be a valid dictionary"),
@@ -223,7 +223,7 @@ def test_a_picture_gives_its_size_and_a_data_url_is_one(handler):
     ],
 )
 def test_the_most_wanted_type_that_can_be_made_is_made(handler, accept, images, media_type):
-    assert importlib.import_module("answer").negotiated(accept, images) == media_type
+    assert importlib.import_module("answer").negotiate(accept, images) == media_type
 
 
 @pytest.mark.parametrize(

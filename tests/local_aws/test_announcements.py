@@ -145,7 +145,11 @@ def test_a_request_is_answered_when_its_announcement_is_refused(account, error):
 def test_a_request_does_not_wait_for_a_cloudwatch_that_does_not_answer(account):
     goes_on = threading.Event()
     own = session()
-    own.events.register("before-call.sagemaker.DescribeEndpoint", lambda **_: goes_on.wait(30))
+
+    def hold(**_: object) -> None:
+        goes_on.wait(30)
+
+    own.events.register("before-call.sagemaker.DescribeEndpoint", hold)
 
     with client_of(account, "deaf", own) as client:
         assert client.infer(text("hello"), deadline_s=20).body == b"hello"

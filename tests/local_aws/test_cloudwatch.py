@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from async_inference.rehearsal.history import fetched, reconstructed
+from async_inference.rehearsal.history import fetch, reconstruct
 from async_inference.validation import InvalidInputError
 from tests.support.scaling import FAST_MINUTE_S, TARGET, wake
 from tests.support.waiting import eventually
@@ -202,8 +202,8 @@ def test_the_traffic_of_an_endpoint_is_read_back_from_its_metrics(start):
         "five ended requests",
     )
 
-    minutes = fetched(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
-    found = reconstructed(minutes)
+    minutes = fetch(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
+    found = reconstruct(minutes)
 
     assert found.requests == 5
     began_s = min(*minutes.backlog, *minutes.ended)
@@ -213,7 +213,7 @@ def test_the_traffic_of_an_endpoint_is_read_back_from_its_metrics(start):
 
 def test_an_endpoint_without_requests_is_named(account):
     with pytest.raises(InvalidInputError, match="endpoint echo, variant AllTraffic: CloudWatch"):
-        fetched(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
+        fetch(account.cloudwatch, "echo", "AllTraffic", timedelta(hours=6))
 
 
 def test_an_alarm_that_wants_more_datapoints_than_it_looks_at_is_refused(start):

@@ -96,7 +96,7 @@ class Caller:
         with self._lock:
             chance, inline = self._dice.random(), self._dice.random() < 0.5
         kind = "slow" if chance < SLOW else "poison" if chance < SLOW + POISONED else "fine"
-        asked: dict[str, Any] = {"InputLocation": f"s3://echo-bucket/in/{kind}"}
+        asked: dict[str, object] = {"InputLocation": f"s3://echo-bucket/in/{kind}"}
         if inline:
             asked = {"Body": kind.encode(), "ContentType": "text/plain"}
         if kind == "slow":

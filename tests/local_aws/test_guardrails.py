@@ -1,17 +1,19 @@
 """A DeploymentConfig as steps, and what SageMaker refuses (docs/aws-facts.md#guardrails)."""
 
+from typing import Any
+
 import pytest
 
 from async_inference.local_aws.fleet.deployment import Step, plan_deployment, problems
 
 
-def blue_green(kind: str, wait_s: int = 60, **more) -> dict:
+def blue_green(kind: str, wait_s: int = 60, **more) -> Any:
     sizes = {key: more.pop(key) for key in ("CanarySize", "LinearStepSize") if key in more}
     routing = {"Type": kind, "WaitIntervalInSeconds": wait_s, **sizes}
     return {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing, **more}}
 
 
-def rolling(kind: str, value: int) -> dict:
+def rolling(kind: str, value: int) -> Any:
     size = {"Type": kind, "Value": value}
     return {"RollingUpdatePolicy": {"MaximumBatchSize": size, "WaitIntervalInSeconds": 60}}
 

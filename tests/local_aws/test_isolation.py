@@ -50,9 +50,9 @@ def test_server_and_clients_are_blind_to_the_users_environment(hostile, tmp_path
         port = free.getsockname()[1]
     aws = daemon.start(tmp_path / "aws", port=port, minute_s=1, setup_s=0)
     try:
-        assert clients.client(aws.url, "sagemaker").list_endpoints()["Endpoints"] == []
-        assert clients.client(aws.url, "s3").list_buckets()["Buckets"] == []
-        identity = clients.client(aws.url, "sts").get_caller_identity()
+        assert clients.clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"] == []
+        assert clients.clients_at(aws.url)("s3").list_buckets()["Buckets"] == []
+        identity = clients.clients_at(aws.url)("sts").get_caller_identity()
         assert identity["Account"] == clients.ACCOUNT_ID
     finally:
         daemon.stop(tmp_path / "aws")
@@ -152,7 +152,7 @@ def test_verify_and_preflight_of_stack_local_say_how_to_start_it(monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
-    with pytest.raises(InvalidInputError, match="does not run; start it with make up"):
+    with pytest.raises(InvalidInputError, match="is not running; start it with make up"):
         reached_by("local", "us-east-1")
 
 

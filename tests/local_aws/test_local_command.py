@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,10 +39,10 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["status"], "the embedded AWS does not run; start it with make up"),
+        (["status"], "the embedded AWS is not running; start it with make up"),
         (["logs"], "no endpoint has written a log yet; deploy one with make up"),
         (["logs", "nothing"], "endpoint nothing has no logs; endpoints with logs: none"),
-        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json looks once"),
+        (["status", "--watch", "--json"], "--watch --json: choose one of them; --json prints once"),
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence_with_a_way_out(
@@ -158,7 +159,7 @@ def _rest(terminal: int) -> bytes:
 def test_the_newest_minutes_fit_into_a_terminal_of_80_columns():
     busy = [float(minute) for minute in range(local.CHARTED_MINUTES)]
     columns = ("in_service", "backlog", "oldest_age_s", "done", "failed")
-    endpoint = {
+    endpoint: Any = {
         "status": "InService",
         "configuration": "echo-1",
         "desired": 10,
@@ -188,7 +189,7 @@ def test_names_from_aws_are_not_taken_for_markup():
         "since_s": 0.0,
         "reason": hostile,
     }
-    found = {
+    found: Any = {
         "now_s": 0.0,
         "minute_s": 60,
         "regions": {
@@ -226,7 +227,7 @@ def test_names_from_aws_are_not_taken_for_markup():
     ],
 )
 def test_make_up_shows_a_scaling_activity_on_one_line(count, cause, line):
-    activity = {"Description": f"Setting desired instance count to {count}.", "Cause": cause}
+    activity: Any = {"Description": f"Setting desired instance count to {count}.", "Cause": cause}
 
     assert make_up.event(activity, in_service=1 - count) == line
 

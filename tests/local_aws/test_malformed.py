@@ -87,13 +87,15 @@ def example(shape: Shape, dice: random.Random, depth: int = 0) -> Any:
     return {"boolean": True, "timestamp": 1}.get(kind, "blob")
 
 
-def broken(shape: StructureShape, request: dict[str, Any], dice: random.Random) -> dict[str, Any]:
+def broken(
+    shape: StructureShape, request: dict[str, object], dice: random.Random
+) -> dict[str, object]:
     """The request with one member that cannot be right: it is gone, or of another type."""
     name = dice.choice(sorted(shape.members))
     kind = shape.members[name].type_name
     if name in shape.required_members and dice.random() < 0.3:
         return {key: value for key, value in request.items() if key != name}
-    fitting: dict[str, Callable[[Any], bool]] = {
+    fitting: dict[str, Callable[[object], bool]] = {
         "string": lambda value: isinstance(value, str),
         "list": lambda value: isinstance(value, list),
         "structure": lambda value: isinstance(value, dict),
@@ -116,7 +118,7 @@ def account(start):
     return account
 
 
-def check(status: int, headers: dict[str, str], body: bytes, call: Any) -> None:
+def check(status: int, headers: dict[str, str], body: bytes, call: object) -> None:
     assert 400 <= status < 500, (status, body[:300], call)
     if body.startswith(b"<"):
         assert b"<Code>" in body, (body[:300], call)

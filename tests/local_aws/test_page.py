@@ -70,10 +70,10 @@ class Page:
     def count(self, selector: str) -> int:
         return self.script("return document.querySelectorAll(arguments[0]).length", selector)
 
-    def script(self, script: str, *arguments: Any) -> Any:
+    def script(self, script: str, *arguments: object) -> Any:
         return self.browser.execute_script(script, *arguments)
 
-    def complaints(self) -> list[dict[str, Any]]:
+    def complaints(self) -> list[dict[str, object]]:
         """What the browser's console said since the last time."""
         return self.browser.get_log("browser")
 

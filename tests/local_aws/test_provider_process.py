@@ -1,4 +1,4 @@
-"""The provider is a process of its own for each engine, and ends with it."""
+"""The provider is a separate process for each engine, and ends with it."""
 
 import os
 import subprocess

@@ -28,7 +28,7 @@ def deployed(cli, processes, providers, tmp_path_factory) -> Iterator[Program]:
 
 
 @pytest.fixture
-def verified(deployed, monkeypatch) -> Callable[..., dict[str, Any]]:
+def verified(deployed, monkeypatch) -> Callable[..., dict[str, object]]:
     """Run `async-inference verify --json` on the deployed stack: what it prints, and exit code."""
     monkeypatch.chdir(deployed.folder)
     for name, value in deployed.environment.items():

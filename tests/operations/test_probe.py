@@ -45,15 +45,18 @@ def test_the_trial_has_the_instance_type_without_quota_that_is_most_like_the_sta
 
 def test_an_accounts_own_quota_counts_before_the_default():
     class Quotas:
+        def of(self, service: str, /) -> Any:
+            return self
+
         def get_paginator(self, operation: str) -> Any:
             self.value = 4.0 if operation == "list_service_quotas" else 0.0
             return self
 
-        def paginate(self, ServiceCode: str) -> list[dict[str, Any]]:  # noqa: N803
+        def paginate(self, ServiceCode: str) -> list[dict[str, object]]:  # noqa: N803
             names = ["ml.g5.2xlarge for endpoint usage", "ml.g5.2xlarge for training job usage"]
             return [{"Quotas": [{"QuotaName": name, "Value": self.value} for name in names]}]
 
-    assert probe.quotas(lambda service: Quotas()) == {"ml.g5.2xlarge": 4.0}
+    assert probe.quotas(Quotas().of) == {"ml.g5.2xlarge": 4.0}
 
 
 def test_a_trial_is_the_stack_with_a_bucket_that_goes_and_nobody_told():
@@ -80,7 +83,7 @@ def test_a_stack_with_secrets_is_not_copied():
 
 
 def test_what_aws_took_and_what_it_refused_is_told_one_by_one():
-    resources = [
+    resources: Any = [
         {"type": "aws:s3/bucket:Bucket", "id": "b"},
         {"type": "aws:sns/topic:Topic", "id": "t1"},
         {"type": "aws:sns/topic:Topic", "id": "t2"},
@@ -111,7 +114,7 @@ def test_what_aws_took_and_what_it_refused_is_told_one_by_one():
     ],
 )
 def test_an_endpoint_that_was_not_refused_for_its_quota_is_a_difference(said, kinds, found):
-    state = {"deployment": {"resources": [{"type": kind, "id": "x"} for kind in kinds]}}
+    state: Any = {"deployment": {"resources": [{"type": kind, "id": "x"} for kind in kinds]}}
 
     (check,) = [each for each in probe.checks(TRIAL, said, state) if each.what == "Endpoint"]
 

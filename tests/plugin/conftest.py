@@ -46,26 +46,26 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
             "RegisterResource",
             "RegisterResourceOutputs",
         ):
-            method: Callable[[Any], Any] = getattr(recording, name)
+            method: Callable[[object], object] = getattr(recording, name)
             setattr(self, name, lambda request, context, method=method: method(request))
 
-    def SupportsFeature(self, request: Any, context: Any) -> Any:  # noqa: N802 the gRPC name
+    def SupportsFeature(self, request: Any, context: object) -> Any:  # noqa: N802 the gRPC name
         return resource_pb2.SupportsFeatureResponse(hasSupport=request.id in FEATURES)
 
-    def RegisterResourceHook(self, request: Any, context: Any) -> Empty:  # noqa: N802
+    def RegisterResourceHook(self, request: object, context: object) -> Empty:  # noqa: N802
         return Empty()
 
-    def RegisterErrorHook(self, request: Any, context: Any) -> Empty:  # noqa: N802
+    def RegisterErrorHook(self, request: object, context: object) -> Empty:  # noqa: N802
         return Empty()
 
 
 class Engine(engine_pb2_grpc.EngineServicer):
     """The engine's side of logging."""
 
-    def Log(self, request: Any, context: Any) -> Empty:  # noqa: N802
+    def Log(self, request: object, context: object) -> Empty:  # noqa: N802
         return Empty()
 
-    def GetRootResource(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def GetRootResource(self, request: object, context: object) -> Any:  # noqa: N802
         return engine_pb2.GetRootResourceResponse()
 
 
@@ -114,10 +114,10 @@ def plugin(engine, tmp_path_factory) -> Iterator[provider_pb2_grpc.ResourceProvi
 
 
 @pytest.fixture
-def construct(plugin, engine) -> Callable[..., dict[str, Any]]:
+def construct(plugin, engine) -> Callable[..., dict[str, object]]:
     """Ask the plugin for a component; returns its outputs."""
 
-    def run(kind: str, name: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    def run(kind: str, name: str, inputs: dict[str, object]) -> dict[str, Any]:
         request = provider_pb2.ConstructRequest(
             project=PROJECT,
             stack=STACK,

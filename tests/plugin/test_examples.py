@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
-from async_inference.scaling import plan
-from async_inference.stack import groups, settings
 from tests.support import ROOT
+from tools import configuration_reference
 
 ENDPOINT = "aws:sagemaker/endpoint:Endpoint"
 
@@ -25,43 +23,35 @@ def hosted() -> Any:
     return hosted
 
 
-def keys(typed: type) -> set[str]:
-    return set(typed.__annotations__)
+def test_the_plugin_takes_what_a_stacks_config_has(hosted):
+    """What a stack file can say, another language can say, under the same names."""
+    endpoint = hosted.schema("0.1.0")["resources"]["async-inference:index:AsyncEndpoint"]
+    config = set(configuration_reference.keys())
+
+    assert endpoint["inputProperties"].keys() - config == {
+        "endpointName",
+        "region",
+        "providerConfig",
+    }
+    assert config <= endpoint["inputProperties"].keys()
 
 
-def fields(*models: type[BaseModel]) -> set[str]:
-    return {name for model in models for name in model.model_fields}
+def test_whatever_the_plugin_takes_is_described(hosted):
+    schema = hosted.schema("0.1.0")
+    taken = [
+        *(each["inputProperties"] for each in schema["resources"].values()),
+        *(each["properties"] for each in schema["types"].values()),
+    ]
 
-
-def test_the_arguments_are_those_of_the_stack_config(hosted):
-    """What a stack file can say, another language can say, in the same words."""
-    # A stack's name makes the one; its own aws: config is the other.
-    own = {"endpoint_name", "provider_config"}
-
-    assert keys(hosted.AsyncEndpointArgs) - own == fields(settings.Settings) - {"stack"}
-    for typed, models in (
-        (hosted.Security, (groups.Security,)),
-        (hosted.Retention, (groups.Retention,)),
-        (hosted.Observability, (groups.Observability,)),
-        (hosted.Updates, (groups.Updates,)),
-        (hosted.Subscription, (groups.Subscription,)),
-        (hosted.ScalingRules, (plan.ScalingRules,)),
-        (hosted.ScalingPolicy, (plan.StepScalingPolicy, plan.TargetTrackingPolicy)),
-        (hosted.MetricAlarm, (plan.MetricAlarm,)),
-        (hosted.StepAdjustment, (plan.StepAdjustment,)),
-        (hosted.ScheduledAction, (plan.ScheduledAction,)),
-    ):
-        assert keys(typed) == fields(*models), typed.__name__
+    assert [key for group in taken for key in group if not group[key].get("description")] == []
 
 
 def test_the_yaml_program_keeps_the_rules_of_the_config(hosted):
     program = yaml.safe_load((ROOT / "examples/yaml/Pulumi.yaml").read_text())
     given = dict(program["resources"]["images"]["properties"])
     given["handler"] = str(ROOT / "inference_code")
-    region = given.pop("region")
-    del given["endpointName"]
 
-    checked = hosted.checked(given, region)
+    checked = hosted.HOSTED["AsyncEndpoint"].arguments(given)
 
     assert checked.plan.max_capacity == 3
 

@@ -43,7 +43,9 @@ def test_the_schema_says_what_the_components_take_and_give(plugin):
     endpoint = schema["resources"][f"{PACKAGE}:index:AsyncEndpoint"]
     assert endpoint["isComponent"]
     assert set(endpoint["requiredInputs"]) == {"endpointName", "region", "handler"}
-    assert endpoint["inputProperties"]["maxCapacity"] == {"type": "integer", "plain": True}
+    most = endpoint["inputProperties"]["maxCapacity"]
+    assert (most["type"], most["plain"]) == ("integer", True)
+    assert most["description"].startswith("Most instances")
     assert "plain" not in endpoint["inputProperties"]["imageUri"], "may be another's output"
     assert {"endpointName", "endpointArn", "bucketName"} <= set(endpoint["properties"])
     policy = schema["types"][f"{PACKAGE}:index:ScalingPolicy"]
@@ -87,6 +89,27 @@ def test_wrong_arguments_are_refused_together_before_anything_is_registered(cons
     assert record.registrations == []
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"maxCapacty": 3}, "maxCapacty: no such key"),
+        ({"handler": None}, "handler: is required"),
+        ({"endpointName": None}, "endpointName: is required"),
+        ({"security": {"networkIsolaton": True}}, "security.networkIsolaton: no such key"),
+    ],
+)
+def test_a_slip_in_a_name_is_refused(construct, record, change, problem):
+    given = {key: value for key, value in (GIVEN | change).items() if value is not None}
+
+    with pytest.raises(grpc.RpcError) as refused:
+        construct("AsyncEndpoint", "pictures", given)
+
+    assert problem in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    assert "File " not in str(refused.value)
+    assert record.registrations == []
+
+
 def problems(schema: dict[str, Any], type_name: str, given: Any, path: str) -> list[str]:
     """How a value differs from what the schema allows."""
     definition = schema["types"].get(type_name) or schema["resources"][type_name]
@@ -104,7 +127,7 @@ def problems(schema: dict[str, Any], type_name: str, given: Any, path: str) -> l
 PYTHON_TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
 
 
-def _value_problems(schema: dict[str, Any], spec: Any, value: Any, path: str) -> list[str]:
+def _value_problems(schema: dict[str, object], spec: Any, value: Any, path: str) -> list[str]:
     if "$ref" in spec:
         return problems(schema, spec["$ref"].removeprefix("#/types/"), value, path)
     if spec["type"] == "array":

@@ -32,7 +32,7 @@ def resource(
     name: str = "one",
     depends_on: Mapping[str, list[PolicyResource]] | None = None,
     /,
-    **props: Any,
+    **props: object,
 ) -> PolicyResource:
     return PolicyResource(
         resource_type=kind,
@@ -48,7 +48,7 @@ def resource(
 
 
 def violations(
-    rule: str, *resources: PolicyResource, config: Mapping[str, Any] | None = None
+    rule: str, *resources: PolicyResource, config: Mapping[str, object] | None = None
 ) -> list[str]:
     """What a rule reports; of a rule over one resource, for each of them."""
     found: list[str] = []
@@ -80,9 +80,9 @@ ADDS = {"stepAdjustments": [{"metricIntervalLowerBound": "0", "scalingAdjustment
 def queue(
     *,
     minimum: int = 0,
-    steps: Any = ADDS,
+    steps: object = ADDS,
     metric: str = "HasBacklogWithoutCapacity",
-    dimensions: Any = {"EndpointName": "one"},  # noqa: B006 read only
+    dimensions: object = {"EndpointName": "one"},
     actions: Any = ("arn:policy",),
     arn: str = "arn:policy",
     resource_id: str = RESOURCE_ID,
@@ -188,7 +188,7 @@ def test_at_preview_dependencies_tell_what_wakes_what():
 # Metrics
 
 
-def tracking(**configuration: Any) -> PolicyResource:
+def tracking(**configuration: object) -> PolicyResource:
     return resource(
         rules.SCALING_POLICY,
         serviceNamespace="sagemaker",
@@ -238,7 +238,7 @@ def test_an_alarm_that_scales_by_a_metric_of_the_queue_passes():
 def test_an_alarm_that_scales_by_a_metric_that_is_never_published_is_refused():
     (said,) = violations(ALARMS, *queue(metric="InvocationsPerInstance"))
 
-    assert "runs a scaling policy by InvocationsPerInstance" in said
+    assert "invokes a scaling policy on InvocationsPerInstance" in said
 
 
 def test_an_alarm_that_looks_more_often_than_sagemaker_publishes_is_refused():
@@ -260,7 +260,9 @@ def test_an_alarm_that_looks_more_often_than_sagemaker_publishes_is_refused():
 
     (said,) = violations(ALARMS, target, policy, alarm, hasty, announced)
 
-    assert said.startswith("hasty looks at HasBacklogWithoutCapacity more often than the minute")
+    assert said.startswith(
+        "hasty has a period below 60 s, but HasBacklogWithoutCapacity is published once"
+    )
 
 
 def test_an_alarm_on_invocations_that_only_tells_people_passes():
@@ -278,7 +280,7 @@ def test_an_alarm_whose_action_is_not_known_yet_is_judged_by_its_dependency():
 # Configurations and capacity
 
 
-def configuration(instance_type: str = "ml.g5.xlarge", **asynchronous: Any) -> PolicyResource:
+def configuration(instance_type: str = "ml.g5.xlarge", **asynchronous: object) -> PolicyResource:
     return resource(
         rules.CONFIGURATION,
         productionVariants=[{"instanceType": instance_type, "initialInstanceCount": 1}],
@@ -359,7 +361,7 @@ BLOCKED = dict.fromkeys(
 )
 
 
-def stored(name: Any = "bucket", **blocked: Any) -> list[PolicyResource]:
+def stored(name: object = "bucket", **blocked: object) -> list[PolicyResource]:
     bucket = resource(rules.BUCKET, "bucket", bucket=name)
     return [
         bucket,
@@ -377,7 +379,7 @@ def test_a_bucket_that_is_open_or_in_the_clear_is_refused():
     bucket, encryption, block = stored(**BLOCKED | {"ignorePublicAcls": False})
 
     assert violations("buckets-are-closed", bucket, encryption, block) == [
-        "bucket is not blocked from the public: set ignorePublicAcls."
+        "bucket does not block public access: set ignorePublicAcls."
     ]
     (said,) = violations("buckets-are-closed", bucket, *stored("other", **BLOCKED)[1:])[:1]
     assert said == "bucket has no encryption configuration."
@@ -395,7 +397,7 @@ def test_a_topic_is_encrypted_or_will_be(props, said):
     assert len(violations("topics-are-encrypted", resource(rules.TOPIC, **props))) == said
 
 
-def allowing(**statement: Any) -> PolicyResource:
+def allowing(**statement: object) -> PolicyResource:
     document = {"Statement": [{"Effect": "Allow", "Resource": "*", **statement}]}
     return resource("aws:iam/rolePolicy:RolePolicy", policy=json.dumps(document))
 

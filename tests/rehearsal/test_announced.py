@@ -135,7 +135,7 @@ def test_nothing_is_removed_while_what_was_announced_starts():
 
 @pytest.mark.parametrize(("reading", "setups"), [("refused", 5), ("allowed", 5)])
 def test_a_wrong_announcement_costs_at_most_the_maximum_until_it_sleeps(reading, setups):
-    """A request that says 10,000: all five start, serve nothing more, and are sent home."""
+    """A request that says 10,000: all five start, serve nothing more, and are removed."""
     unsettled = Unsettled(capacity_change_in_progress=reading)
 
     run = ran(PLAN, [607.0], 0, announces=[10_000], unsettled=unsettled)

@@ -9,7 +9,7 @@ from async_inference.rehearsal import comparison
 from async_inference.rehearsal.comparison import FIGURES, Estimate, PlanRuns, differences
 from async_inference.rehearsal.rehearse import rehearse
 from async_inference.rehearsal.simulator import Assumptions
-from async_inference.rehearsal.traffic import loaded_for
+from async_inference.rehearsal.traffic import load_for_seeds
 from async_inference.scaling.plan import PRESETS
 from async_inference.scaling.unsettled import READINGS, Unsettled, other_readings
 
@@ -19,7 +19,7 @@ SEEDS = tuple(range(8))
 
 def compared(*presets: str, traffic: str = "sparse", seeds=SEEDS) -> tuple[PlanRuns, ...]:
     plans = [(name, PRESETS[name].within(0, 5)) for name in presets]
-    return comparison.run_plans(plans, loaded_for(traffic, seeds), Assumptions(), seeds)
+    return comparison.run_plans(plans, load_for_seeds(traffic, seeds), Assumptions(), seeds)
 
 
 def test_an_estimate_is_the_mean_and_the_range_over_seeds_that_have_a_value():
@@ -51,7 +51,7 @@ def test_five_seeds_are_too_few_to_tell():
 
 
 def test_every_plan_meets_the_same_arrivals_for_a_seed_and_others_for_the_next():
-    traffics = loaded_for("sparse", SEEDS)
+    traffics = load_for_seeds("sparse", SEEDS)
 
     assert len({traffic.requests for traffic in traffics}) > 1
     for runs in compared("tuned", "documented"):
@@ -62,7 +62,7 @@ def test_a_files_traffic_is_the_same_for_every_seed(tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("arrival_s,service_s\n0,25\n")
 
-    assert len({id(traffic) for traffic in loaded_for(str(file), SEEDS)}) == 1
+    assert len({id(traffic) for traffic in load_for_seeds(str(file), SEEDS)}) == 1
 
 
 def test_every_other_reading_is_tried_one_at_a_time():
@@ -76,7 +76,7 @@ def test_every_other_reading_is_tried_one_at_a_time():
 
 def test_the_readings_bracket_what_is_assumed_and_the_one_that_matters_most_is_named():
     runs = compared("tuned")
-    found = comparison.sensitivities(runs, loaded_for("sparse", SEEDS), Assumptions(), SEEDS)
+    found = comparison.sensitivities(runs, load_for_seeds("sparse", SEEDS), Assumptions(), SEEDS)
 
     assert {each.figure for each in found} == set(FIGURES)
     for each in found:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from async_inference.rehearsal.history import Minutes, fetched, reconstructed
+from async_inference.rehearsal.history import Minutes, fetch, reconstruct
 from async_inference.rehearsal.traffic import Traffic, read, write
 from async_inference.validation import InvalidInputError
 
@@ -46,7 +46,7 @@ requests = st.lists(
 def test_every_request_is_found_in_its_minute_and_all_the_work(given_requests):
     arrivals_s, service_s = given_requests
 
-    found = reconstructed(published(arrivals_s, service_s))
+    found = reconstruct(published(arrivals_s, service_s))
 
     assert found.requests == len(arrivals_s)
     assert np.array_equal(found.arrivals_s // MINUTE_S, arrivals_s // MINUTE_S)
@@ -61,7 +61,7 @@ def test_requests_that_still_wait_get_the_mean_service_of_the_others():
         total_ms={START_S: 40_000.0},
     )
 
-    found = reconstructed(minutes)
+    found = reconstruct(minutes)
 
     assert found.arrivals_s.tolist() == [7.5, 22.5, 37.5, 52.5]
     assert found.service_s.tolist() == [15.0] * 4
@@ -71,17 +71,17 @@ def test_a_wait_longer_than_the_whole_is_refused_since_units_must_differ():
     minutes = Minutes({}, {START_S: 2.0}, {START_S: 10_000_000.0}, {START_S: 40_000.0})
 
     with pytest.raises(InvalidInputError, match="less than TimeInBacklog in 1 of 1 minutes, by 99"):
-        reconstructed(minutes)
+        reconstruct(minutes)
 
 
 class CloudWatch:
     """Publishes one minute, each metric in its own unit."""
 
-    def list_metrics(self, **_: Any) -> dict[str, Any]:
+    def list_metrics(self, **_: object) -> dict[str, object]:
         date = {"date": "Tue, 14 Nov 2023 23:00:00 GMT"}
         return {"Metrics": [{}], "ResponseMetadata": {"HTTPHeaders": date}}
 
-    def get_metric_statistics(self, **asked: Any) -> dict[str, Any]:
+    def get_metric_statistics(self, **asked: Any) -> dict[str, object]:
         (stat,) = asked["Statistics"]
         value, unit = {
             ("ApproximateBacklogSize", "Average"): (0.0, "None"),
@@ -94,7 +94,9 @@ class CloudWatch:
 
 
 def test_durations_are_taken_in_the_unit_that_each_datapoint_tells():
-    found = fetched(CloudWatch(), "sdxl", "AllTraffic", timedelta(hours=1))
+    cloudwatch: Any = CloudWatch()
+
+    found = fetch(cloudwatch, "sdxl", "AllTraffic", timedelta(hours=1))
 
     assert found.ended == {START_S: 2.0}, "a number of requests has no unit"
     assert found.in_backlog_ms == {START_S: 10_000.0}
@@ -103,7 +105,7 @@ def test_durations_are_taken_in_the_unit_that_each_datapoint_tells():
 
 def test_an_endpoint_that_ended_nothing_has_no_history():
     with pytest.raises(InvalidInputError, match="no request ended"):
-        reconstructed(Minutes({START_S: 4.0}, {}, {}, {}))
+        reconstruct(Minutes({START_S: 4.0}, {}, {}, {}))
 
 
 def test_what_is_written_is_what_is_read(tmp_path):

@@ -75,7 +75,7 @@ def test_a_folder_that_is_a_file_is_a_sentence(tmp_path):
 def test_the_documentations_pictures_are_what_is_drawn_today(tmp_path, monkeypatch):
     monkeypatch.chdir(pictures.IMAGES.parents[1])
 
-    for name, figure in pictures.drawn().items():
+    for name, figure in pictures.draw().items():
         figure.savefig(tmp_path / name, dpi=pictures.DPI)
         # Fonts are drawn a little differently from machine to machine.
         difference = compare_images(str(pictures.IMAGES / name), str(tmp_path / name), tol=5)

@@ -8,7 +8,7 @@ import pytest
 
 from async_inference.rehearsal import search
 from async_inference.rehearsal.comparison import FIGURES
-from async_inference.rehearsal.traffic import Traffic, generated
+from async_inference.rehearsal.traffic import Traffic, generate
 from async_inference.scaling.plan import TUNED, ScalingPlan
 from async_inference.stack import settings
 from async_inference.validation import InvalidInputError
@@ -30,9 +30,9 @@ def found(traffic: str = "bursts", plans: int = 64, **more) -> search.SearchResu
 
 
 def test_the_halves_share_no_request_and_each_starts_at_its_own_zero():
-    whole = generated("bursts", 1)
+    whole = generate("bursts", 1)
 
-    first, second, middle_s = search.halves(whole)
+    first, second, middle_s = search.split_in_half(whole)
 
     assert first.requests + second.requests == whole.requests
     assert first.span_s < middle_s
@@ -43,11 +43,11 @@ def test_the_halves_share_no_request_and_each_starts_at_its_own_zero():
 
 def test_traffic_that_cannot_be_halved_is_refused():
     with pytest.raises(InvalidInputError, match="one half of its time holds no request"):
-        search.halves(Traffic(np.array([5.0]), np.array([10.0])))
+        search.split_in_half(Traffic(np.array([5.0]), np.array([10.0])))
 
 
 def test_the_search_starts_from_the_preset_tuned():
-    assert search.rules(search.Shape()) == TUNED
+    assert search.rules(search.PlanParameters()) == TUNED
 
 
 def test_the_chosen_plan_needs_fewer_hours_than_the_documented_one_on_traffic_it_never_saw():

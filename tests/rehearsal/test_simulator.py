@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from async_inference.rehearsal.bound import clairvoyant_instance_hours
 from async_inference.rehearsal.simulator import Assumptions, simulate
-from async_inference.rehearsal.traffic import GENERATORS, Traffic, generated
+from async_inference.rehearsal.traffic import GENERATORS, Traffic, generate
 from async_inference.scaling.autoscaler import Verdict
 from async_inference.scaling.plan import (
     AWS,
@@ -181,7 +181,7 @@ def test_the_wake_up_takes_as_long_as_was_published(rules, mean_s):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_same_seed_gives_the_same_run(name):
-    traffic = generated(name, 1)
+    traffic = generate(name, 1)
     spread = Assumptions(setup_sigma=0.25)
 
     first, again = (simulate(plan(), traffic, spread, 5) for _ in range(2))
@@ -235,7 +235,7 @@ def test_requests_are_conserved_and_the_capacity_keeps_its_bounds(
 
 
 def test_every_ignored_action_is_recorded_with_its_reason():
-    run = simulate(plan(), generated("bursts", 1), Assumptions(), 1)
+    run = simulate(plan(), generate("bursts", 1), Assumptions(), 1)
 
     verdicts = {action.verdict for action in run.actions}
     assert Verdict.SCALE_OUT_COOLDOWN in verdicts
@@ -264,7 +264,7 @@ def test_a_schedule_keeps_instances_warm():
 
 def test_the_bound_is_below_every_run_that_keeps_its_age_limit():
     for name in GENERATORS:
-        traffic = generated(name, 2)
+        traffic = generate(name, 2)
         run = simulate(plan(), traffic, Assumptions(setup_s=300), 2)
         bound = clairvoyant_instance_hours(
             traffic,

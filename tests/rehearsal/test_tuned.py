@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from async_inference.rehearsal.simulator import Assumptions, Run, simulate
-from async_inference.rehearsal.traffic import GENERATORS, generated
+from async_inference.rehearsal.traffic import GENERATORS, generate
 from async_inference.scaling.plan import PRESETS
 from async_inference.scaling.unsettled import Unsettled
 
@@ -34,7 +34,7 @@ def runs(preset: str, assumptions: Assumptions) -> list[Mean]:
     plan = PRESETS[preset].within(0, 5)
     return [
         averaged(
-            [simulate(plan, generated(name, seed), assumptions, phase) for phase in PHASE_SEEDS]
+            [simulate(plan, generate(name, seed), assumptions, phase) for phase in PHASE_SEEDS]
         )
         for name in GENERATORS
         for seed in UNSEEN_SEEDS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from async_inference.cli.rehearsal import _usual
+from async_inference.cli.rehearsal import _default_comparison
 from tests.support import ROOT
 
 
@@ -21,4 +21,4 @@ def in_the_project(monkeypatch):
     ],
 )
 def test_no_plan_is_compared_with_itself(stack, policy, against):
-    assert _usual(stack, policy) == against
+    assert _default_comparison(stack, policy) == against

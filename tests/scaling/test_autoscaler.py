@@ -163,7 +163,7 @@ def test_the_same_scale_out_within_the_cooldown_adds_nothing_and_after_it_adds_a
     after = ask(scaler, policy, 400.0)
 
     assert within.verdict == Verdict.SCALE_OUT_COOLDOWN
-    assert within.reason == "policy steps cools down for 1 s more"
+    assert within.reason == "policy steps is in cooldown for 1 s more"
     assert after.desired == 14
 
 
@@ -207,7 +207,7 @@ def test_a_larger_scale_out_is_refused_while_instances_of_another_still_start():
 
     assert (refused.verdict, refused.desired) == (Verdict.CHANGE_IN_PROGRESS, 1)
     assert refused.reason == (
-        "Cannot update in-progress endpoint: the change to 1 instances is not done yet"
+        "Cannot update in-progress endpoint: the change to 1 instances is still in progress"
     )
     assert after.desired == 5
 

@@ -121,7 +121,7 @@ def test_an_exact_capacity_below_zero_is_refused():
 
 @pytest.mark.parametrize("period_s", [10, 20, 30])
 def test_a_policys_alarm_has_a_point_in_each_of_its_periods(period_s):
-    """SageMaker publishes one a minute; an alarm on a metric of one's own may look more often."""
+    """SageMaker publishes one a minute; an alarm on a custom metric may look more often."""
     alarm = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1, period_s=period_s)
 
     with pytest.raises(ValidationError, match="use a multiple of 60"):
@@ -199,7 +199,7 @@ def test_an_exact_capacity_meant_for_scale_in_is_warned_about():
 
     (warning,) = plan(*DOCUMENTED.policies, idle).warnings()
 
-    assert warning.startswith("policy idle: ExactCapacity works both ways")
+    assert warning.startswith("policy idle: ExactCapacity also raises the capacity")
 
 
 def test_policies_that_fire_at_the_same_values_are_warned_about():
@@ -208,7 +208,7 @@ def test_policies_that_fire_at_the_same_values_are_warned_about():
 
     (warning,) = plan(out, into).warnings()
 
-    assert "policies out and in fight" in warning
+    assert "policies out and in conflict" in warning
     assert "between 5 and 8" in warning
 
 
@@ -245,22 +245,22 @@ def test_an_alarm_on_what_clients_announce_may_look_every_10_seconds():
     found = StepScalingPolicy.model_validate(policy.model_dump())
 
     assert [alarm.period_s for alarm in found.alarms] == [60, 10]
-    assert plan(found).hears_announcements
-    assert not plan(step()).hears_announcements
+    assert plan(found).uses_announcements
+    assert not plan(step()).uses_announcements
 
 
 def test_what_clients_announce_adds_up():
-    with pytest.raises(ValidationError, match="several clients publish counts"):
+    with pytest.raises(ValidationError, match="clients publish counts, which must be added up"):
         announced(statistic="Average")
 
 
 def test_nothing_tracks_what_clients_announce():
-    with pytest.raises(ValidationError, match="which no capacity brings to a target"):
+    with pytest.raises(ValidationError, match="which capacity does not influence"):
         TargetTrackingPolicy(name="track", metric=Metric.REQUESTS_WITHOUT_CAPACITY, target=3)
 
 
 def test_a_further_alarm_on_the_queue_needs_whole_minutes_too():
     alarm = MetricAlarm(metric=Metric.BACKLOG_SIZE, threshold=1, period_s=10)
 
-    with pytest.raises(ValidationError, match="is shorter than the minute"):
+    with pytest.raises(ValidationError, match="is too short"):
         StepScalingPolicy.model_validate(step().model_dump() | {"more_alarms": [alarm]})

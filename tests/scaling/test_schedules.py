@@ -76,9 +76,9 @@ def test_a_rate_is_due_every_so_often_and_never_twice(n, start, span):
     ("schedule", "sentence"),
     [
         ("cron(0 8 * * MON *)", "exactly one of day-of-month and day-of-week must be"),
-        ("cron(0 25 ? * MON *)", "'25' is no hours"),
-        ("cron(0 8 ? * FUNDAY *)", "'FUNDAY' is no day of week"),
-        ("cron(5-1 8 ? * MON *)", "'5-1' is no minutes"),
+        ("cron(0 25 ? * MON *)", "'25' is not valid for hours"),
+        ("cron(0 8 ? * FUNDAY *)", "'FUNDAY' is not valid for day of week"),
+        ("cron(5-1 8 ? * MON *)", "'5-1' is not valid for minutes"),
         ("rate(5 weeks)", "must be at"),
         ("rate(0 minutes)", "positive"),
         ("at(tomorrow)", "must look like at"),

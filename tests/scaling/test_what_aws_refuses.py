@@ -30,7 +30,7 @@ TARGET = {
 }
 
 
-def model_refuses(service: str, operation: str, request: dict[str, Any]) -> bool:
+def model_refuses(service: str, operation: str, request: dict[str, object]) -> bool:
     """Whether a service's own model forbids a request."""
     shape = BOTOCORE.get_service_model(service).operation_model(operation).input_shape
     assert shape is not None
@@ -91,7 +91,7 @@ NAME = st.one_of(
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> dict[str, Any]:
+def policies(draw: st.DrawFn) -> dict[str, object]:
     return {
         "type": "StepScaling",
         "name": draw(NAME),
@@ -138,7 +138,7 @@ def policy_forbidden(policy: Mapping[str, Any]) -> bool:
     )
 
 
-def refused(document: dict[str, Any], minimum: int, maximum: int) -> bool:
+def refused(document: dict[str, object], minimum: int, maximum: int) -> bool:
     try:
         ScalingRules.model_validate(document).within(minimum, maximum)
     except ValidationError:

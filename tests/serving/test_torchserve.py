@@ -19,8 +19,7 @@ import httpx
 import pytest
 
 from async_inference.local_aws.fleet.instance import extract
-from async_inference.stack.images import Image
-from components.async_endpoint import model_server_environment
+from async_inference.stack.images import Image, model_server_environment
 from components.model_source import package
 from components.packages import packed
 from tests.support import ROOT

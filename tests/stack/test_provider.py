@@ -4,7 +4,6 @@ That the provider itself reads these keys so, its documentation says.
 """
 
 import json
-from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +17,7 @@ from tests.support.accounts import REGION, ROLE, SHELLS, STACKS, Accounts, accou
 __all__ = ["accounts"]  # a fixture
 
 
-def reached(**values: Any) -> str:
+def reached(**values: object) -> str:
     """The account that the session of a configuration reaches."""
     return provider.session(values, REGION).client("sts").get_caller_identity()["Account"]
 

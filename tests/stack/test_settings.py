@@ -7,16 +7,20 @@ from pathlib import Path
 import botocore.session
 import pytest
 import yaml
+from botocore.model import StringShape, StructureShape
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from async_inference.scaling.plan import AWS, DOCUMENTED, PRESETS, TUNED
 from async_inference.stack import groups, settings
-from async_inference.stack.settings import INSTANCE_FAMILIES, PROJECT, Settings, load
+from async_inference.stack.arguments import INSTANCE_FAMILIES, AsyncEndpointArgs
+from async_inference.stack.settings import NO_KEYS, PROJECT, load
 from async_inference.validation import InvalidInputError
 from tests.support import ROOT
 from tests.support.plans import EVERYTHING
 from tests.support.settings import config
+from tools import configuration_reference
 
 
 @pytest.fixture(autouse=True)
@@ -65,24 +69,44 @@ def test_prod_sets_its_own_instance_type_and_bounds():
     assert prod.plan.policies == TUNED.policies
 
 
-def test_pulumi_yaml_declares_each_key_with_type_default_and_description():
+def test_pulumi_yamls_config_is_made_from_the_arguments():
+    written = configuration_reference.PROJECT_FILE.read_text(encoding="utf-8")
+
+    assert written == configuration_reference.project_file(written), "run `make docs`, commit it"
+
+
+def test_pulumi_yaml_declares_each_key_that_has_a_default():
+    """Pulumi refuses a stack that lacks a declared key without one."""
     declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
-    fields = {
-        field.alias: field
-        for name, field in Settings.model_fields.items()
-        if name not in {"stack", "region"}
+    defaults = {
+        to_camel(name): field.get_default(call_default_factory=True)
+        for name, field in AsyncEndpointArgs.model_fields.items()
+        if name not in NO_KEYS
     }
 
-    assert declared.keys() == fields.keys()
-    for key, schema in declared.items():
-        assert schema.keys() - {"items"} == {"type", "default", "description"}, key
+    assert declared.keys() == {key for key, default in defaults.items() if default is not None}
+    assert all("default" in schema and schema["description"] for schema in declared.values())
 
 
-def test_pulumi_yamls_defaults_are_the_settings_defaults():
+def test_pulumi_yamls_defaults_are_the_arguments_defaults():
     declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
     explicit = {f"{PROJECT}:{key}": schema["default"] for key, schema in declared.items()}
 
     assert load(config() | explicit, stack="test") == load(config(), stack="test")
+
+
+@pytest.mark.parametrize("key", ["imageUri", "inferenceAmiVersion", "outputPath", "handler"])
+def test_a_key_is_left_out_and_not_set_to_empty_text(key):
+    (problem,) = problems(config(**{key: ""}))
+
+    assert problem == f"{PROJECT}:{key} = '': is empty; remove the key"
+
+
+@pytest.mark.parametrize("key", ["endpointName", "providerConfig", "provider_config", "region"])
+def test_what_a_config_has_elsewhere_is_no_key(key):
+    (problem,) = problems(config(**{key: "mine"}))
+
+    assert problem.startswith(f"{PROJECT}:{key}: no such key; remove it (")
 
 
 def test_object_values_may_be_json_text_as_pulumi_hands_them_over():
@@ -231,7 +255,9 @@ def test_any_plan_can_be_said_in_a_stacks_config():
 def test_log_retention_takes_what_cloudwatch_logs_takes():
     """The service's model says so in words only (BC logs RetentionInDays)."""
     model = botocore.session.get_session().get_service_model("logs")
-    said = model.shape_for("PutRetentionPolicyRequest").members["retentionInDays"].documentation
+    shape = model.shape_for("PutRetentionPolicyRequest")
+    assert isinstance(shape, StructureShape)
+    said = shape.members["retentionInDays"].documentation
 
     listed = said.partition("are: ")[2].partition(".")[0]
     assert tuple(map(int, re.findall(r"\d+", listed))) == groups.LOG_RETENTION_DAYS
@@ -256,10 +282,9 @@ def test_a_plan_that_only_tracks_never_leaves_zero_by_the_pessimistic_reading():
 
 def test_the_families_are_those_that_sagemaker_hosts_without_the_burstable_ones():
     model = botocore.session.get_session().get_service_model("sagemaker")
-    known = {
-        instance_type.split(".")[1]
-        for instance_type in model.shape_for("ProductionVariantInstanceType").enum
-    }
+    shape = model.shape_for("ProductionVariantInstanceType")
+    assert isinstance(shape, StringShape)
+    known = {instance_type.split(".")[1] for instance_type in shape.enum}
 
     assert known - {"t2", "t3"} == INSTANCE_FAMILIES
 
@@ -331,7 +356,7 @@ def test_a_missing_stack_file_names_those_that_exist():
         ({"environment": {"TS_MAX_REQUEST_SIZE": "1"}}, "program sets TS_MAX_REQUEST_SIZE"),
         (
             {"imageUri": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/image:py312"},
-            "is in eu-west-1, the stack in us-east-1",
+            "is in eu-west-1, the endpoint in us-east-1",
         ),
     ],
 )

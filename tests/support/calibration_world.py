@@ -40,7 +40,7 @@ ENDPOINT = "sdxl"
 REGION = "us-east-1"
 START_S = 1_790_000_040.0
 RESOURCE = f"endpoint/{ENDPOINT}/variant/AllTraffic"
-TARGET = {
+TARGET: Any = {
     "ServiceNamespace": "sagemaker",
     "ResourceId": RESOURCE,
     "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
@@ -191,7 +191,7 @@ class Endpoint:
     def arrive(self, request: Request) -> None:
         self._queue.append(request)
 
-    def at(self, moment_s: float, what: Callable[..., None], *arguments: Any) -> None:
+    def at(self, moment_s: float, what: Callable[..., None], *arguments: object) -> None:
         self._number += 1
         heapq.heappush(self._events, (moment_s, self._number, what, arguments))
 
@@ -328,9 +328,8 @@ def _by_hand(endpoint: Endpoint, count: int) -> None:
 
 
 def _deploy(plan: ScalingPlan, autoscaling: ApplicationAutoScaling, alarms: Alarms) -> None:
-    autoscaling.register_scalable_target(
-        TARGET | {"MinCapacity": plan.min_capacity, "MaxCapacity": plan.max_capacity}
-    )
+    bounds = {"MinCapacity": plan.min_capacity, "MaxCapacity": plan.max_capacity}
+    autoscaling.register_scalable_target({**TARGET, **bounds})
     for policy in plan.policies:
         document = documents.policy_document(policy, ENDPOINT)
         answer = autoscaling.put_scaling_policy(TARGET | document)
@@ -339,15 +338,8 @@ def _deploy(plan: ScalingPlan, autoscaling: ApplicationAutoScaling, alarms: Alar
             alarm = documents.alarm_document(policy.alarm, on)
             alarms.put(f"{policy.name}-{uuid.uuid4()}", alarm, answer["PolicyARN"])
     for action in plan.schedules:
-        bounds = {"MinCapacity": action.min_capacity, "MaxCapacity": action.max_capacity}
-        autoscaling.put_scheduled_action(
-            TARGET
-            | {
-                "ScheduledActionName": action.name,
-                "Schedule": action.schedule,
-                "ScalableTargetAction": {k: v for k, v in bounds.items() if v is not None},
-            }
-        )
+        schedule = documents.schedule_document(action)
+        autoscaling.put_scheduled_action({**TARGET, **schedule})
 
 
 def began_s(first_setup_s: float) -> float:
@@ -356,16 +348,7 @@ def began_s(first_setup_s: float) -> float:
 
 
 def _read(clock: Clock, autoscaling: ApplicationAutoScaling, backend: Any) -> Records:
-    activities: list[dict[str, Any]] = []
-    token: dict[str, str] = {}
-    while True:
-        page = autoscaling.describe_scaling_activities(
-            TARGET | {"IncludeNotScaledActivities": True, **token}
-        )
-        activities += page["ScalingActivities"]
-        if "NextToken" not in page:
-            break
-        token = {"NextToken": page["NextToken"]}
+    activities: Any = autoscaling.activities()
     declared = (
         records.alarm(
             {

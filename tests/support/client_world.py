@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def refused(code: str, message: str = "", status: int = 400) -> ClientError:
     """What botocore raises for an AWS error."""
-    answer = {
+    answer: Any = {  # the part of an answer that the client looks at
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": status},
     }

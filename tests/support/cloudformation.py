@@ -20,7 +20,7 @@ def template(record: Record) -> dict[str, Any]:
     Raises:
         KeyError: a type that has no rendering yet.
     """
-    resources: dict[str, Any] = {}
+    resources: dict[str, object] = {}
     for entry in record.registrations:
         if entry.type.startswith("async-inference:") or entry.type in (*PARTS, *LEFT_OUT):
             continue
@@ -38,7 +38,7 @@ def _tags(tags: dict[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-def _present(value: Any) -> Any:
+def _present(value: object) -> Any:
     """Without what is absent, and whole numbers as such: mocks hand over floats."""
     if isinstance(value, dict):
         return {key: _present(item) for key, item in value.items() if item is not None}

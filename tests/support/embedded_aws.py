@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Account:
         self.sqs = self.client("sqs")
 
     def client(self, service: str) -> Any:
-        return boto3.client(
+        return boto3.client(  # ty: ignore[no-matching-overload] any of them
             service,
             endpoint_url=self.aws.url,
             region_name=REGION,
@@ -80,8 +80,8 @@ class Account:
         instance_type: str = "ml.g5.xlarge",
         instances: int = 1,
         concurrency: int = 1,
-        output: dict[str, Any] | None = None,
-        container: dict[str, Any] | None = None,
+        output: Mapping[str, object] | None = None,
+        container: Mapping[str, object] | None = None,
     ) -> None:
         bucket = f"{name}-bucket"
         archive = io.BytesIO()
@@ -135,7 +135,7 @@ class Account:
         (variant,) = self.sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"]
         return variant["CurrentInstanceCount"]
 
-    def submit(self, body: bytes, name: str = "echo", **more: Any) -> dict[str, Any]:
+    def submit(self, body: bytes, name: str = "echo", **more: object) -> dict[str, Any]:
         self.s3.put_object(Bucket=f"{name}-bucket", Key="in/request", Body=body)
         return self.runtime.invoke_endpoint_async(
             EndpointName=name, InputLocation=f"s3://{name}-bucket/in/request", **more

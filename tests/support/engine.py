@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from async_inference.local_aws.clients import client, isolated
+from async_inference.local_aws.clients import clients_at, isolated
 from async_inference.local_aws.fleet.processes import ProcessTemplate
 from async_inference.local_aws.make_up import STATE, environment
 from async_inference.local_aws.provider.template import ProviderTemplate
@@ -145,7 +145,7 @@ class Program:
         (self.folder / "inference_code").mkdir(exist_ok=True)
         (self.folder / "inference_code" / "inference.py").write_text(code)
 
-    def configure(self, **values: Any) -> None:
+    def configure(self, **values: object) -> None:
         path = self.folder / f"Pulumi.{self.stack}.yaml"
         document = yaml.safe_load(path.read_text())
         document["config"] |= {f"async-inference:{key}": v for key, v in values.items()}
@@ -258,7 +258,7 @@ class Program:
         return json.loads(self.pulumi("stack", "output", "--json", "-s", self.stack))
 
     def client(self, service: str) -> Any:
-        return client(self.aws.url, service)
+        return clients_at(self.aws.url)(service)  # ty: ignore[no-matching-overload] any of them
 
     def endpoint(self) -> dict[str, Any]:
         name = f"async-sdxl-{self.stack}"

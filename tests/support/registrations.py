@@ -24,7 +24,7 @@ IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference"
 class Reached(ProviderAccount):
     """An account in which one object is every service."""
 
-    def __init__(self, aws: Any) -> None:
+    def __init__(self, aws: object) -> None:
         self.aws = aws
 
     async def client(self, service: str) -> Any:
@@ -54,7 +54,7 @@ class Record:
     """All that a build registered, by (type, name)."""
 
     registrations: list[Registration] = field(default_factory=list)
-    outputs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[tuple[str, str], dict[str, object]] = field(default_factory=dict)
 
     def __getitem__(self, key: tuple[str, str]) -> Registration:
         (found,) = [entry for entry in self.registrations if (entry.type, entry.name) == key]
@@ -158,7 +158,7 @@ def register(monkeypatch) -> Iterator[Callable[[Callable[[], Any]], Record]]:
     asyncio.set_event_loop(loop)
 
     def run(
-        build: Callable[[], Any],
+        build: Callable[[], object],
         *,
         config: dict[str, str] | None = None,
         stack: str = "test",

@@ -1,7 +1,5 @@
 """Scaling policies, put on an endpoint of the embedded AWS with plain boto3."""
 
-from typing import Any
-
 from async_inference.aws_names import SCALABLE_DIMENSION, SERVICE_NAMESPACE, scalable_id
 from async_inference.scaling import documents
 from async_inference.scaling.plan import ScalingPlan, StepScalingPolicy
@@ -62,7 +60,7 @@ def wake(account: Account) -> None:
     )
 
 
-def activities(account: Account, **more: Any) -> list[dict]:
+def activities(account: Account, **more: object) -> list[dict]:
     return account.autoscaling.describe_scaling_activities(
         ServiceNamespace="sagemaker", ResourceId=TARGET["ResourceId"], **more
     )["ScalingActivities"]
@@ -70,7 +68,7 @@ def activities(account: Account, **more: Any) -> list[dict]:
 
 def put_plan(account: Account, name: str, plan: ScalingPlan) -> None:
     """Register target, policies and alarms, as QueueScaling does."""
-    target: dict[str, Any] = {
+    target: dict[str, object] = {
         "ServiceNamespace": SERVICE_NAMESPACE,
         "ResourceId": scalable_id(name, "AllTraffic"),
         "ScalableDimension": SCALABLE_DIMENSION,

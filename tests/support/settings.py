@@ -1,7 +1,5 @@
 """A stack's settings, the defaults but for what a test says."""
 
-from typing import Any
-
 from async_inference.stack import settings
 from async_inference.stack.settings import PROJECT, Settings
 from tests.support import ROOT
@@ -13,7 +11,7 @@ def config(**changes: object) -> dict[str, object]:
     }
 
 
-def stack(name: str = "dev", **values: Any) -> Settings:
+def stack(name: str = "dev", **values: object) -> Settings:
     given = {
         "aws:region": "us-east-1",
         "async-inference:handler": str(ROOT / "inference_code"),

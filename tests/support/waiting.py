@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 
-def eventually(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
+def eventually(condition: Callable[[], object], what: str, within_s: float = 30.0) -> Any:
     """What `condition` returns once it is true; fails, naming `what`, if that takes too long."""
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:

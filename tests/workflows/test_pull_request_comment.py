@@ -22,7 +22,7 @@ from tools.pull_request_comment import (
 )
 
 
-def step(op: str, kind: str, name: str, **more: Any) -> dict[str, Any]:
+def step(op: str, kind: str, name: str, **more: object) -> dict[str, object]:
     urn = f"urn:pulumi:dev::async-inference::{kind}::{name}"
     return {"resourcePreEvent": {"metadata": {"op": op, "type": kind, "urn": urn, **more}}}
 
@@ -112,8 +112,8 @@ def test_the_comment_tells_changes_policies_waits_and_cost():
     assert "| cost | $9.40 | $4.70 | -50% |  |" in said
     assert "| expired requests | 0 | 3 | new |  |" in said
     assert "| starts | 5 | 5 |  |  |" in said
-    assert "An estimate by simulation: 500 requests over 7.0 days; means over 8 seeds" in said
-    assert "Most depends on `samples_per_minute=6`." in said
+    assert "A simulated estimate: 500 requests over 7.0 days; means over 8 seeds" in said
+    assert "The reading that matters most is `samples_per_minute=6`." in said
 
 
 def test_a_change_on_whose_sign_the_seeds_disagree_is_called_noise():
@@ -191,14 +191,14 @@ def test_what_others_wrote_stays_text():
 class Comments(BaseHTTPRequestHandler):
     """GitHub's comments of one issue, a page of a hundred at a time."""
 
-    comments: list[dict[str, Any]]
+    comments: list[dict[str, object]]
     calls: list[str]
 
     def _answer(self) -> None:
         self.calls.append(f"{self.command} {self.path}")
         length = int(self.headers.get("Content-Length", 0))
         given = json.loads(self.rfile.read(length) or "{}")
-        answer: Any = given
+        answer: object = given
         if self.command == "GET":
             page = int(self.path.rpartition("page=")[2])
             answer = self.comments[(page - 1) * 100 : page * 100]
@@ -214,7 +214,7 @@ class Comments(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PATCH = _answer  # noqa: N815 as http.server spells them
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Keep the test's output clean."""
 
 
@@ -277,7 +277,7 @@ def test_a_real_rehearsal_is_what_the_comment_reads(tmp_path, monkeypatch):
 
     said = body([report(rehearsal=rehearsal)])
 
-    assert "| rehearsal | aws | this | change | this, however AWS is read |" in said
+    assert "| rehearsal | aws | this | change | this, under any reading |" in said
     assert said.count("%") >= 4
 
 

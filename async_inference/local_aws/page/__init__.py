@@ -5,6 +5,10 @@ browser neither inline scripts nor any other host.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from async_inference.local_aws.http_server import Response
 
 PATH = "/_local/"
 FILES = {
@@ -26,8 +30,8 @@ _HEADERS = [
 ]
 
 
-def answer(path: str) -> tuple[str, list[tuple[str, str]], list[bytes]]:
-    """One of the page's files as an HTTP answer: status line, headers, body parts."""
+def answer(path: str) -> "Response":
+    """One of the page's files."""
     name, content_type = FILES[path]
     content = (Path(__file__).parent / name).read_bytes()
     headers = [("Content-Type", content_type), ("Content-Length", str(len(content)))]

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pulumi
+from botocore.client import BaseClient
 from botocore.model import OperationModel
 from google.protobuf.message import Message
 from pulumi.provider.experimental import provider as protocol
@@ -23,7 +24,7 @@ from pulumi.provider.experimental.server import ProviderServicer
 from pulumi.runtime import rpc
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
-from async_inference.local_aws.clients import ACCOUNT_ID, client
+from async_inference.local_aws.clients import ACCOUNT_ID, session
 from async_inference.local_aws.provider.resources import KINDS
 from async_inference.local_aws.provider.resources.kind import Autoname, Kind, Properties
 from async_inference.local_aws.services.constraints import check_request
@@ -75,7 +76,7 @@ def wrapped_map(values: Properties) -> dict[str, PropertyValue]:
     return {key: wrapped(value) for key, value in values.items()}
 
 
-def same(old: Any, new: Any) -> bool:
+def same(old: object, new: object) -> bool:
     """Whether two values mean the same to AWS: absent or empty, and JSON in any layout."""
     if old in (None, {}, []) and new in (None, {}, []):
         return True
@@ -96,15 +97,18 @@ class LocalAwsProvider(protocol.Provider):
 
     def __init__(self) -> None:
         self._region = "us-east-1"
-        self._known: dict[str, Any] = {}
+        self._clients: dict[str, BaseClient] = {}
 
     def _client(self, service: str) -> Any:
-        if service not in self._known:
-            known = client(os.environ["AWS_ENDPOINT_URL"], service, self._region)
-            # moto takes what AWS would refuse; the services' own models do not.
-            known.meta.events.register("provide-client-params", _check)
-            self._known[service] = known
-        return self._known[service]
+        """The client of a kind's service, of the type that the kind asks for."""
+        if service not in self._clients:
+            made = session(self._region).client(  # ty: ignore[no-matching-overload] of any kind
+                service, endpoint_url=os.environ["AWS_ENDPOINT_URL"]
+            )
+            # moto accepts what AWS would refuse; the services' own models do not.
+            made.meta.events.register("provide-client-params", _check)
+            self._clients[service] = made
+        return self._clients[service]
 
     def _kind(self, nested: str) -> Kind:
         token = _token(nested)
@@ -122,7 +126,7 @@ class LocalAwsProvider(protocol.Provider):
         return protocol.DiffResponse(changes=False)
 
     async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
-        # As many calls to AWS at a time as the engine asks for, not as this machine has cores.
+        # The engine, not the number of cores, decides how many calls to AWS run at a time.
         threads = ThreadPoolExecutor(max_workers=64)
         asyncio.get_running_loop().set_default_executor(threads)
         region = plain(request.args["region"]) if "region" in request.args else None
@@ -131,8 +135,8 @@ class LocalAwsProvider(protocol.Provider):
 
     async def check(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
         kind = self._kind(request.type)
-        # The engine hands an asset to a diff without its path, which the SDK refuses to read; the
-        # program names archives after their content, so the path alone tells a change.
+        # The SDK refuses to read the asset in a diff, which has no path. The program names archives
+        # after their content, so a change of content changes the path.
         inputs = {
             key: PropertyValue(str(value.value.path))
             if isinstance(value.value, pulumi.FileAsset)
@@ -249,8 +253,8 @@ class LocalAwsProvider(protocol.Provider):
     async def _state(
         self, kind: Kind, identity: str, inputs: Mapping[str, PropertyValue]
     ) -> dict[str, PropertyValue]:
-        """What the published provider records: the inputs, and over them what AWS says, such as the
-        configuration to which SageMaker rolled an endpoint back."""
+        """The state that the published provider records: the inputs, and over them AWS's answers,
+        such as the configuration to which SageMaker rolled an endpoint back."""
         aws, known = self._client(kind.service), plain_map(inputs)
         found = await asyncio.to_thread(kind.read, aws, identity, known) or {}
         state = dict.fromkeys(kind.computed) | _drifted(known, found)
@@ -267,14 +271,16 @@ class _Servicer(ProviderServicer):
     planned state). So the engine sees no difference next time, and sends an update without one.
     """
 
-    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802 the gRPC method's name
+    async def Update(  # noqa: N802 the gRPC method's name
+        self, request: provider_pb2.UpdateRequest, context: grpc.aio.ServicerContext
+    ) -> provider_pb2.UpdateResponse:
         update = protocol.UpdateRequest(
             request.urn,
             request.id,
             PropertyValue.unmarshal_map(request.olds),
             PropertyValue.unmarshal_map(request.news),
             timeout=request.timeout,
-            ignore_changes=request.ignoreChanges,
+            ignore_changes=list(request.ignoreChanges),
             preview=request.preview,
         )
         try:
@@ -305,16 +311,16 @@ class _Failed(grpc.Status):
 
 
 def _token(nested: str) -> str:
-    """A URN's type starts with those of its parents."""
+    """A resource's type, without those of its parents, which a URN puts before it."""
     return nested.rpartition("$")[2]
 
 
 def _drifted(known: Properties, found: Properties) -> Properties:
-    """What AWS says otherwise than what is known."""
+    """The properties that differ from the known ones."""
     return {key: value for key, value in found.items() if not same(known.get(key), value)}
 
 
-def _check(params: dict[str, Any], model: OperationModel, **_: Any) -> None:
+def _check(params: dict[str, object], model: OperationModel, **_: object) -> None:
     if model.input_shape is not None:
         check_request(model.input_shape, params)
 
@@ -355,7 +361,7 @@ async def _serve(arguments: Sequence[str], announce: Callable[[int], None]) -> N
     parser = argparse.ArgumentParser(description="Pulumi provider plugin (gRPC server)")
     parser.add_argument("engine", help="the engine's address")
     engine = parser.parse_known_args(arguments)[0].engine
-    # A request may wait while another is at work, longer than gRPC's own 30 s.
+    # A request may wait for another longer than gRPC's default of 30 s.
     server = grpc.aio.server(options=[("grpc.server_max_unrequested_time_in_server", 1800)])
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(
         _Servicer(list(arguments), VERSION, LocalAwsProvider(), engine), server

@@ -9,9 +9,9 @@ import json
 import math
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from moto.cloudwatch.models import Alarm, MetricDataQuery
 
@@ -54,15 +54,36 @@ _MEMBERS = (
 """Members of an alarm that moto stores under the same name in snake_case."""
 
 
+class Band(TypedDict):
+    """A state that an alarm was in, from one second to another."""
+
+    state: str
+    from_s: float
+    to_s: float
+
+
+class AlarmReport(TypedDict):
+    """An alarm as a status page shows it."""
+
+    name: str
+    endpoint: str | None
+    condition: str
+    state: str
+    since_s: float
+    reason: str
+    bands: NotRequired[list[Band]]
+
+
 class Alarms:
     """One region's alarms.
 
     Args:
         region: the region.
         clock: the clock of the embedded AWS.
-        services: where alarms are stored and topics are published to.
+        services: stores the alarms and publishes to topics.
         unsettled: the reading of undocumented AWS behaviour.
-        scale: runs a scaling policy by its ARN, and returns the outcome.
+        scale: runs a scaling policy, given its ARN, the alarm's name, the metric and the threshold,
+            and returns the outcome.
     """
 
     def __init__(
@@ -90,7 +111,7 @@ class Alarms:
         return cloudwatch.of_region(ACCOUNT_ID, self._region)
 
     def adopt(self) -> None:
-        """Give alarms that were just put the state that CloudWatch gives them.
+        """Give alarms that were just put the state that CloudWatch would give them.
 
         A new one starts in INSUFFICIENT_DATA; one that was put again keeps its state.
         """
@@ -111,7 +132,7 @@ class Alarms:
                 del self._known[name]
 
     def put(self, name: str, alarm: Document, policy_arn: str) -> None:
-        """Create one of target tracking's own alarms; it lives as long as its policy."""
+        """Create an alarm of target tracking; it lives as long as its policy."""
         with self._services.lock:
             self._cloudwatch.put_metric_alarm(
                 name=name,
@@ -145,7 +166,7 @@ class Alarms:
         for at_s, name in due:
             self._evaluate(name, at_s)
 
-    def states(self) -> list[dict[str, Any]]:
+    def states(self) -> list[AlarmReport]:
         """The alarms as a status page shows them."""
         with self._lock:
             return [
@@ -163,7 +184,7 @@ class Alarms:
             ]
 
     def in_alarm(self, names: Sequence[str]) -> list[str]:
-        """Which of these are in ALARM."""
+        """Those of the named alarms that are in ALARM."""
         with self._lock:
             return [
                 name
@@ -172,7 +193,7 @@ class Alarms:
             ]
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Which of these do not exist."""
+        """Those of the named alarms that do not exist."""
         with self._lock:
             return [name for name in names if name not in self._known]
 
@@ -184,7 +205,7 @@ class Alarms:
         try:
             rule, on = documents.alarm(_document(alarm))
         except ValueError:
-            return  # a band of expected values instead of a threshold
+            return  # it has a band of expected values instead of a threshold
         if on is None or on.statistic not in STATISTIC_CODES:
             return  # a percentile needs every sample, and only their sum and extremes are kept
         points = self._points(on, evaluation_range(rule.evaluation_periods, self._plus_third), at_s)
@@ -239,7 +260,7 @@ class Alarms:
         return self._unsettled.announcement_delay_s
 
     def _points(self, on: MetricStat, count: int, at_s: float) -> list[float | None]:
-        """The newest periods that are visible, oldest first; a product needs both its metrics."""
+        """The newest visible periods, oldest first; a product has a value where both metrics do."""
         first, *second = (
             self._cloudwatch.metrics.periods(
                 series, on.statistic, on.period_s, count, at_s - self._delay_s(on)
@@ -255,8 +276,8 @@ class Alarms:
 
     def _reason_data(
         self, rule: AlarmRule, on: MetricStat, points: Sequence[float | None], at_s: float
-    ) -> dict[str, Any]:
-        """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
+    ) -> dict[str, object]:
+        """The data of an evaluation, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 
         `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
         (public records of CloudWatch's events; the reference does not describe it).
@@ -279,7 +300,9 @@ class Alarms:
             ],
         }
 
-    def _note(self, name: str, kind: str, summary: str, data: dict[str, Any] | None = None) -> None:
+    def _note(
+        self, name: str, kind: str, summary: str, data: Mapping[str, object] | None = None
+    ) -> None:
         with self._lock:
             self._cloudwatch.alarm_history.append(
                 {
@@ -299,7 +322,7 @@ def _iso(at_s: float) -> str:
 
 
 def _document(alarm: Alarm) -> Document:
-    """An alarm as DescribeAlarms gives it, as far as an evaluation needs it."""
+    """The members of DescribeAlarms that an evaluation needs."""
     named = [{"Name": str(each.name), "Value": str(each.value)} for each in alarm.dimensions]
     document = {member: getattr(alarm, snake(member)) for member in _MEMBERS}
     queries = [_query(query) for query in alarm.metric_data_queries or ()]
@@ -322,7 +345,7 @@ def _query(query: MetricDataQuery) -> Document:
 
 
 def _condition(alarm: Alarm) -> str:
-    """When it fires, in short."""
+    """The condition on which it fires, in short."""
     if alarm.rule is not None:
         return alarm.rule
     on = None
@@ -342,8 +365,8 @@ def _condition(alarm: Alarm) -> str:
 
 
 def phase_s(name: str, every_s: int = MINUTE_S) -> int:
-    """When in its interval an alarm is evaluated: at its own phase, here always the same for
-    the same name (docs/aws-facts.md#alarms).
+    """The second of its interval at which an alarm is evaluated; the same for the same name
+    (docs/aws-facts.md#alarms).
 
     Args:
         name: the alarm's.

@@ -1,13 +1,15 @@
-"""Application Auto Scaling's API for SageMaker variants, and the activities it leaves behind.
+"""Application Auto Scaling's API for SageMaker variants, and its scaling activities.
 
-What a policy does to a capacity is decided by `async_inference.scaling`, from what was deployed.
+`async_inference.scaling` decides what a deployed policy does to the capacity.
 """
+
+from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Literal, NotRequired, Required, TypedDict, TypeVar
 
 from async_inference.aws_names import (
     SCALABLE_DIMENSION,
@@ -21,6 +23,7 @@ from async_inference.aws_names import (
 from async_inference.local_aws.clock import Clock
 from async_inference.local_aws.fleet.endpoint import Capacity, Endpoint, change_refused
 from async_inference.local_aws.journal import Journal
+from async_inference.local_aws.services.constraints import Answer
 from async_inference.local_aws.services.errors import AwsError, validation_error
 from async_inference.local_aws.services.moto_services import ACCOUNT_ID
 from async_inference.scaling import documents, schedules
@@ -34,20 +37,105 @@ from async_inference.scaling.autoscaler import (
 from async_inference.scaling.plan import DeployedPolicy, TargetTracking
 from async_inference.scaling.unsettled import Unsettled
 
+if TYPE_CHECKING:
+    from types_boto3_application_autoscaling import type_defs as types
+
+    class PolicyDocument(types.PutScalingPolicyRequestTypeDef):
+        PolicyARN: str
+        CreationTime: float
+        Alarms: list[types.AlarmTypeDef]
+
+    class ScheduleDocument(types.PutScheduledActionRequestTypeDef):
+        ScheduledActionARN: str
+        CreationTime: float
+
+
 KEPT_ACTIVITIES = 500
+
+
+ActivityStatus = Literal["Failed", "InProgress", "Successful"]
+
+
+class TargetDocument(TypedDict):
+    """A scalable target as DescribeScalableTargets gives it, with its tags."""
+
+    ServiceNamespace: str
+    ResourceId: str
+    ScalableDimension: str
+    MinCapacity: int
+    MaxCapacity: int
+    RoleARN: str
+    CreationTime: float
+    SuspendedState: types.SuspendedStateTypeDef
+    ScalableTargetARN: str
+    Tags: dict[str, str]
+
+
+class Activity(TypedDict):
+    """A scaling activity as DescribeScalingActivities gives it."""
+
+    ActivityId: str
+    ServiceNamespace: str
+    ResourceId: str
+    ScalableDimension: str
+    Cause: str
+    StartTime: float
+    Description: str
+    StatusCode: ActivityStatus
+    StatusMessage: NotRequired[str]
+    EndTime: NotRequired[float]
+    NotScaledReasons: NotRequired[list[types.NotScaledReasonTypeDef]]
+
+
+class PolicyAnswer(TypedDict):
+    """The answer of PutScalingPolicy."""
+
+    PolicyARN: str
+    Alarms: list[types.AlarmTypeDef]
+
+
+class _PagedRequest(TypedDict, total=False):
+    MaxResults: int
+    NextToken: str
+
+
+class _More(TypedDict, total=False):
+    NextToken: str
+
+
+class Activities(_More):
+    """The answer of DescribeScalingActivities."""
+
+    ScalingActivities: Required[list[Activity]]
+
+
+Item = TypeVar("Item")
 
 
 @dataclass
 class ScalableTarget:
-    """A registered scalable target and what belongs to it."""
+    """A registered scalable target and what belongs to it, policies and schedules by name."""
 
-    document: dict[str, Any]
+    document: TargetDocument
     scaler: Autoscaler
-    policies: dict[str, dict[str, Any]] = field(default_factory=dict)
-    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
-    activities: list[dict[str, Any]] = field(default_factory=list)
+    policies: dict[str, PolicyDocument] = field(default_factory=dict)
+    schedules: dict[str, ScheduleDocument] = field(default_factory=dict)
+    activities: list[Activity] = field(default_factory=list)
     awaited: str | None = None
-    """Why the capacity is to come within the bounds once the change in progress is done."""
+    """Why the capacity must move into the bounds once the change in progress is done; None if it
+    need not."""
+
+
+class _Saved(TypedDict):
+    """A scalable target in the journal."""
+
+    document: TargetDocument
+    policies: dict[str, PolicyDocument]
+    schedules: dict[str, ScheduleDocument]
+    activities: list[Activity]
+    awaited: NotRequired[str | None]
+    desired: int
+    cooldowns: dict[str, tuple[int, float, float]]
 
 
 class ApplicationAutoScaling:
@@ -83,12 +171,14 @@ class ApplicationAutoScaling:
             self._targets[resource_id] = self._restored(saved)
 
     def attach(self, endpoints: Callable[[], dict[str, Endpoint]]) -> None:
-        """Say where the running endpoints are, by name."""
+        """Set the function that returns the running endpoints by name."""
         self._endpoints = endpoints
 
     # Targets
 
-    def register_scalable_target(self, request: dict[str, Any]) -> Any:
+    def register_scalable_target(
+        self, request: types.RegisterScalableTargetRequestTypeDef
+    ) -> dict[str, object]:
         resource_id = request["ResourceId"]
         with self._lock:
             endpoint = self._endpoint(resource_id)
@@ -98,16 +188,15 @@ class ApplicationAutoScaling:
                     "The scalable target that you tried to tag already exists. To update tags on "
                     "an existing scalable target, use the TagResource API."
                 )
-            known = target.document if target else {}
-            low = request.get("MinCapacity", known.get("MinCapacity"))
-            high = request.get("MaxCapacity", known.get("MaxCapacity"))
+            known = target.document if target else None
+            low = request.get("MinCapacity", known and known["MinCapacity"])
+            high = request.get("MaxCapacity", known and known["MaxCapacity"])
             if low is None or high is None:
                 raise validation_error("MinCapacity and MaxCapacity are required for a new target")
             if low > high:
                 raise validation_error("Maximum capacity cannot be less than minimum capacity")
-            document = {
-                "CreationTime": self._clock.now_s(),
-                **known,
+            document: TargetDocument = {
+                "CreationTime": known["CreationTime"] if known else self._clock.now_s(),
                 "ServiceNamespace": SERVICE_NAMESPACE,
                 "ResourceId": resource_id,
                 "ScalableDimension": SCALABLE_DIMENSION,
@@ -118,12 +207,12 @@ class ApplicationAutoScaling:
                     "DynamicScalingInSuspended": False,
                     "DynamicScalingOutSuspended": False,
                     "ScheduledScalingSuspended": False,
-                    **known.get("SuspendedState", {}),
+                    **(known["SuspendedState"] if known else {}),
                     **request.get("SuspendedState", {}),
                 },
-                "ScalableTargetARN": known.get("ScalableTargetARN") or self._target_arn(),
+                "ScalableTargetARN": known["ScalableTargetARN"] if known else self._target_arn(),
+                "Tags": dict(request.get("Tags") or (known["Tags"] if known else {})),
             }
-            document["Tags"] = request.get("Tags") or known.get("Tags") or {}
             if target is None:
                 scaler = Autoscaler(low, high, endpoint.desired, self._unsettled)
                 target = self._targets[resource_id] = ScalableTarget(document, scaler)
@@ -139,7 +228,9 @@ class ApplicationAutoScaling:
             endpoint.settle()
         return {"ScalableTargetARN": document["ScalableTargetARN"]}
 
-    def describe_scalable_targets(self, request: dict[str, Any]) -> Any:
+    def describe_scalable_targets(
+        self, request: types.DescribeScalableTargetsRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             wanted = request.get("ResourceIds")
             found = [
@@ -147,9 +238,12 @@ class ApplicationAutoScaling:
                 for resource_id, target in self._targets.items()
                 if not wanted or resource_id in wanted
             ]
-            return _page(request, "ScalableTargets", found)
+            page, more = _page(request, found)
+            return {"ScalableTargets": page, **more}
 
-    def deregister_scalable_target(self, request: dict[str, Any]) -> Any:
+    def deregister_scalable_target(
+        self, request: types.DeregisterScalableTargetRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             resource_id = request["ResourceId"]
             self._target(resource_id)
@@ -158,18 +252,18 @@ class ApplicationAutoScaling:
 
     # Policies
 
-    def put_scaling_policy(self, request: dict[str, Any]) -> Any:
+    def put_scaling_policy(self, request: types.PutScalingPolicyRequestTypeDef) -> PolicyAnswer:
         with self._lock:
             resource_id, name = request["ResourceId"], request["PolicyName"]
             target = self._target(resource_id)
             known = target.policies.get(name)
             kind = request.get("PolicyType") or (known or {}).get("PolicyType", "StepScaling")
-            if known and known["PolicyType"] != kind:
+            if known and known.get("PolicyType") != kind:
                 raise validation_error("PolicyType cannot be changed")
             configuration = f"{kind}PolicyConfiguration"
             if configuration not in request and not known:
                 raise validation_error(f"{configuration} is required for {kind}")
-            document = {
+            document: PolicyDocument = {
                 "PolicyARN": self._policy_arn(resource_id, name),
                 "CreationTime": self._clock.now_s(),
                 "Alarms": [],
@@ -180,8 +274,12 @@ class ApplicationAutoScaling:
                 "ScalableDimension": SCALABLE_DIMENSION,
                 "PolicyType": kind,
             }
-            if configuration in request:
-                document[configuration] = request[configuration]
+            steps = request.get("StepScalingPolicyConfiguration")
+            tracking = request.get("TargetTrackingScalingPolicyConfiguration")
+            if kind == "StepScaling" and steps is not None:
+                document["StepScalingPolicyConfiguration"] = steps
+            if kind == "TargetTrackingScaling" and tracking is not None:
+                document["TargetTrackingScalingPolicyConfiguration"] = tracking
             found, tracked = _policy(document)
             if isinstance(found, TargetTracking) and tracked is None:
                 raise validation_error("This AWS tracks one metric, no expression over several")
@@ -191,7 +289,9 @@ class ApplicationAutoScaling:
             self._save(resource_id)
             return {"PolicyARN": document["PolicyARN"], "Alarms": document["Alarms"]}
 
-    def describe_scaling_policies(self, request: dict[str, Any]) -> Any:
+    def describe_scaling_policies(
+        self, request: types.DescribeScalingPoliciesRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             names = request.get("PolicyNames")
             found = [
@@ -201,9 +301,12 @@ class ApplicationAutoScaling:
                 for document in target.policies.values()
                 if not names or document["PolicyName"] in names
             ]
-            return _page(request, "ScalingPolicies", found)
+            page, more = _page(request, found)
+            return {"ScalingPolicies": page, **more}
 
-    def delete_scaling_policy(self, request: dict[str, Any]) -> Any:
+    def delete_scaling_policy(
+        self, request: types.DeleteScalingPolicyRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             target = self._targets.get(request["ResourceId"])
             document = target.policies.pop(request["PolicyName"], None) if target else None
@@ -219,7 +322,7 @@ class ApplicationAutoScaling:
 
     # Scheduled actions
 
-    def put_scheduled_action(self, request: dict[str, Any]) -> Any:
+    def put_scheduled_action(self, request: types.PutScheduledActionRequestTypeDef) -> Answer:
         with self._lock:
             target = self._target(request["ResourceId"])
             name = request["ScheduledActionName"]
@@ -227,7 +330,7 @@ class ApplicationAutoScaling:
                 schedules.check(request["Schedule"], request.get("Timezone", "UTC"))
             except ValueError as error:
                 raise validation_error(str(error)) from error
-            known = target.schedules.get(name, {})
+            known = target.schedules.get(name)
             target.schedules[name] = {
                 "ScheduledActionARN": self._arn(
                     "autoscaling",
@@ -236,13 +339,15 @@ class ApplicationAutoScaling:
                 ),
                 "CreationTime": self._clock.now_s(),
                 "Timezone": "UTC",
-                **known,
+                **(known or {}),
                 **request,
             }
             self._save(request["ResourceId"])
             return {}
 
-    def describe_scheduled_actions(self, request: dict[str, Any]) -> Any:
+    def describe_scheduled_actions(
+        self, request: types.DescribeScheduledActionsRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             names = request.get("ScheduledActionNames")
             found = [
@@ -252,9 +357,12 @@ class ApplicationAutoScaling:
                 for document in target.schedules.values()
                 if not names or document["ScheduledActionName"] in names
             ]
-            return _page(request, "ScheduledActions", found)
+            page, more = _page(request, found)
+            return {"ScheduledActions": page, **more}
 
-    def delete_scheduled_action(self, request: dict[str, Any]) -> Any:
+    def delete_scheduled_action(
+        self, request: types.DeleteScheduledActionRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             target = self._targets.get(request["ResourceId"])
             if target is None or not target.schedules.pop(request["ScheduledActionName"], None):
@@ -268,26 +376,27 @@ class ApplicationAutoScaling:
 
     # Activities and tags
 
-    def describe_scaling_activities(self, request: dict[str, Any]) -> Any:
+    def describe_scaling_activities(
+        self, request: types.DescribeScalingActivitiesRequestTypeDef
+    ) -> Activities:
         with self._lock:
             with_ignored = request.get("IncludeNotScaledActivities", False)
             found = [
                 activity
-                for resource_id, target in self._targets.items()
-                if request.get("ResourceId") in (None, resource_id)
-                for activity in reversed(target.activities)
+                for activity in self.activities(request.get("ResourceId"))
                 if with_ignored or "NotScaledReasons" not in activity
             ]
-            return _page(request, "ScalingActivities", found)
+            page, more = _page(request, found)
+            return {"ScalingActivities": page, **more}
 
-    def tag_resource(self, request: dict[str, Any]) -> Any:
+    def tag_resource(self, request: types.TagResourceRequestTypeDef) -> Answer:
         with self._lock:
             resource_id, target = self._by_arn(request["ResourceARN"])
-            target.document["Tags"] = target.document["Tags"] | request["Tags"]
+            target.document["Tags"].update(request["Tags"])
             self._save(resource_id)
             return {}
 
-    def untag_resource(self, request: dict[str, Any]) -> Any:
+    def untag_resource(self, request: types.UntagResourceRequestTypeDef) -> Answer:
         with self._lock:
             resource_id, target = self._by_arn(request["ResourceARN"])
             for key in request["TagKeys"]:
@@ -295,27 +404,39 @@ class ApplicationAutoScaling:
             self._save(resource_id)
             return {}
 
-    def list_tags_for_resource(self, request: dict[str, Any]) -> Any:
+    def list_tags_for_resource(
+        self, request: types.ListTagsForResourceRequestTypeDef
+    ) -> dict[str, object]:
         with self._lock:
             return {"Tags": self._by_arn(request["ResourceARN"])[1].document["Tags"]}
 
     # What the rest of the embedded AWS calls
+
+    def activities(self, resource_id: str | None = None) -> list[Activity]:
+        """All activities, or those of one target; the newest of each target first."""
+        with self._lock:
+            return [
+                activity
+                for each, target in self._targets.items()
+                if resource_id in (None, each)
+                for activity in reversed(target.activities)
+            ]
 
     def has_target(self, endpoint: str, variant: str) -> bool:
         """Whether the variant is a scalable target."""
         return scalable_id(endpoint, variant) in self._targets
 
     def endpoint_deleted(self, endpoint: str) -> None:
-        """Deregister what belongs to an endpoint that is gone."""
+        """Deregister the targets of a deleted endpoint."""
         with self._lock:
             for resource_id in list(self._targets):
                 if scaled_variant(resource_id)[0] == endpoint:
                     self._remove(resource_id)
 
     def capacity_changed(self, endpoint: Endpoint) -> None:
-        """Note what an endpoint has: a change may be done, and what waited for that follows.
+        """Take over an endpoint's capacity; once a change is done, one that waited for it follows.
 
-        Scale-out cooldowns start once all instances serve.
+        Scale-out cooldowns start once all instances are in service.
         """
         resource_id = scalable_id(endpoint.name, endpoint.plan.variant)
         with self._lock:
@@ -344,7 +465,7 @@ class ApplicationAutoScaling:
             endpoint.settle()
 
     def alarm_fired(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
-        """Run the policy that an alarm in ALARM names.
+        """Run the policy that is an action of an alarm in ALARM.
 
         Returns:
             The outcome, as a sentence.
@@ -378,14 +499,14 @@ class ApplicationAutoScaling:
             endpoint.settle()
 
     def restore_alarms(self) -> None:
-        """After a restart: put the alarms of target tracking back, which nobody else keeps."""
+        """After a restart: create the alarms of target tracking again; no journal keeps them."""
         for resource_id, target in self._targets.items():
             for document in target.policies.values():
                 if document["PolicyType"] == "TargetTrackingScaling":
                     document["Alarms"] = self._tracking_alarms(resource_id, document)
 
-    # Inside: decisions say whether they changed the capacity; who releases the lock then lets the
-    # endpoint settle, since SageMaker's lock comes before this one's.
+    # Decisions return whether they changed the capacity. The caller calls `endpoint.settle()` after
+    # it released the lock, since SageMaker's lock must be taken before this one.
 
     def _apply_schedule(self, target: ScalableTarget, endpoint: Endpoint, name: str) -> bool:
         if target.document["SuspendedState"]["ScheduledScalingSuspended"]:
@@ -400,7 +521,7 @@ class ApplicationAutoScaling:
         return changed
 
     def _observe(self, target: ScalableTarget, endpoint: Endpoint) -> Capacity:
-        """Take over what the endpoint has: an update of it, or a person, may have changed it."""
+        """Take over the endpoint's capacity, which an update or a person may have changed."""
         now = endpoint.capacity
         target.scaler.deploying = now.deploying
         if not now.deploying:
@@ -454,42 +575,43 @@ class ApplicationAutoScaling:
     def _set_capacity(self, target: ScalableTarget, endpoint: Endpoint, cause: str) -> bool:
         desired = target.scaler.desired
         if not endpoint.set_desired(desired):
-            # A person was quicker.
+            # A person changed it in the meantime.
             self._observe(target, endpoint)
             self._refused(target, endpoint, cause, desired)
             return False
-        activity = self._activity(target, cause)
-        activity |= {
-            "Description": f"Setting desired instance count to {desired}.",
-            "StatusCode": "InProgress",
-            "StatusMessage": (
-                f"Successfully set desired instance count to {desired}. "
-                "Waiting for change to be fulfilled by sagemaker."
-            ),
-        }
+        description = f"Setting desired instance count to {desired}."
+        activity = self._activity(target, cause, "InProgress", description)
+        activity["StatusMessage"] = (
+            f"Successfully set desired instance count to {desired}. "
+            "Waiting for change to be fulfilled by sagemaker."
+        )
         return True
 
     def _refused(self, target: ScalableTarget, endpoint: Endpoint, cause: str, wanted: int) -> str:
-        """Leave a failed activity; a refusal that repeats makes the same one last longer.
+        """Record a failed activity; a repeated refusal extends the one before.
 
         Returns:
-            What SageMaker said, as AWS words it.
+            SageMaker's message.
         """
         message = (
             f"Failed to set desired instance count to {wanted}. "
             f"Reason: {change_refused(self._region, endpoint.name)}"
         )
-        activity = self._repeated(target, cause, "Failed") or self._activity(target, cause)
+        description = f"Setting desired instance count to {wanted}."
+        activity = self._repeated(target, cause, "Failed")
+        if activity is None:
+            activity = self._activity(target, cause, "Failed", description)
         activity |= {
-            "Description": f"Setting desired instance count to {wanted}.",
-            "StatusCode": "Failed",
+            "Description": description,
             "StatusMessage": message,
             "EndTime": self._clock.now_s(),
         }
         return message
 
-    def _repeated(self, target: ScalableTarget, cause: str, status: str) -> dict[str, Any] | None:
-        """The activity of this cause that failed in the same way since the last change."""
+    def _repeated(
+        self, target: ScalableTarget, cause: str, status: ActivityStatus
+    ) -> Activity | None:
+        """The activity with this cause and outcome, if there was one since the last change."""
         for activity in reversed(target.activities):
             if activity["StatusCode"] != "Failed" and "NotScaledReasons" not in activity:
                 return None
@@ -503,10 +625,8 @@ class ApplicationAutoScaling:
         if repeated is not None:
             repeated |= {"Description": description, "EndTime": self._clock.now_s()}
             return
-        activity = self._activity(target, cause)
+        activity = self._activity(target, cause, "Successful", description)
         activity |= {
-            "Description": description,
-            "StatusCode": "Successful",
             "EndTime": self._clock.now_s(),
             "NotScaledReasons": [
                 {
@@ -518,25 +638,31 @@ class ApplicationAutoScaling:
             ],
         }
 
-    def _activity(self, target: ScalableTarget, cause: str) -> dict[str, Any]:
-        activity = {
+    def _activity(
+        self, target: ScalableTarget, cause: str, status: ActivityStatus, description: str
+    ) -> Activity:
+        activity: Activity = {
             "ActivityId": str(uuid.uuid4()),
             "ServiceNamespace": SERVICE_NAMESPACE,
             "ResourceId": target.document["ResourceId"],
             "ScalableDimension": SCALABLE_DIMENSION,
             "Cause": cause,
             "StartTime": self._clock.now_s(),
+            "Description": description,
+            "StatusCode": status,
         }
         target.activities.append(activity)
         del target.activities[:-KEPT_ACTIVITIES]
         return activity
 
-    def _tracking_alarms(self, resource_id: str, document: dict[str, Any]) -> list[dict[str, str]]:
+    def _tracking_alarms(
+        self, resource_id: str, document: PolicyDocument
+    ) -> list[types.AlarmTypeDef]:
         policy, tracked = _policy(document)
         assert isinstance(policy, TargetTracking)
         assert tracked is not None
         self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
-        made = []
+        made: list[types.AlarmTypeDef] = []
         high_and_low = zip(("High", "Low"), tracking_alarms(policy, self._unsettled), strict=True)
         for level, rule in high_and_low:
             if rule is None:
@@ -570,7 +696,7 @@ class ApplicationAutoScaling:
             )
         return self._targets[resource_id]
 
-    def _by_policy(self, arn: str) -> tuple[ScalableTarget, dict[str, Any]] | None:
+    def _by_policy(self, arn: str) -> tuple[ScalableTarget, PolicyDocument] | None:
         for target in self._targets.values():
             for document in target.policies.values():
                 if document["PolicyARN"] == arn:
@@ -603,7 +729,7 @@ class ApplicationAutoScaling:
         target = self._targets.get(resource_id)
         if target is None:
             return
-        saved = {
+        saved: _Saved = {
             "document": target.document,
             "policies": target.policies,
             "schedules": target.schedules,
@@ -614,7 +740,7 @@ class ApplicationAutoScaling:
         }
         self._journal.save(f"{self._region}/scalable-target", resource_id, saved)
 
-    def _restored(self, saved: dict[str, Any]) -> ScalableTarget:
+    def _restored(self, saved: _Saved) -> ScalableTarget:
         document = saved["document"]
         scaler = Autoscaler(
             document["MinCapacity"], document["MaxCapacity"], saved["desired"], self._unsettled
@@ -642,7 +768,7 @@ _NOT_SCALED = {
 """The nearest reason code of AAS NotScaledReason for each verdict."""
 
 
-def _policy(document: dict[str, Any]) -> tuple[DeployedPolicy, documents.MetricStat | None]:
+def _policy(document: PolicyDocument) -> tuple[DeployedPolicy, documents.MetricStat | None]:
     try:
         return documents.policy(document)
     except ValueError as error:
@@ -658,12 +784,16 @@ def _not_found(message: str) -> AwsError:
     return AwsError("ObjectNotFoundException", message)
 
 
-def _page(request: dict[str, Any], field: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+def _page(request: _PagedRequest, items: Sequence[Item]) -> tuple[list[Item], _More]:
+    """The page of a list that a request asks for, and the token of the next one, if there is one.
+
+    Raises:
+        AwsError: the token is not one of these.
+    """
     token = request.get("NextToken", "0")
     if not token.isdigit():
         raise AwsError("InvalidNextTokenException", "The next token is not valid")
     start, size = int(token), min(request.get("MaxResults", 50), 50)
-    answer: dict[str, Any] = {field: found[start : start + size]}
-    if start + size < len(found):
-        answer["NextToken"] = str(start + size)
-    return answer
+    end = start + size
+    more: _More = {"NextToken": str(end)} if end < len(items) else {}
+    return list(items[start:end]), more

@@ -1,14 +1,14 @@
-"""CloudWatch's reading side: moto's backend, with the datapoints and the history of this process.
+"""How CloudWatch is read: moto's backend, with datapoints and alarm history of this process.
 
-moto parses and writes the protocols. The metrics that SageMaker publishes live in a `MetricStore`,
-which alarms and the API read alike; what users publish themselves the API has from moto, and alarms
-from that store, which keeps high resolution.
+moto handles the protocols. SageMaker's metrics are in a `MetricStore`, which alarms and the API
+read. What users publish is in moto, for the API, and also in that store, for alarms, since only the
+store keeps high resolution.
 """
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.metric_data_expression_parser import parse_expression
@@ -38,6 +38,17 @@ HISTORY_PAGE = 100
 """Default and largest MaxRecords of DescribeAlarmHistory (BC)."""
 
 
+class HistoryItem(TypedDict):
+    """An item of DescribeAlarmHistory."""
+
+    AlarmName: str
+    AlarmType: str
+    Timestamp: datetime
+    HistoryItemType: str
+    HistorySummary: str
+    HistoryData: NotRequired[str]
+
+
 class CloudWatch(CloudWatchBackend):
     """One region's CloudWatch."""
 
@@ -48,10 +59,10 @@ class CloudWatch(CloudWatchBackend):
         super().__init__(region_name, account_id)
         self.metrics = MetricStore()
         self.clock = Clock()
-        self.alarm_history: deque[dict[str, Any]] = deque(maxlen=KEPT_HISTORY)
+        self.alarm_history: deque[HistoryItem] = deque(maxlen=KEPT_HISTORY)
 
     def put_metric_data(self, namespace: str, metric_data: list[dict[str, Any]]) -> None:
-        """Keep what a client publishes, at this AWS's time unless it says another one."""
+        """Keep what a client publishes; without a timestamp it gets this AWS's time."""
         now = self.clock.now().replace(tzinfo=None)  # as moto's own times
         data: list[dict[str, Any]] = [
             {**datum, "Timestamp": datum.get("Timestamp") or now} for datum in metric_data
@@ -68,7 +79,7 @@ class CloudWatch(CloudWatchBackend):
     def put_metric_alarm(  # ty: ignore[incompatible-method-override] one of two dozen matters
         self, *, evaluation_periods: int, **asked: Any
     ) -> Alarm:
-        """Refuse an alarm that could never be evaluated; moto takes it."""
+        """Refuse an alarm that could never be evaluated, which moto accepts."""
         enough = asked.get("datapoints_to_alarm") or evaluation_periods
         if enough > evaluation_periods:
             raise InvalidParameterValue(
@@ -87,7 +98,7 @@ class CloudWatch(CloudWatchBackend):
         dimensions: list[dict[str, str]],
         unit: str | None = None,
     ) -> list[Statistics]:
-        """The statistics of one metric, a datapoint a period that has any."""
+        """The statistics of one metric, with a datapoint for each period that has any."""
         if namespace not in PUBLISHED_NAMESPACES:
             return super().get_metric_statistics(
                 namespace, metric_name, start_time, end_time, period, stats, dimensions, unit
@@ -187,7 +198,7 @@ def of_region(account: str, region: str) -> CloudWatch:
 
 
 def _epoch_s(at: datetime) -> float:
-    """moto's times are in UTC and mostly say no zone."""
+    """moto's times are in UTC, mostly without a zone."""
     return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
 
 
@@ -200,7 +211,7 @@ def _named(series: Series) -> list[dict[str, str]]:
 
 
 def _points(at_s: int, datum: Mapping[str, Any]) -> Iterator[Datapoint]:
-    """What a MetricDatum comes to: a value, values with counts, or what a client has summed up."""
+    """The datapoints of a MetricDatum: of a value, of values with counts, or of statistics."""
     stats = datum.get("StatisticValues")
     if stats:
         count, total = int(float(stats["SampleCount"])), float(stats["Sum"])

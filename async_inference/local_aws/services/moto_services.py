@@ -1,8 +1,8 @@
 """The services that moto serves, in this process, with state that survives a restart.
 
-S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is journalled and
-replayed at start; moto's randomness is seeded by the call's number, so that the identifiers that it
-made up come back the same.
+S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is recorded in the
+journal and replayed at start. The call's number seeds moto's randomness, so that a replay makes the
+same identifiers.
 """
 
 import io
@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+from wsgiref.types import WSGIEnvironment
 
 from botocore.model import OperationNotFoundError
+from flask import Flask
 from moto.moto_api._internal import mock_random
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -31,6 +33,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from async_inference.aws_names import region_of, split_s3_uri
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.faults import Faults
+from async_inference.local_aws.http_server import Response
 from async_inference.local_aws.journal import Call, Journal
 from async_inference.local_aws.services import moto_patches
 from async_inference.local_aws.services.errors import AwsError
@@ -41,13 +44,13 @@ PART_BYTES = 1 << 20
 LONGEST_WAIT_S = 20
 """Of ReceiveMessage (BC sqs)."""
 VISIBLE_AGAIN_S = 0.5
-"""Real seconds between two tries of a waiting ReceiveMessage without new messages."""
+"""Real seconds after which a waiting ReceiveMessage tries again without a new message."""
 PUT_OBJECT, PUBLISH = "PutObject", "Publish"
 """The calls that this process makes itself, directly to moto without HTTP."""
 
 
-def _backend_app(service: Any) -> Any:
-    """One service of moto, whose exceptions come through instead of becoming a page in HTML."""
+def _backend_app(service: Any) -> Flask:
+    """One of moto's services, which raises exceptions instead of answering a page in HTML."""
     application = create_backend_app(service)
     application.config["PROPAGATE_EXCEPTIONS"] = True
     return application
@@ -64,7 +67,7 @@ class ObjectMissingError(Exception):
 
 
 class WriteFailedError(Exception):
-    """S3 did not take an object this time."""
+    """S3 refused an object this time."""
 
 
 class MotoServices:
@@ -88,7 +91,7 @@ class MotoServices:
         for number, call in journal.calls():
             self._apply(number, call)
 
-    def handle(self, environ: dict[str, Any], body: bytes) -> tuple[str, list, list[bytes]]:
+    def handle(self, environ: WSGIEnvironment, body: bytes) -> Response:
         """Serve one HTTP request from outside.
 
         Returns:
@@ -109,17 +112,17 @@ class MotoServices:
             until_s = time.monotonic() + wait_s
         with self.lock:
             while True:
-                status, headers, parts, changed = self._serve(call, operation)
+                response, changed = self._serve(call, operation)
                 if changed:
                     self._changed.notify_all()
                 left_s = until_s - time.monotonic()
-                if changed or not status.startswith("2") or left_s <= 0:
-                    return status, headers, parts
+                if changed or not response[0].startswith("2") or left_s <= 0:
+                    return response
                 # Messages become visible by time, too.
                 self._changed.wait(min(left_s, VISIBLE_AGAIN_S))
 
-    def _serve(self, call: Call, operation: str | None) -> tuple[str, list, list[bytes], bool]:
-        """Do a call once; the last says whether it changed anything."""
+    def _serve(self, call: Call, operation: str | None) -> tuple[Response, bool]:
+        """Send a call once; the second value is whether it changed anything."""
         mock_random.seed(self._journal.next_call())
         try:
             status, headers, parts = self._send(call)
@@ -131,35 +134,35 @@ class MotoServices:
         changed = status.startswith("2") and _changes(call, operation, parts)
         if changed:
             self._journal.record(call)
-        return status, headers, parts, changed
+        return (status, headers, parts), changed
 
     def get_object(self, bucket: str, key: str) -> tuple[bytes, str]:
         """An object's bytes and content type.
 
         Raises:
-            ObjectMissingError: there is none.
+            ObjectMissingError: it does not exist.
         """
         with self.lock:
             found = self._object(bucket, key)
             return found.value, found.metadata.get("content-type", "binary/octet-stream")
 
     def download(self, bucket: str, key: str, target: Path) -> None:
-        """Write an object to a file; a large one neither through memory nor under the lock.
+        """Write an object to a file; a large one without holding it in memory, or the lock.
 
         Raises:
-            ObjectMissingError: there is none.
+            ObjectMissingError: it does not exist.
         """
         with self.lock:
             found = self._object(bucket, key)
             if found.contentsize <= get_s3_default_key_buffer_size():
                 target.write_bytes(found.value)
                 return
-            # moto keeps it in a file without a name, which lives on while this is open.
+            # moto keeps it in an unnamed file, which exists as long as this descriptor is open.
             found._value_buffer.flush()
             source = os.dup(found._value_buffer.fileno())
         try:
             with target.open("wb") as file:
-                # By offset, since moto's own reads move the position that both share.
+                # By offset, since moto's reads move the position that both descriptors share.
                 while part := os.pread(source, PART_BYTES, file.tell()):
                     file.write(part)
         finally:
@@ -183,11 +186,11 @@ class MotoServices:
             return sorted(key for key in keys if key.startswith(prefix))
 
     def check_write(self, bucket: str) -> None:
-        """What S3 says to one attempt to write an object of this process.
+        """Fail as S3 would fail this process's attempt to write an object.
 
         Raises:
             ObjectMissingError: no such bucket.
-            WriteFailedError: not this time.
+            WriteFailedError: it fails this time.
         """
         with self.lock:
             _s3_with(bucket)
@@ -195,12 +198,12 @@ class MotoServices:
             raise WriteFailedError("SlowDown: Please reduce your request rate.")
 
     def topic_exists(self, arn: str) -> bool:
-        """Whether there is such an SNS topic."""
+        """Whether an SNS topic exists."""
         with self.lock:
             return arn in sns_backends[ACCOUNT_ID][region_of(arn)].topics
 
     def answer(self, request_number: int, calls: Iterable[Call]) -> None:
-        """Write a request's answer: journalled in one transaction, then done."""
+        """Write a request's answer: record its calls in one transaction, then make them."""
         written = list(calls)
         with self.lock:
             for number, call in zip(
@@ -210,7 +213,7 @@ class MotoServices:
             self._changed.notify_all()
 
     def perform(self, call: Call) -> None:
-        """Journal and do one changing call of this process itself."""
+        """Record and make a changing call of this process."""
         with self.lock:
             self._apply(self._journal.record(call), call)
             self._changed.notify_all()
@@ -235,7 +238,7 @@ class MotoServices:
         else:
             self._send(call)
 
-    def _send(self, call: Call) -> tuple[str, list, list[bytes]]:
+    def _send(self, call: Call) -> Response:
         builder = EnvironBuilder(
             method=call.method,
             path=call.path,
@@ -302,7 +305,7 @@ def _s3_with(bucket: str) -> S3Backend:
     return backend
 
 
-def operation_name(environ: dict[str, Any], body: bytes) -> str | None:
+def operation_name(environ: WSGIEnvironment, body: bytes) -> str | None:
     """The operation that a request of the JSON, query or RPC protocols names; None for REST."""
     target = environ.get("HTTP_X_AMZ_TARGET")
     if target:
@@ -339,7 +342,7 @@ def _changes(call: Call, operation: str | None, parts: list[bytes]) -> bool:
     return call.method in {"PUT", "POST", "DELETE", "PATCH"}
 
 
-def _call(environ: dict[str, Any], body: bytes) -> Call:
+def _call(environ: WSGIEnvironment, body: bytes) -> Call:
     headers = {
         key[5:].replace("_", "-").title(): value
         for key, value in environ.items()

@@ -1,37 +1,72 @@
 """SageMaker's control plane and InvokeEndpointAsync, for models, configurations and endpoints.
 
-Errors use AWS's codes and words, since clients and the provider match them.
+Errors have AWS's codes and messages, since clients and the provider match them.
 """
 
-import math
+from __future__ import annotations
+
 import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from async_inference.aws_names import EndpointStatus, arn
+from async_inference.aws_names import EndpointStatus
+from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.fleet import deployment
 from async_inference.local_aws.fleet.deployment import Deployment
 from async_inference.local_aws.fleet.endpoint import Endpoint, change_refused
 from async_inference.local_aws.fleet.environment import Environment
 from async_inference.local_aws.fleet.instance import FleetPlan
 from async_inference.local_aws.services.autoscaling import ApplicationAutoScaling
+from async_inference.local_aws.services.collection import Collection, ListRequest, Resource
+from async_inference.local_aws.services.constraints import Answer
 from async_inference.local_aws.services.errors import AwsError, validation_error
-from async_inference.local_aws.services.moto_services import ACCOUNT_ID
 from async_inference.stack.groups import LOCAL_STORAGE
+
+if TYPE_CHECKING:
+    from types_boto3_sagemaker import type_defs as types
+    from types_boto3_sagemaker_runtime import type_defs as runtime_types
+
+    class Model(types.CreateModelInputTypeDef):
+        CreationTime: float
+        LastModifiedTime: float
+
+    class Configuration(types.CreateEndpointConfigInputTypeDef):
+        CreationTime: float
+        LastModifiedTime: float
+
+
+class Update(TypedDict):
+    """An update in progress, which a restart begins again."""
+
+    plan: dict[str, object]
+    instances: int
+    config: types.DeploymentConfigUnionTypeDef | None
+    started_s: float
+
+
+class EndpointDocument(Resource):
+    """An endpoint as DescribeEndpoint gives it, and what a restart needs."""
+
+    EndpointName: str
+    EndpointConfigName: str
+    EndpointStatus: str
+    FailureReason: NotRequired[str]
+    LastDeploymentConfig: NotRequired[types.DeploymentConfigUnionTypeDef]
+    Serving: dict[str, object]
+    DesiredInstances: NotRequired[int]
+    Update: NotRequired[Update]
+
 
 MAX_INLINE_BODY_BYTES = 128_000
 """InvokeEndpointAsync's Body (newer BC)."""
 DEFAULT_TTL_S = 21_600
 DEFAULT_TIMEOUT_S = 900
 """InvocationTimeoutSeconds (BC InvokeEndpointAsync)."""
-MAX_TAGS = 50
 UNGUARDED_INSTANCES = ("ml.inf1.",)
-"""Instance families whose updates fall back to all at once, unwatched (DG exclusions)."""
-
-Request = dict[str, Any]
+"""Instance families whose updates are all at once and watch no alarms (DG exclusions)."""
 
 
 class SageMaker:
@@ -39,9 +74,9 @@ class SageMaker:
 
     Args:
         region: the region.
-        environment: what endpoints work with.
-        autoscaling: told when endpoints go, asked whether a target forbids an update.
-        missing_alarms: which of some alarms do not exist.
+        environment: the services that endpoints use.
+        autoscaling: is told of deleted endpoints, and says whether a target forbids an update.
+        missing_alarms: returns those of the named alarms that do not exist.
     """
 
     def __init__(
@@ -56,12 +91,18 @@ class SageMaker:
         self._autoscaling = autoscaling
         self._missing_alarms = missing_alarms
         self._lock = threading.RLock()
-        journal = environment.journal
-        self._models = journal.documents(f"{region}/model")
-        self._configurations = journal.documents(f"{region}/endpoint-config")
-        self._endpoints = journal.documents(f"{region}/endpoint")
+        journal, clock = environment.journal, environment.clock
+        self._models: Collection[Model] = Collection(
+            journal, clock, region, "model", "Model", "model"
+        )
+        self._configurations: Collection[Configuration] = Collection(
+            journal, clock, region, "endpoint-config", "EndpointConfig", "endpoint configuration"
+        )
+        self._endpoints: Collection[EndpointDocument] = Collection(
+            journal, clock, region, "endpoint", "Endpoint", "endpoint"
+        )
         self._running: dict[str, Endpoint] = {}
-        for name, document in self._endpoints.items():
+        for name, document in list(self._endpoints.documents.items()):
             if document["EndpointStatus"] != EndpointStatus.FAILED:
                 self._resume(name, document)
 
@@ -71,115 +112,101 @@ class SageMaker:
             endpoint.close()
 
     def running(self) -> dict[str, Endpoint]:
-        """The endpoints at work, by name."""
-        # Without the lock: Application Auto Scaling asks under its own, and is told things under
-        # this one.
+        """The running endpoints, by name."""
+        # Takes no lock: Application Auto Scaling calls this with its lock held, and is itself
+        # called with this one held.
         return dict(self._running)
 
     # Models
 
-    def create_model(self, request: Request) -> Any:
+    def create_model(self, request: types.CreateModelInputTypeDef) -> Answer:
         with self._lock:
             name = request["ModelName"]
-            if name in self._models:
-                raise validation_error(
-                    f'Cannot create already existing model "{self._arn("model", name)}".'
-                )
+            self._models.check_new(name)
             if ("PrimaryContainer" in request) == bool(request.get("Containers")):
                 raise validation_error(
                     "Exactly one of PrimaryContainer and Containers must be provided."
                 )
-            return {"ModelArn": self._create("model", self._models, name, request)}
+            now_s = self._environment.clock.now_s()
+            self._models.save(name, {**request, "CreationTime": now_s, "LastModifiedTime": now_s})
+            return {"ModelArn": self._models.arn(name)}
 
-    def describe_model(self, request: Request) -> Any:
-        return _without(self._model(request["ModelName"]), "Tags") | {
-            "ModelArn": self._arn("model", request["ModelName"])
-        }
+    def describe_model(self, request: types.DescribeModelInputTypeDef) -> Answer:
+        return self._models.describe(request["ModelName"])
 
-    def delete_model(self, request: Request) -> Any:
+    def delete_model(self, request: types.DeleteModelInputTypeDef) -> None:
         with self._lock:
-            self._model(request["ModelName"])
-            self._delete("model", self._models, request["ModelName"])
+            self._models.delete(request["ModelName"])
 
-    def list_models(self, request: Request) -> Any:
-        return self._page(request, "Models", "Model", "model", self._models)
+    def list_models(self, request: ListRequest) -> Answer:
+        with self._lock:
+            return self._models.list(request, "CreationTime")
 
     # Endpoint configurations
 
-    def create_endpoint_config(self, request: Request) -> Any:
+    def create_endpoint_config(self, request: types.CreateEndpointConfigInputTypeDef) -> Answer:
         with self._lock:
             name = request["EndpointConfigName"]
-            if name in self._configurations:
-                raise validation_error(
-                    "Cannot create already existing endpoint configuration "
-                    f'"{self._arn("endpoint-config", name)}".'
-                )
+            self._configurations.check_new(name)
             _check_variants(request)
             for variant in request["ProductionVariants"]:
                 if "ModelName" in variant:
-                    self._model(variant["ModelName"])
-            arn = self._create("endpoint-config", self._configurations, name, request)
-            return {"EndpointConfigArn": arn}
+                    self._models.check_exists(variant["ModelName"])
+            now_s = self._environment.clock.now_s()
+            self._configurations.save(
+                name, {**request, "CreationTime": now_s, "LastModifiedTime": now_s}
+            )
+            return {"EndpointConfigArn": self._configurations.arn(name)}
 
-    def describe_endpoint_config(self, request: Request) -> Any:
-        name = request["EndpointConfigName"]
-        return _without(self._configuration(name), "Tags") | {
-            "EndpointConfigArn": self._arn("endpoint-config", name)
-        }
+    def describe_endpoint_config(self, request: types.DescribeEndpointConfigInputTypeDef) -> Answer:
+        return self._configurations.describe(request["EndpointConfigName"])
 
-    def delete_endpoint_config(self, request: Request) -> Any:
+    def delete_endpoint_config(self, request: types.DeleteEndpointConfigInputTypeDef) -> None:
         with self._lock:
-            self._configuration(request["EndpointConfigName"])
-            self._delete("endpoint-config", self._configurations, request["EndpointConfigName"])
+            self._configurations.delete(request["EndpointConfigName"])
 
-    def list_endpoint_configs(self, request: Request) -> Any:
-        return self._page(
-            request, "EndpointConfigs", "EndpointConfig", "endpoint-config", self._configurations
-        )
+    def list_endpoint_configs(self, request: ListRequest) -> Answer:
+        with self._lock:
+            return self._configurations.list(request, "CreationTime")
 
     # Endpoints
 
-    def create_endpoint(self, request: Request) -> Any:
+    def create_endpoint(self, request: types.CreateEndpointInputTypeDef) -> Answer:
         with self._lock:
-            name = request["EndpointName"]
-            if name in self._endpoints:
-                raise validation_error(
-                    f'Cannot create already existing endpoint "{self._arn("endpoint", name)}".'
-                )
-            plan = self._plan(request["EndpointConfigName"])
+            name, configuration = request["EndpointName"], request["EndpointConfigName"]
+            self._endpoints.check_new(name)
+            plan = self._plan(configuration)
+            now_s = self._environment.clock.now_s()
+            document: EndpointDocument = {
+                "EndpointName": name,
+                "EndpointConfigName": configuration,
+                "EndpointStatus": EndpointStatus.CREATING,
+                "Serving": asdict(plan),
+                "CreationTime": now_s,
+                "LastModifiedTime": now_s,
+                "Tags": request.get("Tags", ()),
+            }
             config = request.get("DeploymentConfig")
             if config is not None:
                 self._check_deployment(config, plan.initial_instances)
-            arn = self._create("endpoint", self._endpoints, name, request)
-            document = self._endpoints[name]
-            document |= {"EndpointStatus": EndpointStatus.CREATING, "Serving": asdict(plan)}
-            if config is not None:
                 # For later updates that retain it; a creation has nothing to shift (DG).
-                document["LastDeploymentConfig"] = document.pop("DeploymentConfig")
-            self._save_endpoint(name)
+                document["LastDeploymentConfig"] = config
+            self._endpoints.save(name, document)
             self._run(name, plan, None)
-            return {"EndpointArn": arn}
+            return {"EndpointArn": self._endpoints.arn(name)}
 
-    def describe_endpoint(self, request: Request) -> Any:
+    def describe_endpoint(self, request: types.DescribeEndpointInputTypeDef) -> Answer:
         name = request["EndpointName"]
         with self._lock:
-            document = self._endpoint(name)
+            document = self._endpoints[name]
             answer = {
-                key: document[key]
-                for key in (
-                    "EndpointName",
-                    "EndpointConfigName",
-                    "EndpointStatus",
-                    "CreationTime",
-                    "LastModifiedTime",
-                    "FailureReason",
-                    "LastDeploymentConfig",
-                )
-                if key in document
-            } | {"EndpointArn": self._arn("endpoint", name)}
+                key: value
+                for key, value in self._endpoints.describe(name).items()
+                if key not in _NOT_DESCRIBED
+            }
             endpoint = self._running.get(name)
-            configuration = self._configurations.get(document["EndpointConfigName"], {})
-            if "AsyncInferenceConfig" in configuration:
+            configuration = self._configurations.documents.get(document["EndpointConfigName"])
+            if configuration is not None and "AsyncInferenceConfig" in configuration:
                 answer["AsyncInferenceConfig"] = configuration["AsyncInferenceConfig"]
             if endpoint is None:
                 return answer
@@ -190,24 +217,19 @@ class SageMaker:
             ]
             if incoming is not None:
                 new, serving, desired = incoming
+                variant = self._variant(new, serving, desired)
+                status = "Creating" if serving < desired else "Baking"
                 answer["PendingDeploymentSummary"] = {
                     "EndpointConfigName": new.configuration,
                     "StartTime": document["Update"]["started_s"],
-                    "ProductionVariants": [
-                        self._variant(new, serving, desired)
-                        | {
-                            "VariantStatus": [
-                                {"Status": "Creating" if serving < desired else "Baking"}
-                            ]
-                        }
-                    ],
+                    "ProductionVariants": [{**variant, "VariantStatus": [{"Status": status}]}],
                 }
             return answer
 
-    def update_endpoint(self, request: Request) -> Any:
+    def update_endpoint(self, request: types.UpdateEndpointInputTypeDef) -> Answer:
         with self._lock:
             name = request["EndpointName"]
-            document = self._endpoint(name)
+            document = self._endpoints[name]
             self._refuse_unless_in_service(name)
             plan = self._plan(request["EndpointConfigName"])
             endpoint = self._running[name]
@@ -219,7 +241,7 @@ class SageMaker:
                     f"The variant(s) [{endpoint.plan.variant}] of endpoint {name} are registered "
                     "as scalable targets; deregister them before you change the instance type."
                 )
-            # Back to InitialInstanceCount unless told otherwise (TF #48990).
+            # An update resets the count to InitialInstanceCount unless told otherwise (TF #48990).
             instances = plan.initial_instances
             excluded = [
                 each["VariantPropertyType"]
@@ -249,14 +271,15 @@ class SageMaker:
                 "config": config,
                 "started_s": self._environment.clock.now_s(),
             }
-            self._save_endpoint(name)
+            self._endpoints.save(name, document)
             endpoint.update(plan, instances, _deployment(plan, instances, config))
-            return {"EndpointArn": self._arn("endpoint", name)}
+            return {"EndpointArn": self._endpoints.arn(name)}
 
-    def update_endpoint_weights_and_capacities(self, request: Request) -> Any:
+    def update_endpoint_weights_and_capacities(
+        self, request: types.UpdateEndpointWeightsAndCapacitiesInputTypeDef
+    ) -> Answer:
         with self._lock:
             name = request["EndpointName"]
-            self._endpoint(name)
             self._refuse_unless_in_service(name)
             endpoint = self._running[name]
             for change in request["DesiredWeightsAndCapacities"]:
@@ -269,62 +292,63 @@ class SageMaker:
                     if not endpoint.set_desired(change["DesiredInstanceCount"]):
                         raise validation_error(change_refused(self._region, name))
                     endpoint.settle()
-            return {"EndpointArn": self._arn("endpoint", name)}
+            return {"EndpointArn": self._endpoints.arn(name)}
 
-    def delete_endpoint(self, request: Request) -> Any:
+    def delete_endpoint(self, request: types.DeleteEndpointInputTypeDef) -> None:
         with self._lock:
             name = request["EndpointName"]
-            document = self._endpoint(name)
+            document = self._endpoints[name]
             if document["EndpointStatus"] != EndpointStatus.FAILED:
                 self._refuse_unless_in_service(name)
             document["EndpointStatus"] = EndpointStatus.DELETING
-            self._save_endpoint(name)
+            self._endpoints.save(name, document)
             endpoint = self._running.pop(name, None)
         if endpoint is not None:
-            # Silently deregisters what scales it (DG endpoint-delete-with-scaling).
+            # Deregisters its scalable target without a word (DG endpoint-delete-with-scaling).
             self._autoscaling.endpoint_deleted(name)
             endpoint.delete()
         with self._lock:
-            self._delete("endpoint", self._endpoints, name)
+            self._endpoints.delete(name)
 
-    def list_endpoints(self, request: Request) -> Any:
-        return self._page(request, "Endpoints", "Endpoint", "endpoint", self._endpoints)
+    def list_endpoints(self, request: ListRequest) -> Answer:
+        with self._lock:
+            return self._endpoints.list(
+                request, "CreationTime", "LastModifiedTime", "EndpointStatus"
+            )
 
     # Tags
 
-    def add_tags(self, request: Request) -> Any:
+    def add_tags(self, request: types.AddTagsInputTypeDef) -> Answer:
         with self._lock:
-            kind, documents, name = self._tagged(request["ResourceArn"])
-            tags = {tag["Key"]: tag["Value"] for tag in documents[name].get("Tags", [])}
-            tags |= {tag["Key"]: tag["Value"] for tag in request["Tags"]}
-            if len(tags) > MAX_TAGS:
-                raise validation_error(f"A resource can have at most {MAX_TAGS} tags.")
-            return {"Tags": self._set_tags(kind, documents, name, tags)}
+            collection, name = self._tagged(request["ResourceArn"])
+            added = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
+            collection.set_tags(name, collection.tags(name) | added)
+            return {"Tags": collection[name]["Tags"]}
 
-    def delete_tags(self, request: Request) -> Any:
+    def delete_tags(self, request: types.DeleteTagsInputTypeDef) -> Answer:
         with self._lock:
-            kind, documents, name = self._tagged(request["ResourceArn"])
-            tags = {
-                tag["Key"]: tag["Value"]
-                for tag in documents[name].get("Tags", [])
-                if tag["Key"] not in request["TagKeys"]
-            }
-            self._set_tags(kind, documents, name, tags)
+            collection, name = self._tagged(request["ResourceArn"])
+            tags = collection.tags(name)
+            for key in request["TagKeys"]:
+                tags.pop(key, None)
+            collection.set_tags(name, tags)
             return {}
 
-    def list_tags(self, request: Request) -> Any:
+    def list_tags(self, request: types.ListTagsInputTypeDef) -> Answer:
         with self._lock:
-            _, documents, name = self._tagged(request["ResourceArn"])
-            return {"Tags": documents[name].get("Tags", [])}
+            collection, name = self._tagged(request["ResourceArn"])
+            return {"Tags": collection[name].get("Tags", [])}
 
     # Invocation
 
-    def invoke_endpoint_async(self, request: Request, body: bytes | None) -> Any:
-        """Accept one request; the answer names where its output or failure will be."""
+    def invoke_endpoint_async(
+        self, request: runtime_types.InvokeEndpointAsyncInputTypeDef, body: bytes | None
+    ) -> dict[str, str]:
+        """Accept a request; the answer says where its output or failure will be."""
         name = request["EndpointName"]
         with self._lock:
             endpoint = self._running.get(name)
-            if name not in self._endpoints:
+            if name not in self._endpoints.documents:
                 raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
             if endpoint is None or endpoint.status in (
                 EndpointStatus.CREATING,
@@ -363,10 +387,10 @@ class SageMaker:
         }
         return {key: value for key, value in answer.items() if value}
 
-    def invoke_endpoint(self, request: Request) -> Any:
+    def invoke_endpoint(self, request: runtime_types.InvokeEndpointInputTypeDef) -> Answer:
         """Real-time invocation: an endpoint with an asynchronous configuration refuses it (DG)."""
         name = request["EndpointName"]
-        if name not in self._endpoints:
+        if name not in self._endpoints.documents:
             raise _invalid(f"Endpoint {name} of account {ACCOUNT_ID} not found.")
         raise _invalid(
             f"Endpoint {name} of account {ACCOUNT_ID} is an asynchronous endpoint; use "
@@ -375,43 +399,6 @@ class SageMaker:
 
     # What the operations share
 
-    def _arn(self, kind: str, name: str) -> str:
-        return arn(
-            "sagemaker",
-            f"{kind}/{name.lower()}",
-            region=self._region,
-            account_id=ACCOUNT_ID,
-        )
-
-    def _create(
-        self, kind: str, documents: dict[str, dict[str, Any]], name: str, request: Request
-    ) -> str:
-        now_s = self._environment.clock.now_s()
-        documents[name] = request | {"CreationTime": now_s, "LastModifiedTime": now_s}
-        self._environment.journal.save(f"{self._region}/{kind}", name, documents[name])
-        return self._arn(kind, name)
-
-    def _delete(self, kind: str, documents: dict[str, dict[str, Any]], name: str) -> None:
-        del documents[name]
-        self._environment.journal.delete(f"{self._region}/{kind}", name)
-
-    def _model(self, name: str) -> dict[str, Any]:
-        if name not in self._models:
-            raise validation_error(f'Could not find model "{self._arn("model", name)}".')
-        return self._models[name]
-
-    def _configuration(self, name: str) -> dict[str, Any]:
-        if name not in self._configurations:
-            raise validation_error(
-                f'Could not find endpoint configuration "{self._arn("endpoint-config", name)}".'
-            )
-        return self._configurations[name]
-
-    def _endpoint(self, name: str) -> dict[str, Any]:
-        if name not in self._endpoints:
-            raise validation_error(f'Could not find endpoint "{self._arn("endpoint", name)}".')
-        return self._endpoints[name]
-
     def _refuse_unless_in_service(self, name: str) -> None:
         endpoint = self._running.get(name)
         status = endpoint.status if endpoint else self._endpoints[name]["EndpointStatus"]
@@ -419,7 +406,7 @@ class SageMaker:
             raise validation_error(change_refused(self._region, name))
 
     def _plan(self, configuration: str) -> FleetPlan:
-        document = self._configuration(configuration)
+        document = self._configurations[configuration]
         asynchronous = document.get("AsyncInferenceConfig")
         if asynchronous is None:
             raise validation_error(
@@ -427,7 +414,7 @@ class SageMaker:
                 f"{configuration} has no AsyncInferenceConfig."
             )
         (variant,) = document["ProductionVariants"]
-        model = self._model(variant["ModelName"])
+        model = self._models[variant["ModelName"]]
         container = model.get("PrimaryContainer") or model["Containers"][0]
         output = asynchronous["OutputConfig"]
         topics = output.get("NotificationConfig", {})
@@ -451,7 +438,9 @@ class SageMaker:
             response_in=tuple(topics.get("IncludeInferenceResponseIn", ())),
         )
 
-    def _variant(self, plan: FleetPlan, in_service: int, desired: int) -> dict[str, Any]:
+    def _variant(
+        self, plan: FleetPlan, in_service: int, desired: int
+    ) -> types.ProductionVariantSummaryTypeDef:
         return {
             "VariantName": plan.variant,
             "CurrentWeight": 1.0,
@@ -460,7 +449,7 @@ class SageMaker:
             "DesiredInstanceCount": desired,
         }
 
-    def _check_deployment(self, config: dict[str, Any], instances: int) -> None:
+    def _check_deployment(self, config: types.DeploymentConfigUnionTypeDef, instances: int) -> None:
         problems = deployment.problems(config, instances)
         alarms = config.get("AutoRollbackConfiguration", {}).get("Alarms", ())
         missing = self._missing_alarms([alarm["AlarmName"] for alarm in alarms])
@@ -474,16 +463,16 @@ class SageMaker:
             name, self._region, plan, self._environment, lambda: self._changed(name), resumed
         )
 
-    def _resume(self, name: str, document: dict[str, Any]) -> None:
-        """After a restart: continue with what the endpoint served, and start an update again."""
+    def _resume(self, name: str, document: EndpointDocument) -> None:
+        """After a restart: continue with what the endpoint served, and begin its update again."""
         status = document["EndpointStatus"]
         if status == EndpointStatus.DELETING:
             self._environment.journal.forget(name)
-            self._environment.journal.delete(f"{self._region}/endpoint", name)
+            self._endpoints.delete(name)
             return
         resumed = None if status == EndpointStatus.CREATING else document["DesiredInstances"]
         with self._lock:
-            # Until the update continues, no event of an instance may end it.
+            # The lock keeps an instance's event from ending the update before it has begun again.
             self._run(name, FleetPlan.restored(document["Serving"]), resumed)
             update = document.get("Update")
             if update is not None:
@@ -495,7 +484,7 @@ class SageMaker:
 
     def _changed(self, name: str) -> None:
         with self._lock:
-            endpoint, document = self._running.get(name), self._endpoints.get(name)
+            endpoint, document = self._running.get(name), self._endpoints.documents.get(name)
             if endpoint is None or document is None:
                 return
             document |= {
@@ -506,79 +495,37 @@ class SageMaker:
             if endpoint.incoming is None:
                 document.pop("Update", None)
                 document["DesiredInstances"] = endpoint.desired
-            if document.get("FailureReason") != endpoint.failure_reason:
+            if endpoint.failure_reason is None:
+                document.pop("FailureReason", None)
+            else:
                 document["FailureReason"] = endpoint.failure_reason
-                if endpoint.failure_reason is None:
-                    del document["FailureReason"]
             document["LastModifiedTime"] = self._environment.clock.now_s()
-            self._save_endpoint(name)
+            self._endpoints.save(name, document)
             if endpoint.incoming is not None:
                 return
         self._autoscaling.capacity_changed(endpoint)
 
-    def _save_endpoint(self, name: str) -> None:
-        self._environment.journal.save(f"{self._region}/endpoint", name, self._endpoints[name])
-
-    def _tagged(self, arn: str) -> tuple[str, dict[str, dict[str, Any]], str]:
-        kind, _, lowered = arn.rpartition(":")[2].partition("/")
-        documents = {
+    def _tagged(self, arn: str) -> tuple[Collection[Any], str]:
+        """The collection of any kind that holds a resource, and the resource's name."""
+        kind, _, lower_case = arn.rpartition(":")[2].partition("/")
+        collections: dict[str, Collection[Any]] = {
             "model": self._models,
             "endpoint-config": self._configurations,
             "endpoint": self._endpoints,
-        }.get(kind, {})
-        for name in documents:
-            if name.lower() == lowered.lower():
-                return kind, documents, name
-        raise validation_error(f"Could not find resource {arn}.")
-
-    def _set_tags(
-        self, kind: str, documents: dict[str, dict[str, Any]], name: str, tags: dict[str, str]
-    ) -> list[dict[str, str]]:
-        documents[name]["Tags"] = [{"Key": key, "Value": value} for key, value in tags.items()]
-        self._environment.journal.save(f"{self._region}/{kind}", name, documents[name])
-        return documents[name]["Tags"]
-
-    def _page(
-        self,
-        request: Request,
-        field: str,
-        prefix: str,
-        kind: str,
-        documents: dict[str, dict[str, Any]],
-    ) -> dict[str, Any]:
-        times = ("CreationTime", "LastModifiedTime")
-        shown = ("CreationTime",)
-        if kind == "endpoint":
-            shown = (*times, "EndpointStatus")
-        with self._lock:
-            found = [
-                {
-                    f"{prefix}Name": name,
-                    f"{prefix}Arn": self._arn(kind, name),
-                    **{key: document[key] for key in shown},
-                }
-                for name, document in documents.items()
-                if request.get("NameContains", "").lower() in name.lower()
-                and request.get("StatusEquals") in (None, document.get("EndpointStatus"))
-                and all(
-                    request.get(f"{key}After", -math.inf)
-                    <= document[key]
-                    <= request.get(f"{key}Before", math.inf)
-                    for key in times
-                )
-            ]
-        by = {"Name": f"{prefix}Name", "Status": "EndpointStatus"}
-        key = by.get(request.get("SortBy", ""), "CreationTime")
-        found.sort(key=lambda e: e[key], reverse=request.get("SortOrder") != "Ascending")
-        start, size = _offset(request.get("NextToken")), request.get("MaxResults", 10)
-        answer: dict[str, Any] = {field: found[start : start + size]}
-        if start + size < len(found):
-            answer["NextToken"] = str(start + size)
-        return answer
+        }
+        collection = collections.get(kind)
+        name = collection.named(lower_case) if collection else None
+        if collection is None or name is None:
+            raise validation_error(f"Could not find resource {arn}.")
+        return collection, name
 
 
-def _check_variants(request: Request) -> None:
-    """What SageMaker refuses about an endpoint configuration beyond its service model."""
+_NOT_DESCRIBED = {"Serving", "DesiredInstances", "Update"}
+"""Members of an endpoint's document that only the embedded AWS uses."""
+
+
+def _check_variants(request: types.CreateEndpointConfigInputTypeDef) -> None:
+    """Refuse what SageMaker refuses of an endpoint configuration beyond its service model."""
     variants = request["ProductionVariants"]
     names = [variant["VariantName"] for variant in variants]
     problems = []
@@ -616,7 +563,9 @@ def _family(instance_type: str) -> str:
     return instance_type.removeprefix("ml.").partition(".")[0]
 
 
-def _locations(plan: FleetPlan, request: Request) -> tuple[str | None, str | None]:
+def _locations(
+    plan: FleetPlan, request: runtime_types.InvokeEndpointAsyncInputTypeDef
+) -> tuple[str | None, str | None]:
     """Where a request's output or failure will be; None where the plan has no path for it."""
     # BC: Filename is the whole name; else one is generated.
     name, stem = request.get("Filename"), str(uuid.uuid4())
@@ -630,24 +579,14 @@ def _locations(plan: FleetPlan, request: Request) -> tuple[str | None, str | Non
     return output, failure
 
 
-def _deployment(plan: FleetPlan, instances: int, config: dict[str, Any] | None) -> Deployment:
+def _deployment(
+    plan: FleetPlan, instances: int, config: types.DeploymentConfigUnionTypeDef | None
+) -> Deployment:
     if config is None or plan.instance_type.startswith(UNGUARDED_INSTANCES):
         return deployment.all_at_once(instances)
     return deployment.plan_deployment(config, instances)
 
 
 def _invalid(message: str) -> AwsError:
-    """The runtime's name for what the control plane calls a ValidationException (BC)."""
+    """The runtime's name for the control plane's ValidationException (BC)."""
     return AwsError("ValidationError", message)
-
-
-def _offset(token: str | None) -> int:
-    if token is None:
-        return 0
-    if not re.fullmatch(r"[0-9]{1,9}", token):
-        raise validation_error("Invalid pagination token")
-    return int(token)
-
-
-def _without(document: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key not in keys}

@@ -26,7 +26,7 @@ def account(start) -> Account:
 
 
 @pytest.fixture
-def aws(account, run) -> Callable[..., Any]:
+def aws(account, run) -> Callable[..., object]:
     def aws(*arguments: str) -> Any:
         command = CLIENTS / "python" / "bin" / "aws"
         printed = run(account, command, "--output", "json", *arguments)

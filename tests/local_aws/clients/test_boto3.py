@@ -54,7 +54,7 @@ def test_the_object_waiter_sees_an_output_appear(account):
     assert account.read(accepted["OutputLocation"]) == b"hello"
 
 
-def pages(client: Any, operation: str, **arguments: Any) -> list[dict[str, Any]]:
+def pages(client: Any, operation: str, **arguments: object) -> list[dict[str, Any]]:
     """All pages, none with more entries than asked for."""
     found = list(
         client.get_paginator(operation).paginate(**arguments, PaginationConfig={"PageSize": PAGE})
@@ -183,7 +183,7 @@ def test_alarms_their_history_and_metrics_are_listed_page_by_page(start):
     account.submit(b"hello")
     cloudwatch = account.cloudwatch
 
-    def history() -> list[dict[str, Any]]:
+    def history() -> list[dict[str, object]]:
         return cloudwatch.describe_alarm_history()["AlarmHistoryItems"]
 
     eventually(lambda: len(history()) > PAGE, "a history of alarms")

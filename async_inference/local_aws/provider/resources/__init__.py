@@ -5,6 +5,8 @@ which properties replace it. Those follow the provider (pulumi-aws 7.51, bridged
 terraform-provider-aws 6): a preview is only true if they do.
 """
 
+from typing import Any
+
 from async_inference.local_aws.provider.resources import (
     autoscaling,
     budgets,
@@ -17,7 +19,7 @@ from async_inference.local_aws.provider.resources import (
 )
 from async_inference.local_aws.provider.resources.kind import Kind
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind[Any]] = {
     kind.type: kind()
     for kind in (
         s3.Bucket,

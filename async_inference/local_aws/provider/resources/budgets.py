@@ -1,25 +1,32 @@
 """Budgets."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from async_inference.aws_names import arn
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.provider.resources.kind import (
     Autoname,
     Kind,
+    Parameters,
     Properties,
     tag_list,
     unless_gone,
 )
 
+if TYPE_CHECKING:
+    from types_boto3_budgets import BudgetsClient
 
-class Budget(Kind):
+
+class Budget(Kind["BudgetsClient"]):
     type = "aws:budgets/budget:Budget"
     service = "budgets"
     replaces = frozenset({"name", "namePrefix", "accountId", "budgetType"})
     autoname = Autoname("name", 100)
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: BudgetsClient, p: Properties) -> str:
+        resource_tags: Parameters = {"ResourceTags": tag_list(p)} if tag_list(p) else {}
         aws.create_budget(
             AccountId=ACCOUNT_ID,
             Budget={
@@ -46,11 +53,11 @@ class Budget(Kind):
                 }
                 for each in p.get("notifications") or []
             ],
-            **({"ResourceTags": tag_list(p)} if tag_list(p) else {}),
+            **resource_tags,
         )
         return f"{ACCOUNT_ID}:{p['name']}"
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: BudgetsClient, identity: str, p: Properties) -> Properties | None:
         name = identity.partition(":")[2]
         found = unless_gone(aws.describe_budget, AccountId=ACCOUNT_ID, BudgetName=name)
         return found and {
@@ -58,11 +65,11 @@ class Budget(Kind):
             "arn": arn("budgets", f"budget/{name}", account_id=ACCOUNT_ID),
         }
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
-        # moto knows neither UpdateBudget nor changed notifications.
+    def update(self, aws: BudgetsClient, identity: str, old: Properties, new: Properties) -> None:
+        # moto has neither UpdateBudget nor changes of notifications.
         self.delete(aws, identity, old)
         self.create(aws, new)
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+    def delete(self, aws: BudgetsClient, identity: str, p: Properties) -> None:
         name = identity.partition(":")[2]
         unless_gone(aws.delete_budget, AccountId=ACCOUNT_ID, BudgetName=name)

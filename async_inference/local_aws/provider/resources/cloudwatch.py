@@ -1,10 +1,13 @@
 """Alarms, dashboards and log groups."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from async_inference.local_aws.provider.resources.kind import (
     Autoname,
     Kind,
+    Parameters,
     Properties,
     given,
     retag,
@@ -13,7 +16,12 @@ from async_inference.local_aws.provider.resources.kind import (
     unless_gone,
 )
 
-_ALARM = {
+if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
+    from types_boto3_cloudwatch.type_defs import DimensionTypeDef
+    from types_boto3_logs import CloudWatchLogsClient
+
+_ALARM: dict[str, str] = {
     "alarmDescription": "AlarmDescription",
     "namespace": "Namespace",
     "metricName": "MetricName",
@@ -30,14 +38,14 @@ _ALARM = {
 _WHOLE_NUMBERS = ("Period", "EvaluationPeriods", "DatapointsToAlarm")
 
 
-class MetricAlarm(Kind):
+class MetricAlarm(Kind["CloudWatchClient"]):
     type = "aws:cloudwatch/metricAlarm:MetricAlarm"
     service = "cloudwatch"
     replaces = frozenset({"name"})
     autoname = Autoname("name", 255)
 
-    def create(self, aws: Any, p: Properties) -> str:
-        request = {_ALARM[key]: p[key] for key in _ALARM if p.get(key) is not None}
+    def create(self, aws: CloudWatchClient, p: Properties) -> str:
+        request: Parameters = {_ALARM[key]: p[key] for key in _ALARM if p.get(key) is not None}
         request |= {key: int(request[key]) for key in _WHOLE_NUMBERS if key in request}
         if p.get("metricQueries"):
             request["Metrics"] = [_metric_query(query) for query in p["metricQueries"]]
@@ -46,25 +54,25 @@ class MetricAlarm(Kind):
         aws.put_metric_alarm(AlarmName=p["name"], Tags=tag_list(p), **request)
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: CloudWatchClient, identity: str, p: Properties) -> Properties | None:
         found = aws.describe_alarms(AlarmNames=[identity])["MetricAlarms"]
         if not found:
             return None
-        alarm = found[0]
+        alarm: Parameters = {**found[0]}
         read = {key: alarm[name] for key, name in _ALARM.items() if key in p and name in alarm}
         if "dimensions" in p:
             read["dimensions"] = {d["Name"]: d["Value"] for d in alarm["Dimensions"]}
         return {**read, "name": identity, "arn": alarm["AlarmArn"]}
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+    def delete(self, aws: CloudWatchClient, identity: str, p: Properties) -> None:
         unless_gone(aws.delete_alarms, AlarmNames=[identity])
 
 
-def _dimensions(values: dict[str, str]) -> list[dict[str, str]]:
+def _dimensions(values: dict[str, str]) -> list[DimensionTypeDef]:
     return [{"Name": name, "Value": value} for name, value in values.items()]
 
 
-def _metric_query(query: Properties) -> dict[str, Any]:
+def _metric_query(query: Properties) -> Parameters:
     written = {
         key[0].upper() + key[1:]: value
         for key, value in query.items()
@@ -88,17 +96,17 @@ def _metric_query(query: Properties) -> dict[str, Any]:
     }
 
 
-class Dashboard(Kind):
+class Dashboard(Kind["CloudWatchClient"]):
     type = "aws:cloudwatch/dashboard:Dashboard"
     service = "cloudwatch"
     replaces = frozenset({"dashboardName"})
     computed = frozenset({"dashboardArn"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: CloudWatchClient, p: Properties) -> str:
         aws.put_dashboard(DashboardName=p["dashboardName"], DashboardBody=p["dashboardBody"])
         return p["dashboardName"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: CloudWatchClient, identity: str, p: Properties) -> Properties | None:
         found = unless_gone(aws.get_dashboard, DashboardName=identity)
         return found and {
             "dashboardName": identity,
@@ -106,24 +114,24 @@ class Dashboard(Kind):
             "dashboardArn": found["DashboardArn"],
         }
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+    def delete(self, aws: CloudWatchClient, identity: str, p: Properties) -> None:
         unless_gone(aws.delete_dashboards, DashboardNames=[identity])
 
 
-class LogGroup(Kind):
+class LogGroup(Kind["CloudWatchLogsClient"]):
     type = "aws:cloudwatch/logGroup:LogGroup"
     deletion = ("delete_log_group", "logGroupName")
     service = "logs"
     replaces = frozenset({"name", "namePrefix", "logGroupClass"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: CloudWatchLogsClient, p: Properties) -> str:
         aws.create_log_group(
             logGroupName=p["name"], tags=tags_of(p), **given(p, kmsKeyId="kmsKeyId")
         )
         _retain(aws, p)
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: CloudWatchLogsClient, identity: str, p: Properties) -> Properties | None:
         found = aws.describe_log_groups(logGroupNamePrefix=identity)["logGroups"]
         group = next((group for group in found if group["logGroupName"] == identity), None)
         if group is None:
@@ -137,7 +145,9 @@ class LogGroup(Kind):
             **given(group, kmsKeyId="kmsKeyId"),
         }
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(
+        self, aws: CloudWatchLogsClient, identity: str, old: Properties, new: Properties
+    ) -> None:
         _retain(aws, new)
         if new.get("kmsKeyId") != old.get("kmsKeyId"):
             if new.get("kmsKeyId"):
@@ -152,7 +162,7 @@ class LogGroup(Kind):
         )
 
 
-def _retain(aws: Any, p: Properties) -> None:
+def _retain(aws: CloudWatchLogsClient, p: Properties) -> None:
     if p.get("retentionInDays"):
         aws.put_retention_policy(logGroupName=p["name"], retentionInDays=int(p["retentionInDays"]))
     else:

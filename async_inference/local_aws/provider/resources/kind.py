@@ -1,26 +1,38 @@
 """The interface of a resource type, and functions that several types use."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypedDict, TypeVar
 
 from botocore.exceptions import ClientError
 
 Properties = dict[str, Any]
+"""A resource's properties: plain values of any type, by the names of Pulumi's package `aws`."""
+Parameters = dict[str, Any]
+"""Parameters of a call to AWS that are made from properties."""
+Client = TypeVar("Client")
+Answer = TypeVar("Answer")
+
+
+class Tag(TypedDict):
+    """A tag as most services write it."""
+
+    Key: str
+    Value: str
 
 
 @dataclass(frozen=True)
 class Autoname:
-    """How the provider names a resource that the program does not."""
+    """How the provider names a resource that the program does not name."""
 
     property: str
     most: int
     lower_case: bool = False
 
 
-class Kind(ABC):
-    """One resource type; `aws` is always a client of its service.
+class Kind(ABC, Generic[Client]):
+    """One resource type; `aws` is a client of its service.
 
     Attributes:
         type: as Pulumi names it.
@@ -40,19 +52,19 @@ class Kind(ABC):
     deletion: ClassVar[tuple[str, str]]
 
     @abstractmethod
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: Client, p: Properties) -> str:
         """Make the resource; returns its id."""
 
     @abstractmethod
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
-        """What AWS says of it now, as properties; None if it is gone."""
+    def read(self, aws: Client, identity: str, p: Properties) -> Properties | None:
+        """Its properties in AWS now; None if it does not exist."""
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(self, aws: Client, identity: str, old: Properties, new: Properties) -> None:
         """Apply new inputs; most of AWS's calls that create also overwrite."""
         self.create(aws, new)
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        """Remove it; one that is gone already is fine."""
+    def delete(self, aws: Client, identity: str, p: Properties) -> None:
+        """Delete it, if it still exists."""
         call, parameter = self.deletion
         unless_gone(getattr(aws, call), **{parameter: identity})
 
@@ -68,8 +80,8 @@ def gone(error: ClientError) -> bool:
     )
 
 
-def unless_gone(call: Callable[..., Any], **arguments: Any) -> Any:
-    """A call's answer, None if what it names does not exist."""
+def unless_gone(call: Callable[..., Answer], **arguments: object) -> Answer | None:
+    """A call's answer, None if the resource does not exist."""
     try:
         return call(**arguments)
     except ClientError as error:
@@ -82,21 +94,21 @@ def tags_of(properties: Properties) -> dict[str, str]:
     return properties.get("tags") or {}
 
 
-def tag_list(properties: Properties) -> list[dict[str, str]]:
+def tag_list(properties: Properties) -> list[Tag]:
     return [{"Key": key, "Value": value} for key, value in tags_of(properties).items()]
 
 
-def from_tag_list(tags: Iterable[dict[str, str]]) -> dict[str, str]:
+def from_tag_list(tags: Iterable[Tag]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 def retag(
     old: Properties,
     new: Properties,
-    untag: Callable[[list[str]], Any],
-    tag: Callable[[dict[str, str]], Any],
+    untag: Callable[[list[str]], object],
+    tag: Callable[[dict[str, str]], object],
 ) -> None:
-    """Take away the tags that are no longer wanted, and set the others."""
+    """Remove the tags that are no longer wanted, and set the others."""
     removed = sorted(tags_of(old).keys() - tags_of(new).keys())
     if removed:
         untag(removed)
@@ -104,13 +116,13 @@ def retag(
         tag(tags_of(new))
 
 
-def given(p: Properties, **parameters: str) -> dict[str, Any]:
+def given(p: Mapping[str, Any], **parameters: str) -> Parameters:
     """Parameters of a call, of those properties that are set: `given(p, KmsKeyId="kmsKeyArn")`."""
     return {name: p[key] for name, key in parameters.items() if p.get(key)}
 
 
 def camel(value: Any) -> Any:
-    """AWS's keys as Pulumi writes them, all the way down."""
+    """A document of AWS with Pulumi's names of keys, at every level."""
     if isinstance(value, dict):
         return {key[0].lower() + key[1:]: camel(item) for key, item in value.items()}
     return [camel(item) for item in value] if isinstance(value, list) else value

@@ -1,6 +1,8 @@
 """Keys and their aliases."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from async_inference.local_aws.provider.resources.kind import (
     Kind,
@@ -10,14 +12,18 @@ from async_inference.local_aws.provider.resources.kind import (
     unless_gone,
 )
 
+if TYPE_CHECKING:
+    from types_boto3_kms import KMSClient
+    from types_boto3_kms.type_defs import KeyMetadataTypeDef, TagTypeDef
 
-class Key(Kind):
+
+class Key(Kind["KMSClient"]):
     type = "aws:kms/key:Key"
     service = "kms"
     replaces = frozenset({"keyUsage", "customerMasterKeySpec", "multiRegion"})
     computed = frozenset({"arn", "keyId", "tagsAll"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: KMSClient, p: Properties) -> str:
         created = aws.create_key(
             Description=p.get("description", ""), Policy=p["policy"], Tags=_tags(tags_of(p))
         )["KeyMetadata"]
@@ -25,7 +31,7 @@ class Key(Kind):
             aws.enable_key_rotation(KeyId=created["KeyId"])
         return created["KeyId"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: KMSClient, identity: str, p: Properties) -> Properties | None:
         key = _key(aws, identity)
         return key and {
             "arn": key["Arn"],
@@ -39,7 +45,7 @@ class Key(Kind):
             },
         }
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(self, aws: KMSClient, identity: str, old: Properties, new: Properties) -> None:
         aws.put_key_policy(KeyId=identity, PolicyName="default", Policy=new["policy"])
         aws.update_key_description(KeyId=identity, Description=new.get("description", ""))
         if new.get("enableKeyRotation"):
@@ -53,36 +59,36 @@ class Key(Kind):
             lambda tags: aws.tag_resource(KeyId=identity, Tags=_tags(tags)),
         )
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
+    def delete(self, aws: KMSClient, identity: str, p: Properties) -> None:
         if _key(aws, identity) is not None:
             aws.schedule_key_deletion(
                 KeyId=identity, PendingWindowInDays=int(p.get("deletionWindowInDays") or 30)
             )
 
 
-def _key(aws: Any, key_id: str) -> dict[str, Any] | None:
+def _key(aws: KMSClient, key_id: str) -> KeyMetadataTypeDef | None:
     found = unless_gone(aws.describe_key, KeyId=key_id)
     if found is None or found["KeyMetadata"]["KeyState"] == "PendingDeletion":
         return None
     return found["KeyMetadata"]
 
 
-def _tags(tags: dict[str, str]) -> list[dict[str, str]]:
+def _tags(tags: dict[str, str]) -> list[TagTypeDef]:
     return [{"TagKey": key, "TagValue": value} for key, value in tags.items()]
 
 
-class Alias(Kind):
+class Alias(Kind["KMSClient"]):
     type = "aws:kms/alias:Alias"
     deletion = ("delete_alias", "AliasName")
     service = "kms"
     replaces = frozenset({"name", "namePrefix"})
     computed = frozenset({"arn", "targetKeyArn"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: KMSClient, p: Properties) -> str:
         aws.create_alias(AliasName=p["name"], TargetKeyId=p["targetKeyId"])
         return p["name"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: KMSClient, identity: str, p: Properties) -> Properties | None:
         for page in aws.get_paginator("list_aliases").paginate():
             for alias in page["Aliases"]:
                 if alias["AliasName"] == identity:
@@ -95,5 +101,5 @@ class Alias(Kind):
                     }
         return None
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(self, aws: KMSClient, identity: str, old: Properties, new: Properties) -> None:
         aws.update_alias(AliasName=identity, TargetKeyId=new["targetKeyId"])

@@ -1,7 +1,10 @@
 """Models, endpoint configurations and endpoints."""
 
+from __future__ import annotations
+
 import time
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from async_inference.aws_names import EndpointStatus, pascal
 from async_inference.local_aws.provider.resources.kind import (
@@ -15,15 +18,18 @@ from async_inference.local_aws.provider.resources.kind import (
     unless_gone,
 )
 
+if TYPE_CHECKING:
+    from types_boto3_sagemaker import SageMakerClient
+
 WAIT_S = 3600.0
 """The provider waits at most 60 minutes for an endpoint to be in service."""
 
 
-class Tagged(Kind):
-    """What SageMaker tags by ARN.
+class Tagged(Kind["SageMakerClient"]):
+    """A resource that SageMaker tags by its ARN.
 
     Attributes:
-        description: the call that describes it, and where its ARN is in the answer.
+        description: the call that describes it, and the member of the answer with its ARN.
     """
 
     service = "sagemaker"
@@ -31,7 +37,7 @@ class Tagged(Kind):
     autoname = Autoname("name", 63)
     description: ClassVar[tuple[str, str]]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: SageMakerClient, identity: str, p: Properties) -> Properties | None:
         call, arn = self.description
         found = unless_gone(getattr(aws, call), **{self.deletion[1]: identity})
         if found is None:
@@ -39,11 +45,11 @@ class Tagged(Kind):
         tags = from_tag_list(aws.list_tags(ResourceArn=found[arn])["Tags"])
         return {"name": identity, "arn": found[arn], "tags": tags, **self.described(found)}
 
-    def described(self, found: dict[str, Any]) -> Properties:
-        """What else of the answer is a property."""
+    def described(self, found: Mapping[str, object]) -> Properties:
+        """Other properties in the answer."""
         return {}
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(self, aws: SageMakerClient, identity: str, old: Properties, new: Properties) -> None:
         retag(
             old,
             new,
@@ -57,7 +63,7 @@ class Model(Tagged):
     deletion = ("delete_model", "ModelName")
     description = ("describe_model", "ModelArn")
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SageMakerClient, p: Properties) -> str:
         container = dict(p["primaryContainer"])
         sources = [
             {
@@ -89,7 +95,7 @@ class EndpointConfiguration(Tagged):
     deletion = ("delete_endpoint_config", "EndpointConfigName")
     description = ("describe_endpoint_config", "EndpointConfigArn")
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SageMakerClient, p: Properties) -> str:
         asynchronous = pascal(p["asyncInferenceConfig"])
         output = asynchronous["OutputConfig"]
         asynchronous["OutputConfig"] = {key: value for key, value in output.items() if value != ""}
@@ -107,10 +113,10 @@ class Endpoint(Tagged):
     type = "aws:sagemaker/endpoint:Endpoint"
     deletion = ("delete_endpoint", "EndpointName")
     description = ("describe_endpoint", "EndpointArn")
-    # In the provider only deploymentConfig.autoRollbackConfiguration does (ForceNew).
+    # In the provider these are ForceNew.
     replaces = frozenset({"name", "deploymentConfig.autoRollbackConfiguration"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SageMakerClient, p: Properties) -> str:
         aws.create_endpoint(
             EndpointName=p["name"],
             EndpointConfigName=p["endpointConfigName"],
@@ -120,11 +126,11 @@ class Endpoint(Tagged):
         _wait_in_service(aws, p["name"])
         return p["name"]
 
-    def described(self, found: dict[str, Any]) -> Properties:
+    def described(self, found: Mapping[str, object]) -> Properties:
         return {"endpointConfigName": found["EndpointConfigName"]}
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
-        # As the provider does: a changed deployment config alone is an update too.
+    def update(self, aws: SageMakerClient, identity: str, old: Properties, new: Properties) -> None:
+        # In the provider too, a change of the deployment config alone is an update.
         if any(new.get(key) != old.get(key) for key in ("endpointConfigName", "deploymentConfig")):
             aws.update_endpoint(
                 EndpointName=identity,
@@ -135,7 +141,7 @@ class Endpoint(Tagged):
         super().update(aws, identity, old, new)
 
 
-def _wait_in_service(aws: Any, name: str) -> None:
+def _wait_in_service(aws: SageMakerClient, name: str) -> None:
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
         found = aws.describe_endpoint(EndpointName=name)

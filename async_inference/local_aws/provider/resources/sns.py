@@ -1,6 +1,8 @@
 """Topics, their policies and their subscriptions."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from async_inference.local_aws.clients import ACCOUNT_ID
 from async_inference.local_aws.provider.resources.kind import (
@@ -14,19 +16,22 @@ from async_inference.local_aws.provider.resources.kind import (
     unless_gone,
 )
 
+if TYPE_CHECKING:
+    from types_boto3_sns import SNSClient
 
-class Topic(Kind):
+
+class Topic(Kind["SNSClient"]):
     type = "aws:sns/topic:Topic"
     deletion = ("delete_topic", "TopicArn")
     service = "sns"
     replaces = frozenset({"name", "namePrefix", "fifoTopic"})
     autoname = Autoname("name", 256)
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SNSClient, p: Properties) -> str:
         attributes = given(p, KmsMasterKeyId="kmsMasterKeyId")
         return aws.create_topic(Name=p["name"], Attributes=attributes, Tags=tag_list(p))["TopicArn"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: SNSClient, identity: str, p: Properties) -> Properties | None:
         found = unless_gone(aws.get_topic_attributes, TopicArn=identity)
         return found and {
             "name": identity.rpartition(":")[2],
@@ -35,7 +40,7 @@ class Topic(Kind):
             **given(found["Attributes"], kmsMasterKeyId="KmsMasterKeyId"),
         }
 
-    def update(self, aws: Any, identity: str, old: Properties, new: Properties) -> None:
+    def update(self, aws: SNSClient, identity: str, old: Properties, new: Properties) -> None:
         aws.set_topic_attributes(
             TopicArn=identity,
             AttributeName="KmsMasterKeyId",
@@ -49,19 +54,19 @@ class Topic(Kind):
         )
 
 
-class TopicPolicy(Kind):
+class TopicPolicy(Kind["SNSClient"]):
     type = "aws:sns/topicPolicy:TopicPolicy"
     service = "sns"
     replaces = frozenset({"arn"})
     computed = frozenset({"owner"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SNSClient, p: Properties) -> str:
         aws.set_topic_attributes(
             TopicArn=p["arn"], AttributeName="Policy", AttributeValue=p["policy"]
         )
         return p["arn"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: SNSClient, identity: str, p: Properties) -> Properties | None:
         found = unless_gone(aws.get_topic_attributes, TopicArn=identity)
         return found and {
             "arn": identity,
@@ -69,18 +74,18 @@ class TopicPolicy(Kind):
             "owner": ACCOUNT_ID,
         }
 
-    def delete(self, aws: Any, identity: str, p: Properties) -> None:
-        """It goes with its topic; the provider puts SNS's default back in the meantime."""
+    def delete(self, aws: SNSClient, identity: str, p: Properties) -> None:
+        """Nothing: it is deleted with its topic. (The provider puts SNS's default back.)"""
 
 
-class TopicSubscription(Kind):
+class TopicSubscription(Kind["SNSClient"]):
     type = "aws:sns/topicSubscription:TopicSubscription"
     deletion = ("unsubscribe", "SubscriptionArn")
     service = "sns"
     replaces = frozenset({"topic", "protocol", "endpoint"})
     computed = frozenset({"arn"})
 
-    def create(self, aws: Any, p: Properties) -> str:
+    def create(self, aws: SNSClient, p: Properties) -> str:
         return aws.subscribe(
             TopicArn=p["topic"],
             Protocol=p["protocol"],
@@ -88,6 +93,6 @@ class TopicSubscription(Kind):
             ReturnSubscriptionArn=True,
         )["SubscriptionArn"]
 
-    def read(self, aws: Any, identity: str, p: Properties) -> Properties | None:
+    def read(self, aws: SNSClient, identity: str, p: Properties) -> Properties | None:
         found = unless_gone(aws.get_subscription_attributes, SubscriptionArn=identity)
         return None if found is None else {"arn": identity}
