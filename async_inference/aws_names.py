@@ -104,7 +104,7 @@ class Series:
         return cls(namespace, name, tuple(sorted(dimensions.items())))
 
 
-def pascal(value: Any) -> Any:
+def pascal(value: object) -> Any:
     """A value with camelCase keys turned into PascalCase, recursively, without None values."""
     if isinstance(value, dict):
         return {

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.containers import Lines
@@ -19,7 +18,7 @@ class Name(Text):
     Rich would cut a word that is longer than a line, or break it after any letter.
     """
 
-    def wrap(self, console: Console, width: int, **kwargs: Any) -> Lines:
+    def wrap(self, console: Console, width: int, **kwargs: object) -> Lines:
         """The lines that fit a width, in characters."""
         lines = Lines()
         for line in self.split(allow_blank=True):

@@ -17,6 +17,7 @@ class StackValue(BaseModel):
         validate_by_alias=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
+        defer_build=True,  # models inside other models need no validator of their own
     )
 
 

@@ -9,7 +9,6 @@ import pulumi_aws as aws
 from async_inference.aws_names import log_group
 from async_inference.scaling.plan import ScalingPlan
 from async_inference.stack.arguments import ENDPOINT_TAG, AsyncEndpointArgs
-from async_inference.stack.groups import Updates
 from async_inference.stack.images import has_gpu
 from components import access, container
 from components.encryption import EncryptionKey, EncryptionKeyArgs, volume_key
@@ -23,7 +22,7 @@ from components.provider_account import ProviderAccount
 from components.queue_scaling import QueueScaling, QueueScalingArgs, summary
 from components.resumption import Resumption, clears_log_group
 from components.rollback_guard import RollbackGuard
-from components.rollout import deployment_config, rollback_alarm
+from components.rollout import deployment_config, rollback_alarm, rollback_alarm_name
 
 __all__ = ["AsyncEndpoint", "AsyncEndpointArgs"]
 
@@ -37,11 +36,6 @@ def initial_instances(plan: ScalingPlan) -> int:
     An update goes back to it, whatever runs (TF #48990).
     """
     return max(1, plan.min_capacity)
-
-
-def rollback_alarm_name(endpoint_name: str, updates: Updates) -> str | None:
-    """The name of the alarm that rolls an update back, None where nothing does."""
-    return f"{endpoint_name}-rollback" if updates.rollback else None
 
 
 def _in_turn(*bindings: pulumi.ResourceHookBinding) -> pulumi.ResourceHookBinding:

@@ -5,7 +5,7 @@ let the live configuration of this one be deleted.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import pulumi
 import pulumi_aws as aws
@@ -69,7 +69,10 @@ class ProviderAccount:
     partition: pulumi.Output[str]
 
     def __init__(
-        self, region: str | None, config: Mapping[str, Any] | None, opts: pulumi.InvokeOutputOptions
+        self,
+        region: str | None,
+        config: Mapping[str, object] | None,
+        opts: pulumi.InvokeOutputOptions,
     ) -> None:
         self._region = region
         self._config = provider_values(pulumi_values()) if config is None else config

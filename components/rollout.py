@@ -58,6 +58,11 @@ def deployment_config(
     return config
 
 
+def rollback_alarm_name(endpoint_name: str, updates: Updates) -> str | None:
+    """The name of the alarm that rolls an update back, None where nothing does."""
+    return f"{endpoint_name}-rollback" if updates.rollback else None
+
+
 def rollback_alarm(
     name: str,
     alarm_name: str,

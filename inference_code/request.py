@@ -278,7 +278,7 @@ def parse(body: str | bytes, content_type: str | None) -> ImageRequest:
         raise RefusedError(400, *map(_sentence, problems)) from None
 
 
-def _with_preset(fields: dict[str, Any]) -> dict[str, Any]:
+def _with_preset(fields: dict[str, object]) -> dict[str, Any]:
     """The fields, with the preset's defaults for those that are absent."""
     name = fields.get("preset", DEFAULT_PRESET)
     # Validation refuses anything else.

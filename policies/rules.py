@@ -82,7 +82,7 @@ def _listed(value: Any) -> list[Any]:
 # Waking from zero
 
 
-def _known(props: Mapping[str, Any], key: str) -> Any:
+def _known(props: Mapping[str, object], key: str) -> Any:
     """A property; None if it is unknown or absent."""
     try:
         return props.get(key)
@@ -343,7 +343,7 @@ def carries_tags(args: ResourceValidationArgs, report: ReportViolation) -> None:
         )
 
 
-def _resource_rule(rule: Any, **config: dict[str, Any]) -> Policy:
+def _resource_rule(rule: Any, **config: dict[str, object]) -> Policy:
     name, description = _told(rule)
     schema = PolicyConfigSchema(properties=config) if config else None
     return ResourceValidationPolicy(name, description, validate=rule, config_schema=schema)

@@ -34,27 +34,26 @@ HEAD = f"""# Configuration
 <!-- Made by `make docs` from async_inference/stack/arguments.py; do not edit. -->
 
 Every key of a stack, set with `pulumi config set KEY VALUE --stack STACK` or in `Pulumi.STACK.yaml`
-under `config:` as `{PROJECT}:KEY`. Wrong values are refused before anything is registered, all of
-them in one message. `aws:region` is required beside these.
+under `config:` as `{PROJECT}:KEY`. `aws:region` is required, too. Wrong values are refused before
+anything is registered, all of them in one message. To use a default, leave the key out.
 
-Beside the limits in the tables below, these are checked:
+These are also checked, beside the limits in the tables below:
 
-- The stack's name: another stack could get the same endpoint name unless it is of letters, digits
-  and single hyphens between them, at most 52 characters (EndpointName).
+- The stack's name: letters, digits and single hyphens between them, at most 52 characters.
+  Otherwise another stack could get the same endpoint name (EndpointName).
 - `tags` and `aws:defaultTags`: characters and lengths, the prefix `aws:` in any case, at most 49
-  together, keys that differ only by case, the program's own `endpoint` (TagList of SageMaker, and
-  IAM, which ignores case). Archives on S3 bear no tags, since an object takes ten.
-- `environment`: what the program sets from other keys, such as `SAGEMAKER_PROGRAM` and the server's
-  limits.
+  together, keys that differ only by case, and the program's key `endpoint` (TagList of SageMaker,
+  and IAM, which ignores case). Archives on S3 have no tags, since an object takes only ten.
+- `environment`: variables that the program sets from other keys, such as `SAGEMAKER_PROGRAM` and
+  the server's limits.
 - `imageUri` and `security.encryption`: an image or a key of another region than the stack's.
 
-Where the AWS provider acts, its own configuration says: `aws:profile`, `aws:assumeRoles`,
-`aws:accessKey`, `aws:sharedConfigFiles` (one), `aws:endpoints` and so on, in the stack's config
-before this shell's variables. Commands that take `--stack` act there too, and so do the hooks. They
-compare accounts and regions before they look at anything: where they would reach another account
-than the provider, or none, they refuse, and nothing is deleted. `aws:noProxy` and
-`aws:ec2MetadataServiceEndpoint` are obeyed by the provider alone; commands and hooks read the
-variables of the same purpose.
+The AWS provider's configuration determines the account and region in which it acts: `aws:profile`,
+`aws:assumeRoles`, `aws:accessKey`, `aws:sharedConfigFiles` (one), `aws:endpoints` and so on. The
+stack's config overrides this shell's variables. Commands with `--stack`, and the hooks, act there
+too. They compare accounts and regions first: where they would reach another account than the
+provider, or none, they refuse, and nothing is deleted. Only the provider reads `aws:noProxy` and
+`aws:ec2MetadataServiceEndpoint`; commands and hooks read the corresponding environment variables.
 
 """
 LIMITS = {

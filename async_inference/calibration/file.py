@@ -200,7 +200,7 @@ def apply_calibration(
     assumptions: "Assumptions", calibration: Calibration, besides: Collection[str] = ()
 ) -> "Assumptions":
     """The assumptions, with the values of a calibration."""
-    taken: dict[str, Any] = {
+    taken: dict[str, object] = {
         name: value for name, value in calibration.readings.items() if name not in besides
     }
     readings = {name: taken.pop(name) for name in READINGS if name in taken}

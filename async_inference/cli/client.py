@@ -123,7 +123,7 @@ def batch(
     from async_inference.client import inputs
 
     problems: list[str] = []
-    common: dict[str, Any] = {}
+    common: dict[str, object] = {}
     content = b""
     try:
         common = _fields(fields)
@@ -207,7 +207,7 @@ def _opened(output: Path, endpoint: str | None, aws: str | None) -> "Ledger":
 def _fields(given: list[str] | None) -> dict[str, Any]:
     from async_inference.client import inputs
 
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     problems = []
     for item in given or []:
         name, equals, text = item.partition("=")
@@ -336,7 +336,7 @@ async def _repeat(show: Callable[[], None]) -> None:
 
 
 def _document(folder: Path, entry: "Entry") -> dict[str, Any]:
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "number": entry.number,
         "inference_id": entry.inference_id,
         "label": entry.item.label,

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
@@ -110,7 +110,7 @@ class AsyncClient(Connected):
     async def run(self, rule: Rule[T]) -> T:
         """Perform a rule: its calls in threads, its pauses on the event loop."""
         loop = asyncio.get_running_loop()
-        answer: Any = None
+        answer: object = None
         try:
             effect = next(rule)
             while True:

@@ -31,7 +31,7 @@ class BatchFileError(Exception):
 @dataclass(frozen=True)
 class _Line:
     number: int
-    fields: dict[str, Any] | None
+    fields: dict[str, object] | None
     problem: str = ""
 
 
@@ -45,7 +45,7 @@ def items(
     name: str,
     *,
     kind: str,
-    common: Mapping[str, Any],
+    common: Mapping[str, object],
     accept: str | None,
 ) -> list[Item]:
     """The requests of a batch file.
@@ -85,7 +85,7 @@ def items(
     return found
 
 
-def item(fields: Mapping[str, Any], *, accept: str | None, key: str) -> Item:
+def item(fields: Mapping[str, object], *, accept: str | None, key: str) -> Item:
     """A request from the fields of its payload."""
     prompt = fields.get("prompt")
     payload = json.dumps(fields, ensure_ascii=False)

@@ -305,12 +305,12 @@ class Ledger:
     def _identity(item: Item) -> str:
         return derived_id(item.key, item.request)
 
-    def _record(self, event: str, inference_id: str, **more: Any) -> None:
+    def _record(self, event: str, inference_id: str, **more: object) -> None:
         line = {"event": event, "id": inference_id, "at": self._now_s(), **more}
         self._append([line])
         self._apply(line)
 
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+    def _append(self, lines: Iterable[dict[str, object]]) -> None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         self._file.write(text.encode())
         self._file.flush()

@@ -122,7 +122,7 @@ class Request:
             raise ValueError("; ".join(problems))
 
     @classmethod
-    def json(cls, value: Any, **more: Any) -> "Request":
+    def json(cls, value: object, **more: Any) -> "Request":
         """A request whose payload is JSON; `more` are its other fields."""
         return cls(body=json.dumps(value).encode(), content_type="application/json", **more)
 
@@ -262,7 +262,7 @@ class Protocol:
                 f"inference_id = {inference_id!r}: must be 1 to 32 letters, digits, - and _, "
                 "because it is part of the output's name"
             )
-        parameters: dict[str, Any] = {
+        parameters: dict[str, object] = {
             "EndpointName": self.endpoint,
             "InferenceId": inference_id,
             "Filename": inference_id,
@@ -423,7 +423,7 @@ class Protocol:
         present: list[str] = []
         last = max(wanted)
         prefix = os.path.commonprefix([*wanted])  # noqa: RUF071 a prefix of characters, as S3 takes
-        parameters: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+        parameters: dict[str, object] = {"Bucket": bucket, "Prefix": prefix}
         while True:
             try:
                 page = yield Call("s3", "list_objects_v2", parameters)
@@ -476,7 +476,7 @@ class Protocol:
                 f"{self.endpoint} has no topics; set SuccessTopic and ErrorTopic, or poll S3"
             )
 
-        def ask(service: str, operation: str, **parameters: Any) -> Rule[Any]:
+        def ask(service: str, operation: str, **parameters: object) -> Rule[Any]:
             return self._call(
                 Call(service, operation, parameters),
                 f"subscribing to {self.endpoint}",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from async_inference.client.aws import SUBSCRIBED_WITHIN_S, Connected, queue_name
 from async_inference.client.errors import InferenceError
@@ -122,7 +122,7 @@ class Client(Connected):
 
     def run(self, rule: Rule[T]) -> T:
         """Perform a rule."""
-        answer: Any = None
+        answer: object = None
         try:
             effect = next(rule)
             while True:

@@ -1,7 +1,7 @@
-"""Isolates the local stack: its clients and variables use nothing of the user's AWS setup.
+"""Isolates the local stack: its clients and variables ignore the user's AWS setup.
 
-Profiles, files, endpoint URLs and switches of the user's shell belong to the real AWS, and a proxy
-never serves loopback.
+Profiles, files, endpoint URLs and switches of the user's shell are for the real AWS, and no proxy
+serves loopback.
 """
 
 import os
@@ -25,13 +25,13 @@ NO_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.dev
 
 @cache
 def session(region: str = REGION) -> "boto3.Session":
-    """A session with credentials of the embedded AWS, blind to the user's variables and files."""
+    """A session of the embedded AWS, which ignores the user's variables and files."""
     import boto3  # a preview that changes nothing needs none
     import botocore.session
     from botocore.config import Config
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
-    # Each setting keeps its default, but neither a variable nor a file that it could come from.
+    # Each setting has its default, and no variable or file that could change it.
     blind = {
         name: (None, None, default, conversion)
         for name, (_, _, default, conversion) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items()
@@ -56,7 +56,7 @@ def clients_at(url: str, region: str = REGION) -> Clients:
 
 
 def variables(url: str) -> dict[str, str]:
-    """The variables with which any AWS SDK works on an embedded AWS, and on nothing else.
+    """The variables with which any AWS SDK uses an embedded AWS and nothing else.
 
     Args:
         url: where it listens.
@@ -74,18 +74,17 @@ def variables(url: str) -> dict[str, str]:
 
 
 def isolated(own: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment for a process of the local stack.
+    """The environment of a process of the local stack: this process's, without AWS's variables.
 
     Args:
-        own: the variables that the process is given; of the user's, those of AWS are left out, and
-            proxies do not serve loopback.
+        own: variables to add. Loopback is excluded from proxies.
     """
     users = {key: value for key, value in os.environ.items() if not AWS_VARIABLE.fullmatch(key)}
     return {**users, **NO_FILES, **_past_the_proxy(os.environ), **own}
 
 
 def _past_the_proxy(environ: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY with loopback in it, in both spellings, since programs differ in which they read."""
+    """NO_PROXY with loopback, in both spellings, since programs differ in which one they read."""
     given = f"{environ.get('no_proxy', '')},{environ.get('NO_PROXY', '')}".split(",")
     hosts = dict.fromkeys([*filter(None, map(str.strip, given)), *LOOPBACK])
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))

@@ -1,4 +1,4 @@
-"""The one clock of the embedded AWS; it can run faster than the wall clock."""
+"""The embedded AWS's clock, which can run faster than the wall clock."""
 
 import threading
 import time
@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 class Clock:
     """Simulated seconds since the epoch, `minute_s` real seconds for each simulated minute.
 
-    Nothing else in the embedded AWS asks for the time, so that metrics, alarms, cooldowns, TTLs
-    and set-up delays keep their proportions at any speed.
+    Everything in the embedded AWS takes the time from here, so that metrics, alarms, cooldowns,
+    times to live and setup keep their proportions at any speed.
 
     Args:
-        minute_s: real seconds that a simulated minute takes; 60 is real time.
+        minute_s: real seconds of a simulated minute; 60 is real time.
         origin_s: simulated time at which this clock starts; the wall clock's time if None.
     """
 
@@ -28,7 +28,7 @@ class Clock:
         self._moment = threading.local()
 
     def now_s(self) -> float:
-        """Simulated seconds since the epoch; never goes back."""
+        """Simulated seconds since the epoch; they never decrease."""
         held_s = getattr(self._moment, "at_s", None)
         if held_s is not None:
             return held_s
@@ -36,10 +36,10 @@ class Clock:
 
     @contextmanager
     def at(self, due_s: float) -> Generator[None]:
-        """Within it, this thread's time is when its work was due, however late its turn came.
+        """Hold this thread's time at the second when its work was due, however late it runs.
 
-        A machine short of processors then takes the decisions of a quick one: a fast clock turns
-        tenths of a real second into a cooldown that has ended, or has not.
+        A slow machine then decides as a fast one does. Otherwise a tenth of a real second, which a
+        fast clock makes many simulated ones, could decide whether a cooldown has ended.
         """
         self._moment.at_s = due_s
         try:
@@ -52,9 +52,9 @@ class Clock:
         return datetime.fromtimestamp(self.now_s(), UTC)
 
     def real_s(self, simulated_s: float) -> float:
-        """How many real seconds `simulated_s` simulated seconds take."""
+        """The real seconds that some simulated seconds take."""
         return simulated_s / self.speed
 
     def wait(self, event: threading.Event, simulated_s: float) -> bool:
-        """Wait until `event` is set or `simulated_s` have passed; true if it was set."""
+        """Wait until `event` is set or `simulated_s` have passed; returns whether it was set."""
         return event.wait(max(0.0, self.real_s(simulated_s)))

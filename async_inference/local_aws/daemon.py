@@ -29,7 +29,7 @@ class Daemon:
 
     Args:
         pid: its process.
-        started_s: when that process began, so that a reused number is not taken for it.
+        started_s: when that process began, which tells it from another with the same number.
         url: where it listens.
         minute_s: real seconds for each simulated minute.
     """
@@ -47,7 +47,7 @@ def running(folder: Path) -> Daemon | None:
         process = psutil.Process(daemon.pid)
         alive = (
             process.create_time() == daemon.started_s
-            # One that was killed may wait for ever for a parent that does not reap it.
+            # A killed one stays a zombie if its parent never reaps it.
             and process.status() != psutil.STATUS_ZOMBIE
         )
     except (OSError, ValueError, TypeError, psutil.NoSuchProcess):
@@ -61,10 +61,10 @@ def start(
     """Start it, or return the one that runs.
 
     Args:
-        folder, port, minute_s, setup_s, faults: as `server.Options` says.
+        folder, port, minute_s, setup_s, faults: see `server.Options`.
 
     Raises:
-        InvalidInputError: the port is taken, or it does not come up.
+        InvalidInputError: the port is taken, or it does not start.
     """
     found = running(folder)
     if found is not None:
@@ -104,7 +104,7 @@ def start(
 
 
 def stop(folder: Path) -> bool:
-    """End it and its instances; false if it did not run."""
+    """End it and its instances; returns False if it did not run."""
     daemon = running(folder)
     (folder / "daemon.json").unlink(missing_ok=True)
     if daemon is None:
@@ -128,7 +128,7 @@ def _refuse_taken(port: int) -> None:
     if _listens(port):
         raise InvalidInputError(
             [
-                f"port {port} is in use by another program; end that, or choose another: "
+                f"port {port} is in use by another program; end that, or choose another port: "
                 f"async-inference local up --port {port + 1}"
             ]
         )

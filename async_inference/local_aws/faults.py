@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong on purpose, so that one can see what then happens.
+    """What fails on purpose, to show what happens then.
 
     Args:
-        s3_write_failure_rate: the part of all writes of S3 objects, by clients and by endpoints,
-            that is answered with 503 SlowDown.
-        seed: of the dice.
+        s3_write_failure_rate: the fraction of writes to S3, by clients and by endpoints, that is
+            answered with 503 SlowDown.
+        seed: of the random choice of these writes.
     """
 
     s3_write_failure_rate: float = 0.0

@@ -1,7 +1,7 @@
-"""An HTTP server whose workers never wait for a request's headers.
+"""An HTTP server whose threads never wait for a request's headers.
 
-cheroot hands each connection to one of its threads immediately, and the thread reads. A few hundred
-clients that send half a request would then hold up all others.
+cheroot hands each connection to one of its threads immediately, and that thread reads. Clients that
+send half a request would then block all threads, and with them all other clients.
 """
 
 import select
@@ -23,20 +23,20 @@ MAX_HEADER_BYTES = 64 * 1024
 """The largest header; requests of AWS clients are far smaller."""
 HEADERS_WITHIN_S = 10.0
 LOOKED_EVERY_S = 0.05
-"""At headers that have begun: a selector would report them as readable all the time."""
+"""Seconds between two looks at headers that have begun: a selector would always report these."""
 HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""Event of a connection whose client sends no more; macOS has no such constant."""
+"""The event of a connection whose client sends no more; macOS lacks the constant."""
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 @dataclass
 class Arriving:
-    """A connection whose next request is not there yet.
+    """A connection whose next request has not arrived.
 
     Args:
         connection: cheroot's.
-        since_s: monotonic time since when its headers are waited for.
-        begun: whether some of them are there.
+        since_s: monotonic time at which the wait for its headers began.
+        begun: whether some of them have arrived.
     """
 
     connection: HTTPConnection
@@ -84,7 +84,7 @@ class HttpServer(wsgi.Server):
             self._arrivals.close()
 
     def process_conn(self, conn: HTTPConnection) -> None:
-        """Give a connection to a worker, now or once its headers are there whole."""
+        """Give a connection to a worker, now or once its headers are complete."""
         if _complete(conn):
             super().process_conn(conn)
             return
@@ -122,7 +122,7 @@ class HttpServer(wsgi.Server):
 
 
 def _complete(connection: HTTPConnection) -> bool:
-    """Whether a worker need not wait for headers: they are whole, too long, or end here."""
+    """Whether a worker need not wait: the headers are complete, too long, or will never be."""
     reader, plain = connection.rfile, connection.socket
     if plain.fileno() < 0:
         return True  # the worker finds out
@@ -133,7 +133,7 @@ def _complete(connection: HTTPConnection) -> bool:
     there = bytes(reader._read_buf[reader._read_pos :])  # has_data looks there too
     for _, event in events:
         if event & ~select.POLLIN:
-            return True  # the client sends no more: the worker reads what there is, and closes
+            return True  # the client sends no more: the worker reads the rest, and closes
         try:
             # Never before the poll: a Python socket with a timeout waits, whatever the flag says.
             peeked = plain.recv(MAX_HEADER_BYTES + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)

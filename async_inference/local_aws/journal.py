@@ -1,7 +1,7 @@
 """State that survives `kill -9`: one SQLite file, with one transaction for each change.
 
 - documents: the resources of the services of our own
-- requests: accepted and not yet answered
+- requests: those accepted and not yet answered
 - calls: every changing call to moto, which keeps its state in memory; replayed at start
 
 A request's answer (output object, notification, removal from the queue) is one transaction, so
@@ -32,11 +32,11 @@ CREATE TABLE IF NOT EXISTS calls (
 
 @dataclass(frozen=True)
 class Call:
-    """One changing call to moto: an HTTP request, or one of the two that this process makes itself.
+    """A changing call to moto: an HTTP request, or one of the two calls that this process makes.
 
     Args:
         method: an HTTP method, or `moto_services.PUT_OBJECT` or `PUBLISH`.
-        object_path: set where the call writes one S3 object: a later write takes its place.
+        object_path: the S3 object that the call writes, if it does: a later write replaces it.
     """
 
     method: str

@@ -1,6 +1,6 @@
 """`make up`: deploy onto the embedded AWS, wake the endpoint from zero, get an image.
 
-Deployment is the real Pulumi CLI's; state, credentials and plugins are those of the work tree only.
+The real Pulumi CLI deploys, with state, credentials and plugins of this work tree only.
 """
 
 import fcntl
@@ -71,7 +71,7 @@ class Stages:
 
 
 def environment(url: str, folder: Path) -> dict[str, str]:
-    """The variables with which `pulumi` and AWS clients work on an embedded AWS.
+    """The variables with which `pulumi` and AWS clients use an embedded AWS.
 
     Args:
         url: where it listens.
@@ -82,7 +82,7 @@ def environment(url: str, folder: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([*map(str, tools), os.environ.get("PATH", "")]),
         "PULUMI_BACKEND_URL": f"file://{folder.resolve() / STATE}",
         "PULUMI_HOME": str(folder.resolve() / "pulumi-home"),
-        # The local stack has no secrets; the file backend still asks for a passphrase.
+        # The local stack has no secrets, but the file backend needs a passphrase.
         "PULUMI_CONFIG_PASSPHRASE": "",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         **clients.variables(url),
@@ -90,9 +90,9 @@ def environment(url: str, folder: Path) -> dict[str, str]:
 
 
 def installed_plugin(folder: Path) -> dict[str, str]:
-    """Install the local provider plugin for Pulumi, instead of leaving it to be found on PATH.
+    """Install the local provider plugin where Pulumi looks first.
 
-    Pulumi warns of each plugin that it finds on PATH, once for each use.
+    For a plugin on PATH Pulumi prints a warning at each use.
 
     Args:
         folder: where Pulumi keeps state and plugins.
@@ -109,7 +109,7 @@ def installed_plugin(folder: Path) -> dict[str, str]:
 
 
 def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
-    """The whole way.
+    """Deploy, wake the endpoint, get an image, and scale in to zero again.
 
     Returns:
         The image's path.
@@ -125,7 +125,7 @@ def up(console: Console, *, prompt: str, port: int, minute_s: float) -> Path:
 def _alone(console: Console) -> Generator[None]:
     """One `make up` or `make down` at a time: the state has one writer."""
     LOCAL.mkdir(exist_ok=True)
-    with (LOCAL / "lock").open("a") as lock:  # ends with the process, however that ends
+    with (LOCAL / "lock").open("a") as lock:  # released when the process ends, in whatever way
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -214,7 +214,7 @@ def _down(console: Console) -> None:
 
 
 class Watch:
-    """Prints what happens to an endpoint while a condition is waited for."""
+    """Prints what happens to an endpoint while waiting for a condition."""
 
     def __init__(self, console: Console, aws: Daemon, endpoint: str) -> None:
         self._console = console
@@ -232,11 +232,11 @@ class Watch:
         return self._variant()["CurrentInstanceCount"]
 
     def desired(self) -> int:
-        """Instances asked for."""
+        """Desired instances."""
         return self._variant()["DesiredInstanceCount"]
 
     def until(self, what: str, condition: Callable[[], T | None]) -> T:
-        """Wait until `condition` holds and print what happens; returns what it returned.
+        """Wait until `condition` returns something true, which is returned; print what happens.
 
         Raises:
             InvalidInputError: it took longer than PATIENCE_S.
@@ -252,7 +252,7 @@ class Watch:
                 if waited_s > PATIENCE_S:
                     raise InvalidInputError(
                         [
-                            f"waited {PATIENCE_S:.0f} s in vain until {what}; see "
+                            f"gave up after {PATIENCE_S:.0f} s of waiting until {what}; see "
                             f"{AWS_FOLDER / 'logs'}, and start over with make down up"
                         ]
                     )
@@ -285,7 +285,7 @@ class Watch:
 
 
 def event(activity: "Activity", in_service: int) -> str:
-    """A scaling activity on one line; `local status` has its full text.
+    """A scaling activity in one line; `local status` has its full text.
 
     Args:
         activity: as DescribeScalingActivities has it.
@@ -315,7 +315,7 @@ def _start(console: Console, port: int, minute_s: float) -> Daemon:
 
 
 def _interrupted() -> bool:
-    """Whether a deployment ended without finishing: a lock is left, or an operation pending."""
+    """Whether a deployment was interrupted: it left a lock, or a pending operation."""
     if any((PULUMI_STATE / ".pulumi" / "locks").rglob("*.json")):
         return True
     return bool(_checkpoint().get("pending_operations"))
@@ -331,7 +331,7 @@ def _cut_short() -> bool:
 
 
 def _checkpoint() -> dict[str, object]:
-    """The state that Pulumi keeps of the stack, empty if there is none."""
+    """Pulumi's state of the stack, empty if there is none."""
     for state in (PULUMI_STATE / ".pulumi" / "stacks").rglob(f"{STACK}.json"):
         return json.loads(state.read_text()).get("checkpoint", {}).get("latest") or {}
     return {}
@@ -345,7 +345,7 @@ def _deploy(console: Console, aws: Daemon, variables: dict[str, str]) -> None:
         _pulumi(variables, "cancel", "--yes", STACK)
         arguments = ["refresh", "--yes", "--skip-preview", "--run-program", "--stack", STACK]
         _pulumi(variables, *arguments, "--clear-pending-creates")
-    # A lost .local/aws leaves a Pulumi state that speaks of nothing: look before updating.
+    # If .local/aws was lost, Pulumi's state names resources that are gone: refresh it first.
     lost = not clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"]
     arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs", "--stack", STACK]
     if _shown(variables, *arguments, *(["--refresh"] if lost else [])):
@@ -360,7 +360,7 @@ def _shown(variables: dict[str, str], *arguments: str) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # It got the signal too, and cleans up: locks, language host, plugins.
+        # The CLI got the signal too, and cleans up locks, language host and plugins.
         process.wait(timeout=PATIENCE_S)
         raise
 
@@ -400,7 +400,7 @@ def _result(aws: Daemon, output: str, failure: str) -> bytes | None:
 
 def _write_env_file(variables: dict[str, str]) -> None:
     lines = [
-        "# Nothing of another AWS environment reaches the local stack.",
+        "# No variable of another AWS environment reaches the local stack.",
         "for name in $(env | sed -n 's/^\\(AWS_[A-Za-z0-9_]*\\)=.*/\\1/p')",
         'do unset "$name"; done',
     ]

@@ -1,7 +1,8 @@
 """The embedded AWS: one process, one loopback port, an endpoint URL like any AWS emulator.
 
-SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread walks
-simulated time: looks at queues, ends of scale-ins, alarms at their phases, schedules when due.
+SageMaker, its runtime and Application Auto Scaling are ours; moto serves the rest. A thread follows
+simulated time: it samples queues, ends scale-ins, evaluates alarms at their phases, and applies
+schedules when they are due.
 """
 
 import json
@@ -65,8 +66,7 @@ class Options:
         folder: its state, logs and instances; a restart with the same folder resumes.
         port: loopback port, 0 for a free one.
         minute_s: real seconds for each simulated minute.
-        setup_s: simulated seconds from asking for an instance to starting its process, on top of
-            what the process itself takes to load.
+        setup_s: simulated seconds from asking for an instance to its first request, at least.
         unsettled: the reading of undocumented AWS behaviour.
         faults: what goes wrong on purpose.
     """
@@ -130,7 +130,7 @@ class LocalAws:
 
     Args:
         options: how it behaves.
-        processes: starts its instances; its own if None.
+        processes: starts its instances; made and ended here if None.
         providers: starts Pulumi's providers; its own if None.
     """
 
@@ -171,7 +171,7 @@ class LocalAws:
         self._walker.start()
 
     def stop(self) -> None:
-        """Stop serving and end every instance; what was accepted stays in the journal."""
+        """Stop serving and end every instance; accepted requests stay in the journal."""
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -185,11 +185,11 @@ class LocalAws:
         self._journal.close()
 
     def running(self, region: str) -> dict[str, Endpoint]:
-        """The region's endpoints at work, by name."""
+        """The region's running endpoints, by name."""
         return self._region(region).sagemaker.running()
 
     def status(self, minutes: int = 0) -> StatusReport:
-        """What runs now in each region, with so many minutes of history."""
+        """What runs now in each region, with some minutes of history."""
         regions = {name: region.status.now(minutes) for name, region in list(self._regions.items())}
         return {"now_s": self.clock.now_s(), "minute_s": self.clock.minute_s, "regions": regions}
 
@@ -212,7 +212,7 @@ class LocalAws:
                 [*looks_s, *scale_ins_s, *(at_s for at_s in alarm_times if at_s is not None)]
             )
             if due_s > now_s:
-                # Bounded, so that a new alarm or region is seen in time.
+                # At most so long, since a new alarm or region may be due earlier.
                 self.clock.wait(self._stopping, min(due_s - now_s, MINUTE_S / 4))
                 continue
             with self.clock.at(due_s):
@@ -353,12 +353,12 @@ class LocalAws:
 
 
 def _next_s(second: float, after_s: float) -> float:
-    """When a minute next reaches a second of it, strictly after a time."""
+    """When a given second of a minute comes next, strictly after a time."""
     return ((after_s - second) // MINUTE_S + 1) * MINUTE_S + second
 
 
 def _refuse_other_sites(environ: WSGIEnvironment) -> None:
-    """Refuse a browser's request for another site, which may have rebound its name to loopback."""
+    """Refuse a browser's request to another site whose name was rebound to loopback."""
     for name in ("HTTP_HOST", "HTTP_ORIGIN"):
         site = environ.get(name)
         if site is not None and not _THIS_MACHINE.fullmatch(site):
@@ -388,7 +388,7 @@ def _parsed(body: bytes) -> dict[str, object]:
 
 
 def _from_headers(operation: OperationModel, environ: WSGIEnvironment) -> dict[str, object]:
-    """The members of a request that travel in headers, typed as the service's model says."""
+    """The members of a request that headers carry, of the types in the service's model."""
     request: dict[str, object] = {}
     assert operation.input_shape is not None
     for name, shape in operation.input_shape.members.items():
@@ -400,7 +400,7 @@ def _from_headers(operation: OperationModel, environ: WSGIEnvironment) -> dict[s
         if value is None:
             continue
         try:
-            # WSGI hands a header's bytes over as Latin-1 (PEP 3333); AWS's clients write UTF-8.
+            # WSGI decodes headers as Latin-1 (PEP 3333); AWS's clients write UTF-8.
             value = value.encode("latin-1").decode("utf-8")
         except UnicodeDecodeError as error:
             raise AwsError("SerializationException", f"{name} must be UTF-8") from error

@@ -1,7 +1,7 @@
-"""What an embedded AWS shows of itself: one look at what happens now, and charts' history.
+"""The status of an embedded AWS: what happens now, and the history for charts.
 
-Backlog, age and answers are SageMaker's own metrics. Capacity and alarm states are sampled beside
-them once a simulated minute, since AWS publishes no metric of either.
+Backlog, age and answers are SageMaker's metrics. Capacity and alarm states are sampled here once a
+simulated minute, since AWS publishes no metric of them.
 """
 
 import math
@@ -25,7 +25,7 @@ from async_inference.local_aws.services.sagemaker import SageMaker
 from async_inference.scaling.alarms import AlarmState
 
 HISTORY_POINTS = 360
-"""A longer window is thinned out to this many columns, as many as a chart has room for."""
+"""The most columns of a chart; in a longer window each column covers several minutes."""
 SHOWN_ACTIVITIES = 50
 
 _CAPACITY = "capacity"
@@ -33,7 +33,7 @@ _ALARM = "alarm"
 
 
 class Refusal(TypedDict):
-    """What was not scaled, and why; as long as it lasts it is one."""
+    """A change that was not made, and why; repetitions extend it."""
 
     ResourceId: str
     Description: str
@@ -91,7 +91,7 @@ class StatusReport(TypedDict):
 
 
 class RegionStatus:
-    """One region as status and page show it.
+    """The status of one region.
 
     Args:
         clock: the clock of the embedded AWS.
@@ -151,10 +151,10 @@ class RegionStatus:
         }
 
     def _activities(self) -> tuple[list[Activity], list[Refusal]]:
-        """What was scaled, and what was not, newest first; the same refusal is told once.
+        """What was scaled, and what was not, newest first; a repeated refusal is one.
 
-        A policy that its alarm runs every minute is refused every minute, by itself or by SageMaker
-        while another change is in progress.
+        An alarm runs its policy every minute, so the policy is refused every minute, by its
+        cooldown or by SageMaker while another change is in progress.
         """
         found = sorted(self._autoscaling.activities(), key=lambda each: each["StartTime"])
         scaled: list[Activity] = []
@@ -242,7 +242,7 @@ class RegionStatus:
         }
 
     def _bands(self, alarm: AlarmReport, now_s: float, minutes: int) -> list[Band]:
-        """The alarm's states one after the other; the newest began when the alarm says so."""
+        """The alarm's states in order; when the newest began, the alarm itself says."""
         _, first, _ = _window(now_s, minutes)
         bands: list[Band] = []
         series = _sampled(_ALARM, "state", alarm["name"])
@@ -325,7 +325,7 @@ def _sampled(kind: str, name: str, of: str) -> Series:
 def _window(now_s: float, minutes: int) -> tuple[int, int, int]:
     """Minutes for each column, the first column's minute, and how many columns up to now.
 
-    Columns start at multiples of their width, so that they stay the same from look to look.
+    Columns start at multiples of their width, so that a later look has the same columns.
     """
     minutes = min(minutes, KEPT_MINUTES)
     step = math.ceil(minutes / HISTORY_POINTS)

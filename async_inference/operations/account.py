@@ -77,14 +77,14 @@ def asked(settings: Settings, state: StackState) -> Asked:
         InvalidInputError: the state holds no endpoint: nothing was deployed.
     """
     resources = (state.get("deployment") or {}).get("resources") or []
-    # What a failed update left to be deleted is no longer asked for.
+    # A failed update leaves resources to be deleted, which are no longer wanted.
     current = [each for each in resources if not each.get("delete")]
     name = settings.endpoint_name
     for endpoint in _of_type(current, ENDPOINT):
         if endpoint["outputs"].get("name") != name:
             continue
-        # The one that the program registered: after a refresh, the endpoint's own property names
-        # what SageMaker rolled back to.
+        # The configuration that the program registered: after a refresh, the endpoint's property
+        # is the one to which SageMaker rolled back.
         for configuration in _of_type(current, CONFIGURATION):
             if configuration.get("parent") == endpoint.get("parent"):
                 return Asked(
@@ -168,7 +168,7 @@ def _weights_uri(
 
 
 def _published(s3: "S3Client", uri: str) -> Manifest | None:
-    """What `weights publish` wrote beside the weights; None where it, or the right, is missing."""
+    """The manifest that `weights publish` wrote; None if it is missing or may not be read."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     try:
         found = s3.get_object(Bucket=bucket, Key=f"{prefix}{MANIFEST}")
@@ -189,7 +189,7 @@ def _endpoint(sagemaker: "SageMakerClient", name: str) -> "DescribeEndpointOutpu
 def _alarms(
     cloudwatch: "CloudWatchClient", wanted: Asked, policies: "Sequence[ScalingPolicyTypeDef]"
 ) -> "dict[str, MetricAlarmTypeDef]":
-    """The alarms that Pulumi deployed, those of target tracking, and all that run a policy."""
+    """The alarms that Pulumi deployed, those of target tracking, and others that run a policy."""
     named = {*wanted.alarms, *(a["AlarmName"] for p in policies for a in p.get("Alarms", ()))}
     paginator = cloudwatch.get_paginator("describe_alarms")
     answers = [paginator.paginate(AlarmNames=sorted(named))] if named else []

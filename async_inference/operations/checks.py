@@ -20,9 +20,9 @@ class Check:
 
     Args:
         what: the resource.
-        asked: how it should be; where it differs, only what differs.
+        asked: how it should be; if it differs, only what differs.
         found: how it is.
-        remedy: what to do where it differs; None where it does not.
+        remedy: what to do if it differs; None if it does not.
         checked: False if the check was impossible; `found` says why.
     """
 
@@ -34,7 +34,7 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """How it ended."""
+        """The result."""
         if not self.checked:
             return "not checked"
         return "ok" if self.remedy is None else "differs"

@@ -1,4 +1,4 @@
-"""What IAM policy documents allow and deny, as far as it can be judged without their conditions."""
+"""What IAM policy documents allow and deny, conditions left aside."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 def may(policies: Sequence[Mapping[str, object]], action: str, resource: str) -> bool:
     """Whether IAM policy documents allow an action on a resource, and none denies it.
 
-    Statements with conditions count neither way, since conditions cannot be judged from here.
+    Statements with conditions are ignored, since conditions cannot be evaluated here.
     """
     allowed = any(
         _covers(statement, action, resource)
@@ -18,7 +18,7 @@ def may(policies: Sequence[Mapping[str, object]], action: str, resource: str) ->
 
 
 def refused(policy: Mapping[str, object], action: str, resource: str) -> bool:
-    """Whether a policy document denies an action on a resource, without conditions."""
+    """Whether a policy document denies an action on a resource unconditionally."""
     return any(_covers(s, action, resource) for s in _statements(policy, "Deny"))
 
 

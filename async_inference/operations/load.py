@@ -1,11 +1,11 @@
 """Traffic replayed against a real endpoint, beside what a rehearsal of its plan predicts.
 
-Requests are sent at the trace's times and made such that the handler takes about the trace's
-service time. SageMaker's notifications say when each was received and when it ended, by its own
-clock, to the millisecond; without topics the times are those at which its end was seen on S3.
+Requests are sent at the trace's times, and made so that the handler takes about the trace's
+service time. SageMaker's notifications say to the millisecond, by its clock, when each was received
+and when it ended. Without topics, a request has ended when its result is seen on S3.
 
-An embedded AWS whose clock runs fast is sent requests as much faster, and its times are reported in
-its own seconds.
+If the clock of an embedded AWS runs fast, requests are sent faster by the same factor, and all
+times are in seconds of that clock.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from async_inference.rehearsal.traffic import Traffic
 from async_inference.scaling.plan import ScalingPlan
 
 PREDICTIONS = 20
-"""Simulated runs, each with alarm phases of its own: where the real ones lie is not known."""
+"""Simulated runs, each with other alarm phases, since the real ones are unknown."""
 MAX_STEPS = 150
-"""As `inference_code` takes them."""
+"""The most that `inference_code` accepts."""
 GRACE_S = 3600.0
-"""Seconds of the endpoint's clock for the last answers, after the last request."""
+"""How long to wait for the last answers after the last request, by the endpoint's clock."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Payload:
     step_s: float
 
     def served_s(self, service_s: float) -> float:
-        """The service time that a request can really ask for, in the endpoint's seconds."""
+        """The service time that a request can really have, in the endpoint's seconds."""
         if self.kind == "sleep":
             return service_s
         return self._steps(service_s) * self.step_s
 
     def request(self, number: int, service_s: float, speed: float) -> Request:
-        """The request; `speed` is that of the endpoint's clock, which no handler knows."""
+        """The request; `speed` is the endpoint's clock's, which handlers do not follow."""
         if self.kind == "sleep":
             return Request.json({"sleep_s": service_s / speed})
         steps = self._steps(service_s)
@@ -73,11 +73,11 @@ class Replay:
 
     Args:
         sent_s: when each request was accepted, since the first was due.
-        took_s: from acceptance to its end; NaN for those that failed or did not end.
+        took_s: from acceptance to the end; NaN for requests that failed or did not end.
         failed: how many ended without an output, or were refused.
         unanswered: how many did not end.
-        exact: whether the times are SageMaker's own; else they are late by up to `late_s`.
-        late_s: the pause between two looks.
+        exact: whether the times are SageMaker's; otherwise they are late by up to `late_s`.
+        late_s: the pause between two looks at S3.
     """
 
     sent_s: np.ndarray
@@ -106,7 +106,7 @@ async def replay(
         ended: called for each request that has ended.
 
     Raises:
-        InferenceError: what stands against every request.
+        InferenceError: every request was refused.
     """
     async with contextlib.AsyncExitStack() as stack:
         state = await client.state()
@@ -209,9 +209,8 @@ class Spread:
 class Comparison:
     """Measured and predicted times.
 
-    `wait` is from acceptance to start of service: the whole time less the service that was asked
-    for. `total` is from acceptance to the end. `predicted` is the middle of the simulated runs,
-    `least` and `most` their range.
+    A wait is from acceptance to the start of service: the total time less the requested service
+    time. A total time is from acceptance to the end. There is a prediction for each simulated run.
     """
 
     replay: Replay
@@ -222,7 +221,7 @@ class Comparison:
 
 
 def shaped(traffic: Traffic, payload: Payload, *, speed: float, limit: int | None) -> Traffic:
-    """The traffic as it is sent: its first requests, closer together, as they can be asked for."""
+    """The traffic as it can be sent: its first requests, closer together."""
     arrivals_s = traffic.arrivals_s[:limit] / speed
     services_s = [payload.served_s(float(each)) for each in traffic.service_s[:limit]]
     return Traffic(arrivals_s - arrivals_s[0], np.array(services_s))

@@ -1,4 +1,4 @@
-"""Will what is asked for run? Looks at an account before anything is deployed.
+"""Checks before a deployment that a stack can run in an account.
 
 Sources: botocore's service models (BC), SageMaker developer guide (DG).
 """
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from types_boto3_service_quotas.type_defs import ServiceQuotaTypeDef
 
 _NO_PROFILE = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-"""What botocore itself knows, whether or not AWS_PROFILE names a profile that exists."""
+"""botocore's knowledge of regions, available even if AWS_PROFILE names no existing profile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ami:
-    """What SageMaker puts under a GPU container: the NVIDIA driver, and the CUDA that it brings."""
+    """The machine image under a GPU container: its NVIDIA driver, and that driver's CUDA."""
 
     driver: int
     cuda: tuple[int, int]
@@ -55,7 +55,7 @@ AMIS = {
 }
 """By InferenceAmiVersion (BC ProductionVariant, 1.44.5)."""
 CUDA_12_DRIVER = 525
-"""The least that carries all of CUDA 12 (NVIDIA, CUDA compatibility: minor versions)."""
+"""The oldest driver that runs every CUDA 12 (NVIDIA, CUDA compatibility: minor versions)."""
 
 
 def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -> list[Check]:
@@ -63,11 +63,11 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
 
     Args:
         settings: what would be deployed.
-        client: boto3's clients of the stack's region.
-        say: told what takes longer.
+        client: makes clients in the stack's region.
+        say: prints what takes longer.
 
     Raises:
-        BotoCoreError, ClientError: there are no credentials that AWS takes.
+        BotoCoreError, ClientError: AWS accepts no credentials.
     """
     caller = client("sts").get_caller_identity()
     found = [
@@ -92,7 +92,7 @@ def preflight(settings: Settings, client: Clients, say: Callable[[str], None]) -
 
 
 def calibrated(stack: str, known: calibration.Calibration) -> Check:
-    """Whether what rehearsals rest on was measured lately; no deployment fails by it."""
+    """Whether the calibration of rehearsals is recent; an old one fails no deployment."""
     found = f"read {known.until:%Y-%m-%d}"
     if known.old:
         found += f"; AWS may have changed since: async-inference calibrate --stack {stack}"
@@ -105,7 +105,7 @@ def calibrated(stack: str, known: calibration.Calibration) -> Check:
 
 
 def known_regions() -> set[str]:
-    """The regions of SageMaker that this botocore knows, in every partition."""
+    """The regions of SageMaker in every partition, as far as this botocore knows."""
     return {
         name
         for partition in _NO_PROFILE.get_available_partitions()
@@ -147,7 +147,7 @@ def _quota(client: "ServiceQuotasClient", settings: Settings) -> float | None:
 
 
 def quota_name(settings: Settings) -> str:
-    """How Service Quotas calls the limit of an instance type for hosting."""
+    """The name of an instance type's hosting quota in Service Quotas."""
     return f"{settings.instance_type} for endpoint usage"
 
 
@@ -158,7 +158,7 @@ def quota(settings: Settings, value: float | None) -> Check:
         settings: what would be deployed.
         value: the quota; None if the region has none of that name.
     """
-    # A schedule may raise the most.
+    # A schedule may raise the maximum.
     plan = settings.plan
     most = max([plan.max_capacity, *(action.max_capacity or 0 for action in plan.schedules)])
     what, asked = f"quota: {quota_name(settings)}", f"at least {most}"
@@ -181,7 +181,7 @@ def quota(settings: Settings, value: float | None) -> Check:
 
 
 def image(settings: Settings, client: Clients) -> Check:
-    """Whether the image exists, as far as its registry answers."""
+    """Whether the image exists, if its registry answers."""
     if settings.image_uri is None:
         return Check(
             "image",
@@ -214,7 +214,7 @@ def image(settings: Settings, client: Clients) -> Check:
 
 
 def patches(settings: Settings, today: date) -> Check:
-    """Whether AWS still patches the image, as far as a last day is announced."""
+    """Whether AWS still patches the image, if it announced a last day."""
     until, what = settings.image.patched_until, "image's patches"
     if until is None:
         known = settings.image.serving == "ray"
@@ -228,9 +228,9 @@ def patches(settings: Settings, today: date) -> Check:
 
 
 def driver(settings: Settings) -> Check:
-    """Whether the NVIDIA driver under the container carries the image's CUDA.
+    """Whether the NVIDIA driver under the container supports the image's CUDA.
 
-    An older driver carries a newer CUDA only through the image's own cuda-compat libraries (DG
+    An older driver supports a newer CUDA only through the image's own cuda-compat libraries (DG
     container-nvidia-compliance), which AWS's images have.
     """
     named = settings.image_uri or f"{settings.image.repository}:{settings.image_tag}"
@@ -271,7 +271,7 @@ def driver(settings: Settings) -> Check:
 
 
 def weights(settings: Settings, s3: "S3Client", say: Callable[[str], None]) -> Check:
-    """Whether the weights are where they are said to be, and an archive holds no links."""
+    """Whether the weights exist where config says, and an archive of them has no links."""
     place, what = settings.weights, "weights"
     if not place.startswith("s3://"):
         found = (
@@ -306,12 +306,12 @@ def weights(settings: Settings, s3: "S3Client", say: Callable[[str], None]) -> C
 
 
 def layout(settings: Settings, names: list[str], found: str) -> Check:
-    """Whether a handler that loads with diffusers finds a model in these files.
+    """Whether a handler that uses diffusers finds a model in these files.
 
     Args:
-        settings: its `weights`, and its `handler`, whose packages tell what it loads with.
+        settings: `weights`, and `handler`, whose packages say whether it uses diffusers.
         names: paths below the weights' prefix.
-        found: what to say when it does.
+        found: the finding if it does.
     """
     what, place = "weights", settings.weights
     packages = Path(settings.handler) / "requirements.txt"
@@ -337,7 +337,7 @@ def layout(settings: Settings, names: list[str], found: str) -> Check:
 
 
 def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:
-    """Whether SageMaker takes a model archive: it must hold no symlinks (DG)."""
+    """Whether SageMaker accepts a model archive, which must not contain links (DG)."""
     count, links = 0, []
     for member in members:
         count += 1
@@ -354,7 +354,7 @@ def archived(place: str, members: Iterable[tarfile.TarInfo]) -> Check:
 
 
 def keys(settings: Settings, s3: "S3Client", kms: "KMSClient") -> Check:
-    """Whether the endpoint may use the KMS keys of what lies outside its own bucket.
+    """Whether the endpoint may use the KMS keys of weights and outputs outside its bucket.
 
     Otherwise the first read of the weights fails, or the first write of an output.
     """
@@ -364,7 +364,7 @@ def keys(settings: Settings, s3: "S3Client", kms: "KMSClient") -> Check:
     for place, key in _used_keys(settings, s3):
         known = kms.describe_key(KeyId=key)["KeyMetadata"]
         used += 1
-        # Who may use S3 may use the key that AWS manages for it.
+        # Everybody who may use S3 may use the key that AWS manages for it.
         if known["KeyManager"] == "CUSTOMER" and known["Arn"] not in allowed:
             forbidden.append(f"{place}: {known['Arn']}")
     what, asked = "keys of weights and outputs", "the endpoint may use them"
@@ -375,7 +375,7 @@ def keys(settings: Settings, s3: "S3Client", kms: "KMSClient") -> Check:
 
 
 def _used_keys(settings: Settings, s3: "S3Client") -> Iterator[tuple[str, str]]:
-    """The places outside the endpoint's bucket that are under KMS keys, each with its key."""
+    """The places outside the endpoint's bucket that KMS keys encrypt, each with its key."""
     if settings.weights.startswith("s3://"):
         bucket, _, key = settings.weights.removeprefix("s3://").partition("/")
         listed = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents")
@@ -384,7 +384,7 @@ def _used_keys(settings: Settings, s3: "S3Client") -> Iterator[tuple[str, str]]:
             if "SSEKMSKeyId" in found:
                 yield settings.weights, found["SSEKMSKeyId"]
     if settings.security.encryption != "aws":
-        return  # SageMaker writes under the endpoint's key, whatever the bucket's default is.
+        return  # SageMaker encrypts with the endpoint's key, whatever the bucket's default is.
     paths = {path for path in (settings.output_path, settings.failure_path) if path is not None}
     for place in sorted(paths):
         bucket = place.removeprefix("s3://").partition("/")[0]

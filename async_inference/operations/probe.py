@@ -1,8 +1,8 @@
-"""A trial deployment of which no instance can come: what AWS takes of a stack, for nothing.
+"""A trial deployment that cannot start an instance: what AWS accepts of a stack, for nothing.
 
-A copy of the stack, with an instance type of which the account may run none, is deployed until
-SageMaker refuses the endpoint for its quota, and destroyed. By then AWS has taken or refused
-everything else but what scales the endpoint.
+A copy of the stack is deployed with an instance type whose quota is 0, and destroyed once SageMaker
+has refused the endpoint for that quota. By then AWS has accepted or refused everything else, except
+the scaling of the endpoint.
 """
 
 import re
@@ -24,7 +24,7 @@ from async_inference.validation import InvalidInputError
 
 SUFFIX = "-probe"
 OVER_QUOTA = "ResourceLimitExceeded"
-"""How SageMaker refuses an instance beyond the account's quota (BC CreateEndpoint)."""
+"""SageMaker's error for an instance beyond the account's quota (BC CreateEndpoint)."""
 _QUOTA = re.compile(r"(ml\.[a-z0-9-]+\.[a-z0-9]+) for endpoint usage")
 _OWN_BACKEND = ("encryptionsalt", "secretsprovider", "encryptedkey")
 
@@ -35,7 +35,7 @@ class Trial:
 
     Args:
         name: its name.
-        instance_type: of which the account may run none.
+        instance_type: one of which the account may run none.
         file: the text of its `Pulumi.<name>.yaml`.
     """
 
@@ -56,7 +56,7 @@ def quotas(client: Clients) -> dict[str, float]:
 
 
 def without_quota(settings: Settings, known: Mapping[str, float]) -> str | None:
-    """An instance type of which the account may run none, as like the stack's as there is.
+    """The instance type most like the stack's of which the account may run none.
 
     Args:
         settings: the stack's.
@@ -75,12 +75,12 @@ def without_quota(settings: Settings, known: Mapping[str, float]) -> str | None:
 
 
 def trial(text: str, stack: str, instance_type: str) -> Trial:
-    """A copy of a stack that tells nobody, leaves nothing and starts nothing.
+    """A copy of a stack that notifies nobody, starts no instance and leaves nothing behind.
 
     Args:
         text: the stack's file.
         stack: its name.
-        instance_type: what no instance may be had of.
+        instance_type: one of which no instance can start.
 
     Raises:
         InvalidInputError: the file holds secrets, which a copy cannot read.
@@ -117,13 +117,13 @@ def probe(wanted: Trial, folder: Path, environment: Mapping[str, str] | None) ->
         environment: the CLI's variables; this process's if None.
 
     Raises:
-        InvalidInputError: an earlier trial was not taken down, or Pulumi knows no backend.
+        InvalidInputError: an earlier trial still exists, or Pulumi has no backend.
     """
     file = folder / f"Pulumi.{wanted.name}.yaml"
     if file.exists():
         raise InvalidInputError(
             [
-                f"{file.name}: is left of an earlier trial; take that down first: pulumi destroy "
+                f"{file.name}: is left over from an earlier trial; remove it first: pulumi destroy "
                 f"--run-program --stack {wanted.name} && pulumi stack rm {wanted.name}"
             ]
         )
@@ -158,7 +158,7 @@ def probe(wanted: Trial, folder: Path, environment: Mapping[str, str] | None) ->
 
 
 def checks(wanted: Trial, said: str, state: StackState) -> Iterator[Check]:
-    """What a trial showed.
+    """The checks that a trial answers.
 
     Args:
         wanted: the trial stack.
@@ -191,7 +191,7 @@ def checks(wanted: Trial, said: str, state: StackState) -> Iterator[Check]:
 
 
 def _errors(said: str) -> Iterator[tuple[str, str]]:
-    """Each error that Pulumi printed at its end, with the name of its resource."""
+    """Each error that Pulumi printed at the end, with the name of its resource."""
     name = ""
     for line in said.partition("Diagnostics:")[2].splitlines():
         headed = re.fullmatch(r"  \S+ \((.+)\):", line)

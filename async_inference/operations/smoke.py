@@ -1,6 +1,6 @@
 """Sends a request that shows whether the endpoint really answers.
 
-InService proves nothing: `/ping` is 200 before the model has loaded, and stays so for ever when
+The status InService proves nothing: `/ping` answers 200 before the model has loaded, and even if
 loading fails (docs/aws-facts.md#torchserve).
 """
 
@@ -25,14 +25,14 @@ def smoke(
     within_s: float,
     say: Callable[[str], None],
 ) -> Check:
-    """Submit one request and wait until it ends, one way or the other.
+    """Submit one request and wait until it ends, with an answer or without.
 
     Args:
         client: of the stack's endpoint.
         asked, live: the stack and what runs.
         body: the request, JSON.
-        within_s: how long to wait in total, a cold start included.
-        say: told what is waited for.
+        within_s: how long to wait in total, including a cold start.
+        say: prints what is being waited for.
     """
     what, expected = "smoke request", f"an answer within {within_s:.0f} s"
     if stranded(asked, live):

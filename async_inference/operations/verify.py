@@ -1,7 +1,7 @@
-"""Compares what runs with what was asked, as pure rules over plain records.
+"""Compares a stack's config with what runs, as pure rules.
 
-Asked is what the stack file's settings say, with the names that only Pulumi's state knows; found is
-what AWS answers, as boto3 gives it. `account` reads both; here nothing is read.
+Asked is the stack file's config, with the names that only Pulumi's state has. Found is what AWS
+answers, as boto3 returns it. `account` reads both.
 """
 
 import math
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     )
 
 Facts = Mapping[str, object]
-"""What one resource is, fact by fact, in the words of the stack file."""
+"""The facts of one resource, named as in the stack file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """What AWS says, documents as boto3 gives them.
+    """What AWS says, as boto3 returns it.
 
     Args:
         endpoint: DescribeEndpoint; None where there is none.
@@ -84,8 +84,8 @@ class Live:
         topics: the topics that the configuration names: their policy, None where there is no topic.
         role_policies: the policy documents of the endpoint's role.
         buckets: the buckets that the configuration names, and whether they can be reached.
-        weights_uri: where the model's weights are mounted from; None where they are not on S3.
-        weights: what `weights publish` wrote there; None where it wrote nothing or AWS refused.
+        weights_uri: where the model's weights are mounted from; None if they are not on S3.
+        weights: what `weights publish` wrote there; None if it wrote nothing or AWS refused.
     """
 
     endpoint: "DescribeEndpointOutputTypeDef | None" = None
@@ -108,7 +108,7 @@ class Live:
 
 
 def checks(asked: Asked, live: Live) -> list[Check]:
-    """Every comparison, in the order in which a person would look."""
+    """Every comparison, in the order in which a person would make it."""
     if live.endpoint is None:
         name = asked.settings.endpoint_name
         absent = Check(f"endpoint {name}", "InService", "no such endpoint", _put_back(asked))
@@ -129,9 +129,8 @@ def checks(asked: Asked, live: Live) -> list[Check]:
 
 
 def wakes_from_zero(asked: Asked, live: Live) -> bool:
-    """Whether a request would start an instance if there were none: by what runs, not by what was
-    asked."""
-    # A schedule's floor holds until another's, so a floor of now says nothing of tonight.
+    """Whether a request to no instances would start one, according to what is deployed."""
+    # A scheduled minimum holds only until the next one, so today's says nothing about tonight.
     plan = ScalingPlan(
         min_capacity=0, max_capacity=1, policies=tuple(_working_policies(asked, live))
     )
@@ -139,7 +138,7 @@ def wakes_from_zero(asked: Asked, live: Live) -> bool:
 
 
 def stranded(asked: Asked, live: Live) -> bool:
-    """Whether a request would wait in vain: no instance runs and nothing would start one."""
+    """Whether a request would never be served: no instance runs, and nothing would start one."""
     return live.instances == 0 and not wakes_from_zero(asked, live)
 
 
@@ -277,7 +276,7 @@ def _one_of(found: int, allowed: set[int | None], asked: int) -> int:
 
 
 def _of_target(resource_id: str) -> str:
-    """The options by which AWS's command line finds a scalable target."""
+    """The options that name a scalable target to AWS's command line."""
     return (
         f"--service-namespace {SERVICE_NAMESPACE} --scalable-dimension {SCALABLE_DIMENSION} "
         f"--resource-id {resource_id}"
@@ -313,7 +312,7 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
         for alarm in (document or {}).get("Alarms", ()):
             name = alarm["AlarmName"]
             if name not in live.alarms:
-                # Nothing puts back what belongs to Auto Scaling but Auto Scaling itself.
+                # Only Auto Scaling can create its alarms again.
                 again = "delete the policy, then " + _put_back(asked)
                 yield Check(f"alarm {name}", f"runs {what}", "none: it was deleted", again)
     for name, document in found.items():
@@ -327,7 +326,7 @@ def _policies(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _policy_facts(document: documents.Document) -> Facts | str:
-    """A policy, fact by fact; why it cannot be told so, if it cannot."""
+    """The facts of a policy, or why they cannot be told."""
     try:
         policy, tracked = documents.policy(document)
     except ValueError as error:
@@ -384,7 +383,7 @@ def _schedules(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _schedule_facts(document: documents.Document) -> Facts | str:
-    """A scheduled action, fact by fact; why it cannot be told so, if it cannot."""
+    """The facts of a scheduled action, or why they cannot be told."""
     try:
         action = documents.schedule(document)
     except ValueError as error:
@@ -414,7 +413,7 @@ def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
             told.add(name)
             on = documents.metric_stat(alarm, asked.settings.endpoint_name)
             wanted = documents.alarm_document(alarm, on)
-            # Without its policy an alarm has nothing to run; the policy's own row says so.
+            # Without its policy an alarm has nothing to run, which the policy's row says.
             runs = [arns[policy.name]] if policy.name in arns else None
             yield _alarm(name, wanted | {"AlarmActions": runs}, asked, live)
     for name, inputs in asked.alarms.items():
@@ -423,7 +422,7 @@ def _alarms(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _alarm_of(policy: str, alarm: MetricAlarm, asked: Asked, told: Set[str]) -> str | None:
-    """The alarm that Pulumi deployed for one of a policy's, by its metric where that tells."""
+    """The name of the deployed alarm for one of a policy's, by its metric if there are several."""
     left = {
         name: inputs.get("metricName")
         for name, inputs in asked.alarms.items()
@@ -450,7 +449,7 @@ _OF_ANY_ALARM = (
 
 
 def _alarm_facts(document: documents.Document) -> Facts:
-    """An alarm, fact by fact; what it does only where the document says so."""
+    """The facts of an alarm; its actions only if the document has them."""
     try:
         rule, on = documents.alarm(document)
     except ValueError:  # a band of expected values instead of a threshold, for one
@@ -465,7 +464,7 @@ def _alarm_facts(document: documents.Document) -> Facts:
 def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
     target = next((t for t in live.targets if t["ResourceId"] == _resource_id(asked)), None)
     if target is None and live.instances:
-        return  # nothing scales it in either; the target's row says so
+        return  # nothing scales it in either, as the target's row says
     what, wanted = "wake-up from zero", "a request to an idle endpoint starts an instance"
     floor = target["MinCapacity"] if target else 0
     if wakes_from_zero(asked, live):
@@ -484,7 +483,7 @@ def _wakes(asked: Asked, live: Live) -> Iterator[Check]:
 
 
 def _working_policies(asked: Asked, live: Live) -> Iterator[ScalingPolicy]:
-    """The live policies that some alarm on this endpoint's metrics really runs."""
+    """The deployed policies that an alarm on this endpoint's metrics really runs."""
     alarms = [alarm for alarm in live.alarms.values() if _watches(alarm, asked)]
     for document in live.policies:
         if document["PolicyType"] != "StepScaling":

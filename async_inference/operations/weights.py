@@ -1,7 +1,7 @@
-"""Put weights on S3 uncompressed: in parallel, checksummed, and resuming after an interruption.
+"""Uploads weights to S3 uncompressed: in parallel, with checksums, and resumable.
 
 SageMaker then mounts the prefix beside the code (ModelDataSource, S3Prefix, CompressionType None):
-there is no archive to make, to download in one stream, or to unpack.
+no archive has to be made, downloaded in one stream, or unpacked.
 """
 
 import base64
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 INCLUDED = ("*.json", "*.txt", "*.safetensors")
 """The files that diffusers and transformers load; hubs also hold other formats."""
 MANIFEST = "published.json"
-"""The object beside the weights with their source, revision and checksums."""
+"""The object that holds the source, revision and checksums of the weights beside it."""
 _HALF = re.compile(r"\.fp16(-\d+-of-\d+)?\.safetensors$")
 PART_BYTES = 64 * 2**20
 """One upload of a larger file; S3 takes 5 MiB to 5 GiB, at most 10,000 of them (S3 user guide)."""
@@ -44,7 +44,7 @@ class Manifest(TypedDict):
 
 @dataclass(frozen=True)
 class Published:
-    """What was done: files and bytes sent now, and found there already."""
+    """The files and bytes that were sent, and those that were already there."""
 
     sent_files: int
     sent_bytes: int
@@ -65,10 +65,10 @@ class Source:
 
 
 def loaded(names: Iterable[str]) -> list[str]:
-    """Of a model's files those that a handler loads, by their paths.
+    """The files of a model that a handler loads, by their paths.
 
-    Half precision where a component has both: a GPU loads nothing else. In diffusers' layout no
-    single-file checkpoint beside the components, which hold the same weights.
+    Of a component with both precisions a GPU loads the half only. Beside the components of
+    diffusers' layout, a single-file checkpoint holds the same weights and is left out.
     """
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in INCLUDED)]
     in_half = {name.rpartition("/")[0] for name in wanted if _HALF.search(name)}

@@ -49,7 +49,7 @@ USD_PER_INSTANCE_HOUR = {
 }
 """SageMaker hosting in us-east-1, mid-2026 (docs/aws-facts.md#prices)."""
 DEFAULT_AGE_LIMIT_S = 600.0
-PARTS: dict[str, Any] = {name: field.annotation for name, field in Setup.model_fields.items()}
+PARTS: dict[str, object] = {name: field.annotation for name, field in Setup.model_fields.items()}
 SETTABLE: dict[str, Any] = {
     **PARTS,
     **{
@@ -228,7 +228,7 @@ def _whole(value: float) -> float | int:
     return int(value) if value == int(value) else value
 
 
-def _known(value: Any) -> Any:
+def _known(value: object) -> Any:
     """The value with null in place of NaN."""
     if isinstance(value, dict):
         return {key: _known(each) for key, each in value.items()}
@@ -419,7 +419,7 @@ def stack_assumptions(own: Settings, changed: Sequence[str]) -> tuple[Assumption
     return replace(known, unsettled=reading, **values), age_limit_s
 
 
-def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:
+def _setup_problems(own: Settings, values: dict[str, object]) -> Iterator[str]:
     """What is wrong with changes of the setup time: it is one number or parts, not both."""
     parts = [name for name in PARTS if name in values]
     if parts and "setup_s" in values:
@@ -437,7 +437,7 @@ def _setup_problems(own: Settings, values: dict[str, Any]) -> Iterator[str]:
 
 def _changes(changed: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The valid changes by name, and what is wrong with the others."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     problems: list[str] = []
     for item in changed:
         name, equals, text = item.partition("=")

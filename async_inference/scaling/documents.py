@@ -56,7 +56,7 @@ class MetricStat:
     times: Series | None = None
 
 
-def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> MetricStat:
+def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: object) -> MetricStat:
     """What a plan's alarm or target-tracking policy watches.
 
     Args:
@@ -71,7 +71,7 @@ def metric_stat(by: MetricAlarm | TargetTrackingPolicy, endpoint_name: Any) -> M
     return MetricStat(series[0], by.statistic, period_s, *series[1:])
 
 
-def policy_document(policy: ScalingPolicy, endpoint_name: Any) -> dict[str, Any]:
+def policy_document(policy: ScalingPolicy, endpoint_name: object) -> dict[str, Any]:
     """A plan's policy as PutScalingPolicy takes it, without its scalable target."""
     named = {"PolicyName": policy.name, "PolicyType": policy.type}
     if isinstance(policy, TargetTrackingPolicy):
@@ -388,11 +388,11 @@ def _mapping(dimensions: Iterable[Document]) -> dict[str, Any]:
     return {each["Name"]: each["Value"] for each in dimensions}
 
 
-def _pairs(dimensions: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _pairs(dimensions: Mapping[str, object]) -> list[dict[str, Any]]:
     return [{"Name": name, "Value": value} for name, value in dimensions.items()]
 
 
-def _provider_value(member: str, value: Any) -> Any:
+def _provider_value(member: str, value: object) -> Any:
     if isinstance(value, Mapping):
         return {snake(key): _provider_value(key, held) for key, held in value.items()}
     if isinstance(value, list):
@@ -422,6 +422,6 @@ def _series(document: Document) -> Series:
     return Series.of(document["Namespace"], document["MetricName"], dimensions)
 
 
-def _given(**members: Any) -> dict[str, Any]:
+def _given(**members: object) -> dict[str, Any]:
     """The members that have a value; AWS accepts no nulls."""
     return {name: value for name, value in members.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Unsettled:
         return tuple(60.0 * (look + 0.5) / looks for look in range(looks))
 
 
-READINGS: dict[str, tuple[Any, ...]] = {
+READINGS: dict[str, tuple[object, ...]] = {
     "backlog_counts_inflight": (True, False),
     "backlog_per_instance_at_zero": ("backlog", "no_data"),
     "scale_in_ratio": (0.9, 0.97),

@@ -251,7 +251,7 @@ class _Fetched(CredentialProvider):
 
     METHOD = "assume-role"
 
-    def __init__(self, fetch: Callable[[], Any]) -> None:
+    def __init__(self, fetch: Callable[[], object]) -> None:
         super().__init__()
         self._fetch = fetch
 

@@ -5,7 +5,6 @@ Under mocks: that the engine and AWS take what is registered, tests/engine and a
 
 import json
 import math
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -74,7 +73,7 @@ RETENTION = keys(
 
 
 @st.composite
-def updates(draw: st.DrawFn, fleet: int) -> dict[str, Any]:
+def updates(draw: st.DrawFn, fleet: int) -> dict[str, object]:
     """Guardrails that this many instances carry within the provider's hour."""
     possible = ["all_at_once", *(["canary", "linear", "rolling"] if fleet > 1 else [])]
     strategy = draw(st.sampled_from(possible))
@@ -95,7 +94,7 @@ def updates(draw: st.DrawFn, fleet: int) -> dict[str, Any]:
 
 
 @st.composite
-def configs(draw: st.DrawFn, preset: str) -> dict[str, Any]:
+def configs(draw: st.DrawFn, preset: str) -> dict[str, object]:
     minimum = draw(st.integers(0, 12))
     return {
         "instanceType": f"ml.{draw(st.sampled_from(sorted(INSTANCE_FAMILIES)))}.2xlarge",

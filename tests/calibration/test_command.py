@@ -75,7 +75,7 @@ def test_an_afternoon_at_an_endpoint_is_judged_and_rehearsed_with(account, proje
     done = CliRunner().invoke(app, [*asked, *run], input="y\n")
 
     assert done.exit_code == 0, done.output
-    assert "costs about $" in done.stderr
+    assert "a cost of about $" in done.stderr
     said = json.loads(done.stdout.partition("\n")[2])  # the answer is echoed before it
     found = {each["name"]: each for each in said["findings"]}
     value = {name: each["value"] for name, each in found.items()}

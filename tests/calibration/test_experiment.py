@@ -49,6 +49,6 @@ def test_it_says_what_it_costs_and_how_long_it_takes_before_anything_is_sent():
     first, second = chosen.sentences("sdxl")
 
     assert "51 requests in 6 visits to sdxl within 3.7" in first
-    assert "costs about $" in first
+    assert "a cost of about $" in first
     assert "capacity_change_in_progress" in second
     assert chosen.duration_s < 6 * 3600, "an afternoon"

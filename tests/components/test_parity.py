@@ -46,7 +46,7 @@ def registered_plan(record: Any) -> ScalingPlan:
     )
 
 
-def by_name(plan: ScalingPlan) -> dict[str, Any]:
+def by_name(plan: ScalingPlan) -> dict[str, object]:
     """A plan as values; the engine registers in any order, and AWS keeps none."""
     return {
         "bounds": (plan.min_capacity, plan.max_capacity),

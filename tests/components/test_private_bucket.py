@@ -17,7 +17,7 @@ class Bucket:
         self.objects = {key.replace("__", "/"): versions for key, versions in objects.items()}
         self.locked: set[str] = set()
 
-    def list_objects_v2(self, Bucket: str, MaxKeys: int) -> dict[str, Any]:  # noqa: N803
+    def list_objects_v2(self, Bucket: str, MaxKeys: int) -> dict[str, object]:  # noqa: N803
         current = [key for key, versions in self.objects.items() if versions[-1] is not None]
         found = [{"Key": key} for key in current[:MaxKeys]]
         return {"KeyCount": len(found), "Contents": found}
@@ -26,7 +26,7 @@ class Bucket:
         assert operation == "list_object_versions"
         return self
 
-    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, Any]]:  # noqa: N803
+    def paginate(self, Bucket: str, Prefix: str) -> list[dict[str, object]]:  # noqa: N803
         versions, markers = [], []
         for key, known in self.objects.items():
             for number, each in enumerate(known):
@@ -35,7 +35,7 @@ class Bucket:
                     kind.append({"Key": key, "VersionId": str(number)})
         return [{"Versions": versions, "DeleteMarkers": markers}]
 
-    def delete_objects(self, Bucket: str, Delete: dict[str, Any]) -> dict[str, Any]:  # noqa: N803
+    def delete_objects(self, Bucket: str, Delete: dict[str, Any]) -> dict[str, object]:  # noqa: N803
         keys = {each["Key"] for each in Delete["Objects"]}
         for key in keys - self.locked:
             del self.objects[key]

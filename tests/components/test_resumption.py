@@ -4,7 +4,6 @@ tests/engine/test_interruptions.py shows."""
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
 
 import pulumi
 import pytest
@@ -77,7 +76,7 @@ class Leftovers:
         self.streams = streams
         self.deleted: list[str] = []
 
-    def describe_log_streams(self, **_: object) -> dict[str, Any]:
+    def describe_log_streams(self, **_: object) -> dict[str, object]:
         if self.streams is None:
             raise KeyError
         return {"logStreams": self.streams}
@@ -88,7 +87,7 @@ class Leftovers:
     def get_paginator(self, operation: str) -> "Leftovers":
         return self
 
-    def paginate(self) -> list[dict[str, Any]]:
+    def paginate(self) -> list[dict[str, object]]:
         return [
             {"Aliases": [{"AliasName": "alias/aws/s3"}]},
             {"Aliases": [{"AliasName": "alias/demo", "TargetKeyId": "own"}]},
@@ -153,13 +152,13 @@ class Scaling:
         self.targets, self.policies = targets, policies
         self.deleted: list[str] = []
 
-    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, object]:
         return {"ScalableTargets": self.targets}
 
-    def describe_scaling_policies(self, **_: object) -> dict[str, Any]:
+    def describe_scaling_policies(self, **_: object) -> dict[str, object]:
         return {"ScalingPolicies": self.policies}
 
-    def describe_scheduled_actions(self, **_: object) -> dict[str, Any]:
+    def describe_scheduled_actions(self, **_: object) -> dict[str, object]:
         return {"ScheduledActions": []}
 
     def deregister_scalable_target(self, **asked: str) -> None:
@@ -207,7 +206,7 @@ class Aws:
         self.states, self.role, self.targets = list(states), role, targets
         self.deleted_while: list[str] = []
 
-    def describe_endpoint(self, **_: object) -> dict[str, Any]:
+    def describe_endpoint(self, **_: object) -> dict[str, object]:
         if not self.states:
             raise _refused("DescribeEndpoint", "Could not find endpoint")
         state = self.states[0]
@@ -215,18 +214,18 @@ class Aws:
             self.states.pop(0)
         return {"EndpointStatus": state, "EndpointConfigName": "left", "EndpointArn": "arn"}
 
-    def describe_endpoint_config(self, **asked: str) -> dict[str, Any]:
+    def describe_endpoint_config(self, **asked: str) -> dict[str, object]:
         return {"ProductionVariants": [{"ModelName": asked["EndpointConfigName"]}]}
 
-    def describe_model(self, ModelName: str) -> dict[str, Any]:  # noqa: N803 AWS's name
+    def describe_model(self, ModelName: str) -> dict[str, object]:  # noqa: N803 AWS's name
         if ModelName == "left" and self.role is None:
             raise _refused("DescribeModel", "Could not find model")
         return {"ExecutionRoleArn": self.role if ModelName == "left" else OWN}
 
-    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, object]:
         return {"ScalableTargets": self.targets}
 
-    def list_tags(self, **_: object) -> dict[str, Any]:
+    def list_tags(self, **_: object) -> dict[str, object]:
         return {"Tags": []}
 
     def delete_endpoint(self, **_: object) -> None:

@@ -67,14 +67,14 @@ class Aws:
     def __init__(self) -> None:
         self.registered = True
 
-    def describe_endpoint(self, **_: str) -> dict[str, Any]:
+    def describe_endpoint(self, **_: str) -> dict[str, object]:
         return {"EndpointConfigName": "config-g4dn", "EndpointStatus": "InService"}
 
-    def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:  # noqa: N803
+    def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, object]:  # noqa: N803
         instance_type = f"ml.{EndpointConfigName.removeprefix('config-')}.xlarge"
         return {"ProductionVariants": [{"InstanceType": instance_type}]}
 
-    def describe_scalable_targets(self, **_: object) -> dict[str, Any]:
+    def describe_scalable_targets(self, **_: object) -> dict[str, object]:
         return {
             "ScalableTargets": [{"MinCapacity": 0, "MaxCapacity": 5}] if self.registered else []
         }

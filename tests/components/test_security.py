@@ -63,7 +63,7 @@ ONLY_WITH = {
 }
 
 
-def statements(record: Any) -> list[dict[str, Any]]:
+def statements(record: Any) -> list[dict[str, object]]:
     return json.loads(record[ROLE_POLICY, "demo-role-policy"].inputs["policy"])["Statement"]
 
 
@@ -254,7 +254,7 @@ def test_an_operator_may_read_what_calibrates_and_change_nothing(everything):
 def test_clients_may_announce_in_one_namespace_where_policies_listen_and_nowhere_else(
     register, endpoint
 ):
-    def announces(preset: str) -> list[dict[str, Any]]:
+    def announces(preset: str) -> list[dict[str, object]]:
         record = register(lambda: endpoint(scaling_preset=preset))
         document = json.loads(record.outputs[COMPONENT, "demo"]["invoker_policy"])
         return [each for each in document["Statement"] if "cloudwatch" in str(each["Action"])]

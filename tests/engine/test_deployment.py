@@ -40,9 +40,10 @@ REGISTERED = {
 
 
 def test_a_preview_lists_every_resource_and_creates_none(program):
-    said = program.pulumi("preview", "-s", program.stack)
-    assert "is created: it starts InitialInstanceCount = 1 x ml.g4dn.2xlarge" in said
-    assert program.preview() == {name: ["create"] for name in REGISTERED}
+    preview = program.preview()
+
+    assert "is created: it starts InitialInstanceCount = 1 x ml.g4dn.2xlarge" in preview.said
+    assert preview.steps == {name: ["create"] for name in REGISTERED}
     assert not program.client("s3").list_buckets()["Buckets"]
 
 
@@ -78,10 +79,10 @@ def test_another_instance_type_replaces_the_configuration_and_updates_the_endpoi
     before = program.endpoint()
     program.configure(instanceType="ml.g5.2xlarge")
 
-    said = program.pulumi("preview", "-s", program.stack)
-    assert "updated in place: it starts InitialInstanceCount = 1 x ml.g5.2xlarge" in said
-    assert "The instance type changes from ml.g4dn.2xlarge to ml.g5.2xlarge: the" in said
-    steps = changes(program.preview())
+    preview = program.preview()
+    assert "updated in place: it starts InitialInstanceCount = 1 x ml.g5.2xlarge" in preview.said
+    assert "The instance type changes from ml.g4dn.2xlarge to ml.g5.2xlarge: the" in preview.said
+    steps = changes(preview)
     assert steps["EndpointConfiguration sdxl-config"] == ["replace"]
     assert steps["Endpoint sdxl-endpoint"] == ["update"]
     assert steps["Target sdxl-target"] == ["replace"]
@@ -114,10 +115,10 @@ def test_turning_the_rollback_on_later_says_that_it_replaces_the_endpoint(progra
     program.up()
     program.configure(updates={"terminationWaitS": 60, "rollback": True})
 
-    said = program.pulumi("preview", "-s", program.stack)
+    preview = program.preview()
 
-    assert "is deleted, and with it every request in its queue" in said
-    assert changes(program.preview())["Endpoint sdxl-endpoint"] == ["replace"]
+    assert "is deleted, and with it every request in its queue" in preview.said
+    assert changes(preview)["Endpoint sdxl-endpoint"] == ["replace"]
     program.up()
     (target,) = program.client("application-autoscaling").describe_scalable_targets(
         ServiceNamespace="sagemaker"

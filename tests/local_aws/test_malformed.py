@@ -89,7 +89,7 @@ def example(shape: Shape, dice: random.Random, depth: int = 0) -> Any:
 
 def broken(
     shape: StructureShape, request: dict[str, object], dice: random.Random
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The request with one member that cannot be right: it is gone, or of another type."""
     name = dice.choice(sorted(shape.members))
     kind = shape.members[name].type_name

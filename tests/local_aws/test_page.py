@@ -73,7 +73,7 @@ class Page:
     def script(self, script: str, *arguments: object) -> Any:
         return self.browser.execute_script(script, *arguments)
 
-    def complaints(self) -> list[dict[str, Any]]:
+    def complaints(self) -> list[dict[str, object]]:
         """What the browser's console said since the last time."""
         return self.browser.get_log("browser")
 

@@ -87,7 +87,7 @@ def test_without_a_wake_up_policy_it_stays_at_zero(account):
         lambda: [
             activity
             for activity in activities(account, IncludeNotScaledActivities=True)
-            if "does not leave zero" in activity.get("Description", "")
+            if "never leaves zero" in activity.get("Description", "")
         ],
         "a reason for doing nothing",
     )

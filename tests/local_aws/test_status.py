@@ -129,7 +129,7 @@ def test_an_alarm_says_its_state_since_when_why_and_what_it_was_before(account):
     account.autoscaling.register_scalable_target(**TARGET, MinCapacity=0, MaxCapacity=0)
     eventually(lambda: account.instances() == 0, "no instances")
 
-    def in_state(state: str) -> dict[str, Any] | None:
+    def in_state(state: str) -> dict[str, object] | None:
         (alarm,) = told(account, 60)["alarms"]
         return alarm if alarm["state"] == state else None
 
@@ -158,7 +158,7 @@ def test_a_refusal_that_repeats_every_minute_is_told_once(account):
     eventually(lambda: account.instances() == 0, "no instances")
     account.submit(b"nobody is there")
 
-    def refused() -> list[dict[str, Any]]:
+    def refused() -> list[dict[str, object]]:
         return [
             refusal
             for refusal in told(account)["not_scaled"]

@@ -52,7 +52,7 @@ def test_an_accounts_own_quota_counts_before_the_default():
             self.value = 4.0 if operation == "list_service_quotas" else 0.0
             return self
 
-        def paginate(self, ServiceCode: str) -> list[dict[str, Any]]:  # noqa: N803
+        def paginate(self, ServiceCode: str) -> list[dict[str, object]]:  # noqa: N803
             names = ["ml.g5.2xlarge for endpoint usage", "ml.g5.2xlarge for training job usage"]
             return [{"Quotas": [{"QuotaName": name, "Value": self.value} for name in names]}]
 

@@ -316,7 +316,7 @@ def state(*resources: Any) -> account.StackState:
     return {"deployment": {"resources": list(resources)}}
 
 
-def configuration(name: str, **more: object) -> dict[str, Any]:
+def configuration(name: str, **more: object) -> dict[str, object]:
     return {
         "type": "aws:sagemaker/endpointConfiguration:EndpointConfiguration",
         "parent": "urn:component",

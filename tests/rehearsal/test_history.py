@@ -77,11 +77,11 @@ def test_a_wait_longer_than_the_whole_is_refused_since_units_must_differ():
 class CloudWatch:
     """Publishes one minute, each metric in its own unit."""
 
-    def list_metrics(self, **_: object) -> dict[str, Any]:
+    def list_metrics(self, **_: object) -> dict[str, object]:
         date = {"date": "Tue, 14 Nov 2023 23:00:00 GMT"}
         return {"Metrics": [{}], "ResponseMetadata": {"HTTPHeaders": date}}
 
-    def get_metric_statistics(self, **asked: Any) -> dict[str, Any]:
+    def get_metric_statistics(self, **asked: Any) -> dict[str, object]:
         (stat,) = asked["Statistics"]
         value, unit = {
             ("ApproximateBacklogSize", "Average"): (0.0, "None"),

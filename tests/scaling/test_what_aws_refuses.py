@@ -91,7 +91,7 @@ NAME = st.one_of(
 
 
 @st.composite
-def policies(draw: st.DrawFn) -> dict[str, Any]:
+def policies(draw: st.DrawFn) -> dict[str, object]:
     return {
         "type": "StepScaling",
         "name": draw(NAME),

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.errors import AwsError
 from async_inference.local_aws.services.moto_services import operation_name
 from tests.support import ROOT
+from tests.support.image_python import python_with
 from tests.support.waiting import eventually
 
 HANDLER = """
@@ -35,6 +37,8 @@ def output_fn(prediction, accept): return prediction
 """
 
 
+INSTALLED = {"pip", *re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.M)}
+"""What `pulumi install` would install for the program, and pip, by which Pulumi lists it."""
 SIGNED_AS = {"monitoring": "cloudwatch"}
 NAMED_OTHERWISE = {
     "budgets:CreateBudget": "budgets:ModifyBudget",
@@ -110,6 +114,14 @@ def _s3_call(environ: dict[str, Any]) -> str:
     return f"s3:{environ['REQUEST_METHOD']}:{setting or whole}"
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a preview says: the steps of each resource, by type and name, and its messages."""
+
+    steps: dict[str, list[str]]
+    said: str
+
+
 class Program:
     """A copy of the project's program with a handler that needs no torch, and its stack."""
 
@@ -119,9 +131,11 @@ class Program:
             shutil.copy(ROOT / name, folder / name)
         own = ROOT / f"Pulumi.{stack}.yaml"
         shutil.copy(own if own.exists() else ROOT / "Pulumi.local.yaml", folder / own.name)
-        for name in (".venv", "components", "async_inference"):
+        for name in ("components", "async_inference"):
             if not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)
+        if not (folder / ".venv").exists():
+            python_with(folder / ".venv", INSTALLED)
         self.write_handler(HANDLER)
         (folder / STATE).mkdir(exist_ok=True)
         self.environment = isolated(environment(aws.url, folder))
@@ -215,8 +229,7 @@ class Program:
         psutil.wait_procs(started, timeout=60)
         eventually(lambda: not self.aws.providers_at_work(), "no provider at work", 30)
 
-    def preview(self, *more: str) -> dict[str, list[str]]:
-        """What a preview says: for each resource's name, its steps."""
+    def preview(self, *more: str) -> Preview:
         done = subprocess.run(
             ["pulumi", "preview", "--json", "-s", self.stack, *more],
             cwd=self.folder,
@@ -227,13 +240,15 @@ class Program:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        previewed = json.loads(done.stdout)
         steps: dict[str, list[str]] = {}
-        for step in json.loads(done.stdout)["steps"]:
+        for step in previewed["steps"]:
             kind, name = step["urn"].split("::")[-2:]
             steps.setdefault(f"{kind.rpartition('$')[2].rpartition(':')[2]} {name}", []).append(
                 step["op"]
             )
-        return steps
+        messages = [each["message"] for each in previewed["diagnostics"]]
+        return Preview(steps, "".join(messages))
 
     def state(self) -> dict[str, Any]:
         """Pulumi's state: `resources`, and `pending_operations` of an interrupted command."""
@@ -259,11 +274,11 @@ class Program:
         return sagemaker.describe_model(ModelName=model)["PrimaryContainer"]["Image"]
 
 
-def changes(steps: dict[str, list[str]]) -> dict[str, list[str]]:
+def changes(preview: Preview) -> dict[str, list[str]]:
     unchanged = {"same", "refresh"}
     return {
         name: [op for op in ops if op not in unchanged]
-        for name, ops in steps.items()
+        for name, ops in preview.steps.items()
         if not unchanged.issuperset(ops)
     }
 

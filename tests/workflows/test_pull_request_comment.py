@@ -22,7 +22,7 @@ from tools.pull_request_comment import (
 )
 
 
-def step(op: str, kind: str, name: str, **more: object) -> dict[str, Any]:
+def step(op: str, kind: str, name: str, **more: object) -> dict[str, object]:
     urn = f"urn:pulumi:dev::async-inference::{kind}::{name}"
     return {"resourcePreEvent": {"metadata": {"op": op, "type": kind, "urn": urn, **more}}}
 

@@ -34,10 +34,10 @@ class Outcome:
     """How a request ended.
 
     Args:
-        body: what the model answered; empty if it did not.
-        content_type: of that.
+        body: the model's answer; empty without one.
+        content_type: the answer's.
         failure: why it failed; None if it completed.
-        metric: the metric that counts this failure beside InvocationFailures
+        metric: the metric that counts this failure besides InvocationFailures
             (docs/aws-facts.md#metrics).
     """
 
@@ -48,17 +48,17 @@ class Outcome:
 
     @property
     def object_body(self) -> bytes:
-        """What the output or failure object holds."""
+        """The content of the output or failure object."""
         return self.body if self.failure is None else self.failure.encode()
 
     @property
     def object_type(self) -> str:
-        """The content type of that object."""
+        """The content type of the output or failure object."""
         return self.content_type if self.failure is None else "text/plain"
 
 
 def of_response(status: int, body: bytes, content_type: str) -> Outcome:
-    """The outcome of a model's HTTP answer; other than 200, its status and body are the failure."""
+    """The outcome of a model's HTTP response; any status but 200 is a failure."""
     if status == 200:
         return Outcome(body, content_type)
     whose = "client" if status < 500 else "server"
@@ -80,7 +80,7 @@ def message(
     received_s: float,
     now_s: float,
 ) -> str:
-    """What is published about a request's end (DG async-inference-check-predictions).
+    """The notification of a request's end (DG async-inference-check-predictions).
 
     UNSETTLED: no page shows where IncludeInferenceResponseIn puts the response; here it is
     `responseBody` with `content` and `encoding`, in Base64.

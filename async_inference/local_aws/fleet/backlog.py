@@ -20,17 +20,17 @@ from async_inference.local_aws.services.moto_services import (
 )
 
 MAX_ATTEMPTS = 3
-"""How often a request is retried after its instance's process died."""
+"""Attempts at a request whose instance's process ends under it."""
 UPLOAD_ATTEMPTS = 3
 """Attempts to write an output to S3 before the request fails."""
 FAILURE_UPLOAD_ATTEMPTS = 50
-"""Attempts to write a failure object, which is the only sign where there is no topic."""
+"""Attempts to write a failure object: without a topic, nothing else reports the failure."""
 UPLOAD_BACKOFF_S = 1.0
 
 
 @dataclass(slots=True)
 class Waiting:
-    """A request in the queue; what else it says is in the journal."""
+    """A request in the queue; the rest of it is in the journal."""
 
     number: int
     accepted_s: float
@@ -39,13 +39,13 @@ class Waiting:
 
 
 class Backlog:
-    """The requests without an answer: those that wait and those being worked on.
+    """The requests without an answer, waiting or in progress.
 
     Args:
         endpoint: its name.
         region: where its topics and objects are.
-        environment: what it works with.
-        lock: the endpoint's; a new request notifies the threads that wait for it.
+        environment: the services that it uses.
+        lock: the endpoint's; a new request notifies the threads that wait on it.
     """
 
     def __init__(
@@ -63,24 +63,24 @@ class Backlog:
 
     @property
     def waiting(self) -> int:
-        """How many are in the queue."""
+        """How many are waiting."""
         return len(self._queue)
 
     @property
     def working(self) -> int:
-        """How many are being worked on."""
+        """How many are in progress."""
         return len(self._working)
 
     @property
     def oldest_age_s(self) -> float | None:
-        """Simulated seconds since the oldest one came; None without any."""
+        """Simulated seconds since the oldest one was accepted; None without any."""
         with self._lock:
             accepted = [waiting.accepted_s for waiting in self._working.values()]
             accepted += [self._queue[0].accepted_s] if self._queue else []
         return max(0.0, self._environment.clock.now_s() - min(accepted)) if accepted else None
 
     def accept(self, request: Invocation, body: bytes | None) -> None:
-        """Queue a request; once this returns it will be answered, whatever crashes."""
+        """Queue a request; once this returns, it will be answered even after a crash."""
         now_s = self._environment.clock.now_s()
         expires_s = now_s + request["ttl_s"]
         accepted: Invocation = {**request, "accepted_s": now_s, "expires_s": expires_s}
@@ -90,17 +90,17 @@ class Backlog:
             self._lock.notify_all()
 
     def take(self) -> Waiting:
-        """The next one, to be worked on; call it with the lock held."""
+        """Take the next one to work on; call it with the lock held."""
         waiting = self._queue.popleft()
         self._working[waiting.number] = waiting
         return waiting
 
     def drop(self) -> None:
-        """Forget those in the queue."""
+        """Forget those that are waiting."""
         self._queue.clear()
 
     def expire(self, plan: FleetPlan) -> None:
-        """Answer those whose time in the queue is over."""
+        """Answer those whose time to live is over."""
         now_s = self._environment.clock.now_s()
         with self._lock:
             expired = [waiting for waiting in self._queue if now_s >= waiting.expires_s]
@@ -112,13 +112,13 @@ class Backlog:
             self._finish(waiting, plan, request, _expired(request), now_s)
 
     def counted(self) -> dict[tuple[str, str], list[float]]:
-        """Values by metric and configuration since the last call."""
+        """The values by metric and configuration since the last call."""
         with self._lock:
             sums, self._sums = self._sums, {}
         return sums
 
     def work(self, instance: Instance, waiting: Waiting) -> None:
-        """Have an instance answer a request that was taken."""
+        """Have an instance answer a request that `take` returned."""
         clock, plan = self._environment.clock, instance.fleet.plan
         started_s = clock.now_s()
         request, body = self._environment.journal.request(waiting.number)
@@ -149,7 +149,7 @@ class Backlog:
                 headers, body, clock.real_s(request["timeout_s"])
             )
         except TimeoutError:
-            # As TorchServe does, the worker is killed and the model loaded again.
+            # As in TorchServe, the worker is killed and loads the model again.
             instance.kill()
             failure = f"ModelError: The model did not answer within {request['timeout_s']} s"
             self._finish(waiting, plan, request, Outcome(failure=failure), started_s)
@@ -196,7 +196,7 @@ class Backlog:
         outcome: Outcome,
         started_s: float,
     ) -> None:
-        """Write a request's one answer: its object, its message, its end in the journal."""
+        """Write a request's only answer: object, message, and its removal from the journal."""
         clock, services = self._environment.clock, self._environment.services
         calls: list[Call] = []
         upload_s = clock.now_s()
@@ -237,11 +237,11 @@ class Backlog:
             del self._working[waiting.number]
 
     def _upload(self, location: str, outcome: Outcome, attempts: int) -> Call:
-        """The write of an object, once S3 takes it.
+        """The call that writes an object, once S3 accepts it.
 
         Raises:
-            WriteFailedError: it did not.
-            ObjectMissingError: there is no such bucket.
+            WriteFailedError: S3 refused every attempt.
+            ObjectMissingError: the bucket does not exist.
         """
         bucket, key = split_uri(location)
         for attempt in range(attempts):

@@ -1,7 +1,7 @@
 """Deployment guardrails as steps: how an update replaces one fleet with another.
 
-Pure: which share of the new fleet takes requests when, for how long alarms are watched after each
-step, and what SageMaker refuses (DG deployment-guardrails).
+Pure functions: which part of the new fleet takes requests when, how long alarms are watched after
+each step, and what SageMaker refuses (DG deployment-guardrails).
 """
 
 import math
@@ -25,7 +25,7 @@ class Step:
     """One shift of traffic.
 
     Args:
-        active: how many instances of the new fleet take requests from here on.
+        active: instances of the new fleet that take requests from this step on.
         bake_s: how long the alarms are watched before the next step.
     """
 
@@ -35,15 +35,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Deployment:
-    """How one update goes.
+    """How an update proceeds.
 
     Args:
         steps: the shifts; the last one activates the whole new fleet.
-        rolling: instances come and go batch by batch, instead of two whole fleets side by side.
-        rollback_batch: a rolling update takes back this many instances at a time.
+        rolling: instances are replaced batch by batch, without a second whole fleet.
+        rollback_batch: how many instances at a time a rolling update rolls back.
         termination_wait_s: how long the old fleet is kept after the last step.
         timeout_s: the update is rolled back when it takes longer; None for no limit.
-        alarms: the update is rolled back when one of them is in ALARM while it is watched.
+        alarms: the update is rolled back if one of them is in ALARM while they are watched.
     """
 
     steps: tuple[Step, ...]
@@ -55,7 +55,7 @@ class Deployment:
 
 
 def all_at_once(instances: int) -> Deployment:
-    """What SageMaker does when it is told nothing: one shift, nothing watched."""
+    """SageMaker's default: one shift, and no alarms are watched."""
     return Deployment(steps=(Step(instances, 0.0),))
 
 
@@ -63,7 +63,7 @@ def plan_deployment(config: "DeploymentConfigUnionTypeDef", instances: int) -> D
     """The steps of a DeploymentConfig.
 
     Args:
-        config: a DeploymentConfig that `problems` has nothing against.
+        config: a DeploymentConfig without `problems`.
         instances: size of the new fleet.
     """
     alarms = tuple(
@@ -99,7 +99,7 @@ def plan_deployment(config: "DeploymentConfigUnionTypeDef", instances: int) -> D
 
 
 def problems(config: "DeploymentConfigUnionTypeDef", instances: int) -> list[str]:
-    """What SageMaker refuses about a DeploymentConfig for a fleet of this size."""
+    """Why SageMaker refuses a DeploymentConfig for a fleet of this size; empty if it does not."""
     blue_green, rolling = config.get("BlueGreenUpdatePolicy"), config.get("RollingUpdatePolicy")
     found = []
     if blue_green and rolling:
@@ -135,7 +135,7 @@ def _size_problems(
     key: str, size: "CapacitySizeTypeDef", percent: tuple[int, int], instances: int
 ) -> list[str]:
     if not instances:
-        # Nothing to shift: every size fits.
+        # There is nothing to shift, so every size fits.
         return []
     low, high = percent
     asked = size["Value"]

@@ -1,7 +1,7 @@
-"""One asynchronous endpoint at work: its fleets of instances, and how an update replaces them.
+"""A running asynchronous endpoint: its fleets of instances, and how an update replaces them.
 
-Threads: for each instance one that starts it and hands it requests, and one for each request that
-it works on; one for a running update. All of an endpoint's state is behind one lock.
+Threads: one for each instance, which starts it and hands it requests; one for each request that an
+instance works on; one for an update in progress. One lock protects all of an endpoint's state.
 """
 
 import math
@@ -32,7 +32,7 @@ from async_inference.scaling.plan import Metric
 from async_inference.scaling.unsettled import Unsettled
 
 START_ATTEMPTS = 3
-"""How often an instance is restarted whose process was killed during its start."""
+"""Attempts to start an instance whose process is killed while it starts."""
 LOOK_AGAIN_S = 0.05
 """Real seconds between two checks of an update's progress."""
 PER_FLEET = ("ModelLatency", "Invocation4XXErrors", "Invocation5XXErrors")
@@ -59,7 +59,7 @@ class Capacity:
 
 
 class InstanceReport(TypedDict):
-    """An instance as a status page shows it."""
+    """An instance on the status page."""
 
     name: str
     configuration: str
@@ -70,14 +70,14 @@ class InstanceReport(TypedDict):
 
 
 class Endpoint:
-    """An endpoint that runs.
+    """A running endpoint.
 
     Args:
         name: the endpoint's name.
         region: where its topics and objects are.
         plan: the configuration that it starts with.
-        environment: what it works with.
-        changed: called, without any lock held, whenever status or capacity changed.
+        environment: the services that it uses.
+        changed: called without a lock held after each change of status or capacity.
         resumed: instances that it had before a restart; None for a new endpoint.
     """
 
@@ -111,51 +111,51 @@ class Endpoint:
 
     @property
     def configuration(self) -> str:
-        """The configuration that serves."""
+        """The configuration of the live fleet."""
         return self._live.plan.configuration
 
     @property
     def plan(self) -> FleetPlan:
-        """The plan that serves."""
+        """The plan of the live fleet."""
         return self._live.plan
 
     @property
     def incoming(self) -> tuple[FleetPlan, int, int] | None:
-        """During an update: the plan to come, how many instances it has and shall have."""
+        """During an update: the new fleet's plan, and its instances in service and desired."""
         with self._lock:
             fleet = self._incoming
             return (fleet.plan, len(fleet.serving), fleet.desired) if fleet else None
 
     @property
     def desired(self) -> int:
-        """How many instances are asked for."""
+        """Desired instances."""
         return self._live.desired
 
     @property
     def in_service(self) -> int:
-        """How many instances serve."""
+        """Instances in service."""
         with self._lock:
             return len(self._live.serving)
 
     @property
     def backlog(self) -> int:
-        """Requests without an answer: those that wait and those being worked on."""
+        """Requests without an answer, waiting or in progress."""
         with self._lock:
             return self.requests.waiting + self.requests.working
 
     @property
     def in_progress_since_s(self) -> float | None:
-        """Since when it is Creating or Updating; None if it is neither."""
+        """When it became Creating or Updating; None if it is neither."""
         return self._in_progress_since_s
 
     @property
     def scale_in_ends_s(self) -> float:
-        """When the newest scale-in is done; `settle` is to be called then."""
+        """When the newest scale-in is done; call `settle` then."""
         return self._scale_in_ends_s
 
     @property
     def capacity(self) -> Capacity:
-        """What there is and what is asked for."""
+        """The capacity now."""
         with self._lock:
             desired = self._live.desired
             settled = self.status == EndpointStatus.IN_SERVICE
@@ -168,10 +168,10 @@ class Endpoint:
             )
 
     def set_desired(self, count: int) -> bool:
-        """Ask for another number of instances; then call `settle`, which tells the others.
+        """Set the desired number of instances; then call `settle`, which reports the change.
 
         Returns:
-            Whether it is accepted: not while the endpoint is in progress, unless
+            Whether it was accepted: not while the endpoint is in progress, unless
             `Unsettled.capacity_change_in_progress` allows it.
         """
         now_s = self._environment.clock.now_s()
@@ -192,7 +192,7 @@ class Endpoint:
         return True
 
     def update(self, plan: FleetPlan, instances: int, deployment: Deployment) -> None:
-        """Replace the fleet by another, as the deployment says; it comes back if that fails."""
+        """Replace the fleet step by step; if that fails, the old fleet serves again."""
         with self._lock:
             self._begin_update(self._environment.clock.now_s())
             self.failure_reason = None
@@ -221,10 +221,10 @@ class Endpoint:
             thread.join(timeout=10)
 
     def sample(self, first: bool) -> None:
-        """Publish a look at the queue (docs/aws-facts.md#metrics).
+        """Publish a sample of the queue (docs/aws-facts.md#metrics).
 
         Args:
-            first: whether it is the minute's first look; instances are counted once a minute.
+            first: whether it is the minute's first sample; instances are counted once a minute.
         """
         now_s = self._environment.clock.now_s()
         self.requests.expire(self._live.plan)
@@ -251,7 +251,7 @@ class Endpoint:
             self._environment.metrics.put(series, now_s, [0.0] * serving)
 
     def instances(self) -> list[InstanceReport]:
-        """The instances as a status page shows them."""
+        """The instances, for the status page."""
         with self._lock:
             return [
                 {
@@ -298,7 +298,7 @@ class Endpoint:
         return self._environment.folder / "logs" / self.region / self.name
 
     def _shrink(self, fleet: Fleet, count: int, drain: bool | None = None) -> None:
-        # Those that do not serve yet go first, then the idle ones.
+        # First those that do not serve yet, then idle ones.
         candidates = sorted(fleet.staying, key=lambda i: (i.in_service, i.busy))
         for instance in candidates[: max(0, len(candidates) - count)]:
             self._dismiss(instance, drain)
@@ -313,7 +313,7 @@ class Endpoint:
         self._activate()
 
     def _activate(self) -> None:
-        """Let the instances take requests that shall: during an update a part of each fleet."""
+        """Choose which instances take requests: during an update a part of each fleet."""
         live, incoming = self._live.serving, self._incoming
         count = len(live)
         if incoming is not None:
@@ -321,7 +321,7 @@ class Endpoint:
             share = min(1.0, self._shifted / max(1, incoming.desired, len(new)))
             for index, instance in enumerate(new):
                 instance.active = index < self._shifted
-            # The same part of the old fleet rests as of the new one works (DG guardrails).
+            # The new fleet's share of the traffic is taken off the old fleet (DG guardrails).
             count = math.ceil(count * (1 - share))
         for index, instance in enumerate(live):
             instance.active = index < count
@@ -333,7 +333,7 @@ class Endpoint:
         self.status = EndpointStatus.UPDATING
 
     def settle(self) -> None:
-        """Move the status on where a change is done, and tell that something changed."""
+        """Update the status once a change is done, and report the change."""
         now_s = self._environment.clock.now_s()
         with self._lock:
             self._activate()
@@ -368,7 +368,7 @@ class Endpoint:
             with self._lock:
                 old, self._live, self._incoming = self._live, incoming, None
                 for instance in old.staying:
-                    # The old fleet finishes what it works on.
+                    # The old fleet finishes its requests.
                     self._dismiss(instance, drain=True)
         else:
             self._roll_back(deployment, incoming, before)
@@ -382,7 +382,7 @@ class Endpoint:
     def _shift(
         self, deployment: Deployment, incoming: Fleet, instances: int, before: int
     ) -> str | None:
-        """Go through the steps; what went wrong, if anything did."""
+        """Go through the steps; returns why it failed, if it did."""
         deadline_s = math.inf
         if deployment.timeout_s is not None:
             deadline_s = self._environment.clock.now_s() + deployment.timeout_s
@@ -507,7 +507,7 @@ class Endpoint:
             if instance.leaving:
                 process.kill()
         wait_until_loaded(instance, process)
-        # The model loads within the setup time, not after it.
+        # Loading the model is part of the setup time.
         serves_s = max(clock.now_s(), instance.asked_s + self._environment.setup_s)
         clock.wait(instance.wake, serves_s - clock.now_s())
         with self._lock:
@@ -559,13 +559,13 @@ class Endpoint:
 def queue_look(
     waiting: int, working: int, serving: int, oldest_age_s: float | None, unsettled: Unsettled
 ) -> dict[str, float]:
-    """What one look at a queue says, by metric (docs/aws-facts.md#metrics).
+    """One sample of a queue, by metric (docs/aws-facts.md#metrics).
 
     Args:
         waiting: requests that no instance works on.
-        working: requests that one does.
+        working: requests in progress.
         serving: instances in service.
-        oldest_age_s: of the oldest of these requests; None without any.
+        oldest_age_s: age of the oldest of these requests; None without any.
         unsettled: the reading of undocumented AWS behaviour.
     """
     counted = float(waiting + (working if unsettled.backlog_counts_inflight else 0))
@@ -581,6 +581,6 @@ def queue_look(
 
 
 def change_refused(region: str, endpoint: str) -> str:
-    """How SageMaker refuses a change of an endpoint that is in progress."""
+    """SageMaker's message when an endpoint in progress is to be changed."""
     named = arn("sagemaker", f"endpoint/{endpoint.lower()}", region=region, account_id=ACCOUNT_ID)
     return f'{CHANGE_REFUSED} "{named}".'

@@ -14,12 +14,12 @@ from async_inference.scaling.unsettled import Unsettled
 
 @dataclass(frozen=True)
 class Environment:
-    """What every endpoint of one region of an embedded AWS works with.
+    """The services that all endpoints of a region share.
 
     Args:
         folder: for logs and instances.
         setup_s: simulated seconds from asking for an instance until it serves, at least.
-        in_alarm: which of some alarms are in ALARM.
+        in_alarm: returns those of the named alarms that are in ALARM.
     """
 
     clock: Clock

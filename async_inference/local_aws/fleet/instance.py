@@ -1,4 +1,4 @@
-"""The instances of an endpoint: what they run, and how one starts."""
+"""The instances of an endpoint: what they run, and how they start."""
 
 import http.client
 import os
@@ -35,7 +35,7 @@ class StartError(Exception):
 
     Args:
         reason: why.
-        killed: its process was killed while it started, which the next one need not be.
+        killed: its process was killed while it started; another attempt may succeed.
     """
 
     def __init__(self, reason: str, killed: bool = False) -> None:
@@ -45,7 +45,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """What the instances of one endpoint configuration run, as it was when it was deployed."""
+    """What the instances of an endpoint configuration run, as of its deployment."""
 
     configuration: str
     variant: str
@@ -64,7 +64,7 @@ class FleetPlan:
 
     @classmethod
     def restored(cls, document: Mapping[str, Any]) -> "FleetPlan":
-        """The plan that was kept as JSON."""
+        """The plan from its JSON in the journal."""
         kept = dict(document)
         for key in ("additional_sources", "response_in"):
             kept[key] = tuple(kept[key])
@@ -76,8 +76,8 @@ class Instance:
     """One machine of a fleet.
 
     Args:
-        active: it takes requests; an update turns instances on and off.
-        busy: the requests that it works on.
+        active: whether it takes requests, which an update decides.
+        busy: how many requests it works on.
     """
 
     fleet: "Fleet"
@@ -104,7 +104,7 @@ class Instance:
             timeout_s: real seconds.
 
         Raises:
-            OSError, HTTPException: no answer came.
+            OSError, HTTPException: it did not answer.
         """
         assert self.process is not None
         try:
@@ -146,7 +146,7 @@ class Fleet:
 
     @property
     def staying(self) -> list[Instance]:
-        """Those that were not told to leave."""
+        """Those that are not leaving."""
         return [instance for instance in self.instances if not instance.leaving]
 
     @property
@@ -161,7 +161,7 @@ def start(
     """Start an instance's process on a clean folder, without waiting for its handler.
 
     Raises:
-        StartError: its data could not be had, or it did not start.
+        StartError: its data could not be downloaded, or it did not start.
     """
     plan = instance.fleet.plan
     shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +170,7 @@ def start(
     except (ObjectMissingError, tarfile.TarError, OSError) as error:
         raise StartError(f"The model data could not be downloaded: {error}") from error
     except Exception as error:
-        # Our fault, but an endpoint that stays Creating would hide it.
+        # A bug of ours, which an endpoint that stays Creating would hide.
         traceback.print_exc()
         raise StartError(f"The embedded AWS failed, see its log: {error!r}") from error
     instance.log.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def wait_until_loaded(instance: Instance, process: InstanceProcess) -> None:
     """Wait until the handler has loaded.
 
     Raises:
-        StartError: the process ended, or the instance was told to leave.
+        StartError: the process ended, or the instance is leaving.
     """
     while process.alive and not instance.leaving:
         if _ping(process.port):
@@ -215,10 +215,10 @@ def _lay_out(plan: FleetPlan, folder: Path, services: MotoServices) -> None:
 
 
 def extract(tar: tarfile.TarFile, into: Path) -> None:
-    """Unpack an archive, and nothing beside the folder.
+    """Unpack an archive into a folder.
 
     Raises:
-        tarfile.TarError: it holds something that would lie elsewhere.
+        tarfile.TarError: a member would be written outside that folder.
     """
     if hasattr(tarfile, "data_filter"):
         tar.extractall(into, filter="data")
@@ -234,7 +234,7 @@ def extract(tar: tarfile.TarFile, into: Path) -> None:
 def _downloads(
     services: MotoServices, uri: str, compression: str, into: Path
 ) -> list[Callable[[], None]]:
-    """The work that brings what a URI names into a folder, an object each."""
+    """Functions that download what a URI names into a folder, one for each object."""
     bucket, key = split_uri(uri)
 
     def unpack() -> None:
@@ -265,12 +265,12 @@ def _ping(port: int) -> bool:
 
 
 def _variables(plan: FleetPlan, folder: Path) -> dict[str, str]:
-    """A container's variables: those that the model declares, and what Python itself needs."""
+    """A container's variables: those that the model declares, and those that Python needs."""
     declared = {
-        # Where a container has /opt/ml, this process has its own folder.
+        # In a container it is /opt/ml; here each instance has a folder.
         key: value.replace(MOUNT, str(folder)) if value.startswith(MOUNT) else value
         for key, value in plan.environment.items()
-        # What it adds to the path is for the container's Python; this one has packages of its own.
+        # It names packages for the container's Python; this Python has others.
         if key != "PYTHONPATH"
     }
     inherited = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}

@@ -14,21 +14,21 @@ from typing import BinaryIO
 from async_inference.local_aws import clients
 
 MESSAGE_LENGTH = struct.Struct("!I")
-"""What goes before each message to the template: the bytes of the instance's variables as JSON."""
+"""Goes before each message to the template, which is the instance's variables as JSON."""
 MESSAGE_FDS = 3
-"""What comes with it: what to read until this process ends, where to announce, where to log."""
+"""Sent with it: a pipe that closes when this process ends, one to announce on, and the log."""
 LOAD_FAILED = b"load failed\n"
-"""The message of an instance whose handler does not load."""
+"""The announcement of an instance whose handler does not load."""
 ATTEMPTS = 3
 """Attempts to start an instance, since the template may be killed during one."""
 
 
 class InstanceProcess:
-    """One running process of an instance.
+    """The running process of an instance.
 
     Args:
-        pid: its number; it leads its own process group.
-        port: where it answers `/ping` and `/invocations`.
+        pid: its number, and its process group's.
+        port: where it serves `/ping` and `/invocations`.
     """
 
     def __init__(self, pid: int, port: int, lifeline: int, announcement: BinaryIO) -> None:
@@ -38,15 +38,15 @@ class InstanceProcess:
         self._announcement = announcement
         self._ended = threading.Event()
         self.load_failed = False
-        """Once it ended: that its handler did not load, instead of that something killed it."""
+        """Whether it ended because its handler did not load, not because it was killed."""
 
     @property
     def alive(self) -> bool:
-        """Whether it has not been seen to end."""
+        """Whether it runs, as far as is known."""
         return not self._ended.is_set()
 
     def watch(self, ended: Callable[[], None]) -> None:
-        """Call `ended`, from its own thread, once the process is gone."""
+        """Call `ended`, in another thread, once the process has ended."""
 
         def wait() -> None:
             with self._announcement:
@@ -58,7 +58,7 @@ class InstanceProcess:
         threading.Thread(target=wait, daemon=True).start()
 
     def kill(self) -> None:
-        """End it and what it started, at once."""
+        """End it and its children immediately."""
         if self.alive:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
@@ -66,12 +66,12 @@ class InstanceProcess:
                 return
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until it is gone."""
+        """Wait until it has ended."""
         self._ended.wait(timeout_s)
 
 
 class ProcessTemplate:
-    """The process that instances are forks of; started when the first one is."""
+    """The process of which all instances are forks; it starts with the first instance."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -80,7 +80,7 @@ class ProcessTemplate:
 
     @property
     def pid(self) -> int | None:
-        """The template's process, None while there is none."""
+        """The template's process number, None while it does not run."""
         with self._lock:
             return self._process.pid if self._process else None
 
@@ -88,7 +88,7 @@ class ProcessTemplate:
         """Start an instance's process.
 
         Args:
-            variables: its whole environment.
+            variables: all of its environment variables.
             log: where its output goes.
 
         Raises:
@@ -101,7 +101,7 @@ class ProcessTemplate:
         raise OSError(f"the instance's process ended before it began, {ATTEMPTS} times")
 
     def close(self) -> None:
-        """End the template; its forks end with this process or when they are killed."""
+        """End the template; its forks run until this process ends or kills them."""
         with self._lock:
             self._end()
 

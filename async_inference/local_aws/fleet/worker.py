@@ -1,12 +1,12 @@
-"""One instance's process: the serving container's contract around the handler.
+"""An instance's process, which serves the handler as SageMaker's containers do.
 
-`GET /ping` answers 200 once the handler has loaded, `POST /invocations` runs it through SageMaker's
-own `Transformer`, so that the function contract is SageMaker's. The process ends with its parent.
+`GET /ping` answers 200 once the handler has loaded. `POST /invocations` runs it through SageMaker's
+`Transformer`, which calls its functions as on AWS. The process ends with its parent.
 
 Importing SageMaker's toolkit takes more than a second and 50 MB. One process, the template, does
 that once; each instance is a fork of it, which starts in milliseconds and shares that memory.
 
-Unlike TorchServe, a handler that fails to load ends the process instead of being loaded for ever.
+A handler that fails to load ends the process; TorchServe would try to load it for ever.
 """
 
 import gc
@@ -28,9 +28,9 @@ from async_inference.local_aws.fleet.processes import LOAD_FAILED, MESSAGE_FDS, 
 
 
 class _Context(threading.local):
-    """The context that the Transformer keeps from its first call on: one for each thread's request.
+    """The context, which the Transformer keeps from its first call on; it differs for each thread.
 
-    A model server reuses one object too, and puts each request's headers into it.
+    Model servers also reuse one object, and put each request's headers into it.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class _Context(threading.local):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # An answer leaves at once instead of waiting for the acknowledgement of the one before.
+    # Send an answer immediately; do not wait until the one before is acknowledged.
     disable_nagle_algorithm = True
     wbufsize = -1
     transformer: Transformer
@@ -94,9 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """The template: fork an instance for each message on the socket that argument 1 names."""
-    # Instances are told from a distance when they end; nobody here waits for them.
+    # The parent watches the instances; this process does not wait for them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # What was imported stays in memory that all instances share.
+    # Keeps the imported modules in memory that all instances share.
     gc.freeze()
     messages = socket.socket(fileno=int(sys.argv[1]))
     while True:
@@ -125,13 +125,13 @@ def _instance(variables: dict[str, str], lifeline: int, announcement: int, log: 
         os.environ.clear()
         os.environ.update(variables)
         importlib.reload(environment)
-        # Python's own generator is reseeded in a fork, this one is not.
+        # A fork reseeds Python's generator, but not numpy's.
         numpy.random.seed()
         threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
         _serve(announcement)
     except BaseException:
         traceback.print_exc()
-        # Said, and not only done, so that it is told apart from a process that was killed.
+        # Tells the parent that nothing killed this process.
         os.write(announcement, LOAD_FAILED)
     finally:
         os._exit(1)
@@ -144,7 +144,7 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _serve(announcement: int) -> None:
-    # As in the container: the handler's own folder comes first.
+    # As in the container, the handler's folder comes first.
     sys.path.insert(0, environment.code_dir)
     _Handler.transformer = Transformer()
     _Handler.context = _Context()
@@ -152,7 +152,7 @@ def _serve(announcement: int) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    # Stays open: its end tells the parent that this process ended.
+    # Stays open: when it closes, the parent knows that this process has ended.
     os.write(announcement, f"{os.getpid()} {server.server_port}\n".encode())
     _Handler.transformer.validate_and_initialize(
         model_dir=environment.model_dir, context=_Handler.context

@@ -126,7 +126,7 @@ class LocalAwsProvider(protocol.Provider):
         return protocol.DiffResponse(changes=False)
 
     async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
-        # As many calls to AWS at a time as the engine asks for, not as this machine has cores.
+        # The engine, not the number of cores, decides how many calls to AWS run at a time.
         threads = ThreadPoolExecutor(max_workers=64)
         asyncio.get_running_loop().set_default_executor(threads)
         region = plain(request.args["region"]) if "region" in request.args else None
@@ -135,8 +135,8 @@ class LocalAwsProvider(protocol.Provider):
 
     async def check(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
         kind = self._kind(request.type)
-        # The engine hands an asset to a diff without its path, which the SDK refuses to read; the
-        # program names archives after their content, so the path alone tells a change.
+        # The SDK refuses to read the asset in a diff, which has no path. The program names archives
+        # after their content, so a change of content changes the path.
         inputs = {
             key: PropertyValue(str(value.value.path))
             if isinstance(value.value, pulumi.FileAsset)
@@ -253,8 +253,8 @@ class LocalAwsProvider(protocol.Provider):
     async def _state(
         self, kind: Kind, identity: str, inputs: Mapping[str, PropertyValue]
     ) -> dict[str, PropertyValue]:
-        """What the published provider records: the inputs, and over them what AWS says, such as the
-        configuration to which SageMaker rolled an endpoint back."""
+        """The state that the published provider records: the inputs, and over them AWS's answers,
+        such as the configuration to which SageMaker rolled an endpoint back."""
         aws, known = self._client(kind.service), plain_map(inputs)
         found = await asyncio.to_thread(kind.read, aws, identity, known) or {}
         state = dict.fromkeys(kind.computed) | _drifted(known, found)
@@ -311,12 +311,12 @@ class _Failed(grpc.Status):
 
 
 def _token(nested: str) -> str:
-    """A URN's type starts with those of its parents."""
+    """A resource's type, without those of its parents, which a URN puts before it."""
     return nested.rpartition("$")[2]
 
 
 def _drifted(known: Properties, found: Properties) -> Properties:
-    """What AWS says otherwise than what is known."""
+    """The properties that differ from the known ones."""
     return {key: value for key, value in found.items() if not same(known.get(key), value)}
 
 
@@ -361,7 +361,7 @@ async def _serve(arguments: Sequence[str], announce: Callable[[int], None]) -> N
     parser = argparse.ArgumentParser(description="Pulumi provider plugin (gRPC server)")
     parser.add_argument("engine", help="the engine's address")
     engine = parser.parse_known_args(arguments)[0].engine
-    # A request may wait while another is at work, longer than gRPC's own 30 s.
+    # A request may wait for another longer than gRPC's default of 30 s.
     server = grpc.aio.server(options=[("grpc.server_max_unrequested_time_in_server", 1800)])
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(
         _Servicer(list(arguments), VERSION, LocalAwsProvider(), engine), server

@@ -80,9 +80,10 @@ class Alarms:
     Args:
         region: the region.
         clock: the clock of the embedded AWS.
-        services: where alarms are stored and topics are published to.
+        services: stores the alarms and publishes to topics.
         unsettled: the reading of undocumented AWS behaviour.
-        scale: runs a scaling policy by its ARN, and returns the outcome.
+        scale: runs a scaling policy, given its ARN, the alarm's name, the metric and the threshold,
+            and returns the outcome.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Alarms:
         return cloudwatch.of_region(ACCOUNT_ID, self._region)
 
     def adopt(self) -> None:
-        """Give alarms that were just put the state that CloudWatch gives them.
+        """Give alarms that were just put the state that CloudWatch would give them.
 
         A new one starts in INSUFFICIENT_DATA; one that was put again keeps its state.
         """
@@ -131,7 +132,7 @@ class Alarms:
                 del self._known[name]
 
     def put(self, name: str, alarm: Document, policy_arn: str) -> None:
-        """Create one of target tracking's own alarms; it lives as long as its policy."""
+        """Create an alarm of target tracking; it lives as long as its policy."""
         with self._services.lock:
             self._cloudwatch.put_metric_alarm(
                 name=name,
@@ -183,7 +184,7 @@ class Alarms:
             ]
 
     def in_alarm(self, names: Sequence[str]) -> list[str]:
-        """Which of these are in ALARM."""
+        """Those of the named alarms that are in ALARM."""
         with self._lock:
             return [
                 name
@@ -192,7 +193,7 @@ class Alarms:
             ]
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Which of these do not exist."""
+        """Those of the named alarms that do not exist."""
         with self._lock:
             return [name for name in names if name not in self._known]
 
@@ -204,7 +205,7 @@ class Alarms:
         try:
             rule, on = documents.alarm(_document(alarm))
         except ValueError:
-            return  # a band of expected values instead of a threshold
+            return  # it has a band of expected values instead of a threshold
         if on is None or on.statistic not in STATISTIC_CODES:
             return  # a percentile needs every sample, and only their sum and extremes are kept
         points = self._points(on, evaluation_range(rule.evaluation_periods, self._plus_third), at_s)
@@ -259,7 +260,7 @@ class Alarms:
         return self._unsettled.announcement_delay_s
 
     def _points(self, on: MetricStat, count: int, at_s: float) -> list[float | None]:
-        """The newest periods that are visible, oldest first; a product needs both its metrics."""
+        """The newest visible periods, oldest first; a product has a value where both metrics do."""
         first, *second = (
             self._cloudwatch.metrics.periods(
                 series, on.statistic, on.period_s, count, at_s - self._delay_s(on)
@@ -276,7 +277,7 @@ class Alarms:
     def _reason_data(
         self, rule: AlarmRule, on: MetricStat, points: Sequence[float | None], at_s: float
     ) -> dict[str, object]:
-        """What an evaluation saw, as CloudWatch writes it (AWS CLI, describe-alarm-history).
+        """The data of an evaluation, as CloudWatch writes it (AWS CLI, describe-alarm-history).
 
         `evaluatedDatapoints` has the newest period first, and no value where there is no datapoint
         (public records of CloudWatch's events; the reference does not describe it).
@@ -321,7 +322,7 @@ def _iso(at_s: float) -> str:
 
 
 def _document(alarm: Alarm) -> Document:
-    """An alarm as DescribeAlarms gives it, as far as an evaluation needs it."""
+    """The members of DescribeAlarms that an evaluation needs."""
     named = [{"Name": str(each.name), "Value": str(each.value)} for each in alarm.dimensions]
     document = {member: getattr(alarm, snake(member)) for member in _MEMBERS}
     queries = [_query(query) for query in alarm.metric_data_queries or ()]
@@ -344,7 +345,7 @@ def _query(query: MetricDataQuery) -> Document:
 
 
 def _condition(alarm: Alarm) -> str:
-    """When it fires, in short."""
+    """The condition on which it fires, in short."""
     if alarm.rule is not None:
         return alarm.rule
     on = None
@@ -364,8 +365,8 @@ def _condition(alarm: Alarm) -> str:
 
 
 def phase_s(name: str, every_s: int = MINUTE_S) -> int:
-    """When in its interval an alarm is evaluated: at its own phase, here always the same for
-    the same name (docs/aws-facts.md#alarms).
+    """The second of its interval at which an alarm is evaluated; the same for the same name
+    (docs/aws-facts.md#alarms).
 
     Args:
         name: the alarm's.

@@ -1,6 +1,6 @@
-"""Application Auto Scaling's API for SageMaker variants, and the activities it leaves behind.
+"""Application Auto Scaling's API for SageMaker variants, and its scaling activities.
 
-What a policy does to a capacity is decided by `async_inference.scaling`, from what was deployed.
+`async_inference.scaling` decides what a deployed policy does to the capacity.
 """
 
 from __future__ import annotations
@@ -38,31 +38,14 @@ from async_inference.scaling.plan import DeployedPolicy, TargetTracking
 from async_inference.scaling.unsettled import Unsettled
 
 if TYPE_CHECKING:
-    from types_boto3_application_autoscaling.type_defs import (
-        AlarmTypeDef,
-        DeleteScalingPolicyRequestTypeDef,
-        DeleteScheduledActionRequestTypeDef,
-        DeregisterScalableTargetRequestTypeDef,
-        DescribeScalableTargetsRequestTypeDef,
-        DescribeScalingActivitiesRequestTypeDef,
-        DescribeScalingPoliciesRequestTypeDef,
-        DescribeScheduledActionsRequestTypeDef,
-        ListTagsForResourceRequestTypeDef,
-        NotScaledReasonTypeDef,
-        PutScalingPolicyRequestTypeDef,
-        PutScheduledActionRequestTypeDef,
-        RegisterScalableTargetRequestTypeDef,
-        SuspendedStateTypeDef,
-        TagResourceRequestTypeDef,
-        UntagResourceRequestTypeDef,
-    )
+    from types_boto3_application_autoscaling import type_defs as types
 
-    class PolicyDocument(PutScalingPolicyRequestTypeDef):
+    class PolicyDocument(types.PutScalingPolicyRequestTypeDef):
         PolicyARN: str
         CreationTime: float
-        Alarms: list[AlarmTypeDef]
+        Alarms: list[types.AlarmTypeDef]
 
-    class ScheduleDocument(PutScheduledActionRequestTypeDef):
+    class ScheduleDocument(types.PutScheduledActionRequestTypeDef):
         ScheduledActionARN: str
         CreationTime: float
 
@@ -83,7 +66,7 @@ class TargetDocument(TypedDict):
     MaxCapacity: int
     RoleARN: str
     CreationTime: float
-    SuspendedState: SuspendedStateTypeDef
+    SuspendedState: types.SuspendedStateTypeDef
     ScalableTargetARN: str
     Tags: dict[str, str]
 
@@ -101,14 +84,14 @@ class Activity(TypedDict):
     StatusCode: ActivityStatus
     StatusMessage: NotRequired[str]
     EndTime: NotRequired[float]
-    NotScaledReasons: NotRequired[list[NotScaledReasonTypeDef]]
+    NotScaledReasons: NotRequired[list[types.NotScaledReasonTypeDef]]
 
 
 class PolicyAnswer(TypedDict):
     """The answer of PutScalingPolicy."""
 
     PolicyARN: str
-    Alarms: list[AlarmTypeDef]
+    Alarms: list[types.AlarmTypeDef]
 
 
 class _PagedRequest(TypedDict, total=False):
@@ -139,7 +122,8 @@ class ScalableTarget:
     schedules: dict[str, ScheduleDocument] = field(default_factory=dict)
     activities: list[Activity] = field(default_factory=list)
     awaited: str | None = None
-    """Why the capacity is to come within the bounds once the change in progress is done."""
+    """Why the capacity must move into the bounds once the change in progress is done; None if it
+    need not."""
 
 
 class _Saved(TypedDict):
@@ -187,13 +171,13 @@ class ApplicationAutoScaling:
             self._targets[resource_id] = self._restored(saved)
 
     def attach(self, endpoints: Callable[[], dict[str, Endpoint]]) -> None:
-        """Say where the running endpoints are, by name."""
+        """Set the function that returns the running endpoints by name."""
         self._endpoints = endpoints
 
     # Targets
 
     def register_scalable_target(
-        self, request: RegisterScalableTargetRequestTypeDef
+        self, request: types.RegisterScalableTargetRequestTypeDef
     ) -> dict[str, object]:
         resource_id = request["ResourceId"]
         with self._lock:
@@ -245,7 +229,7 @@ class ApplicationAutoScaling:
         return {"ScalableTargetARN": document["ScalableTargetARN"]}
 
     def describe_scalable_targets(
-        self, request: DescribeScalableTargetsRequestTypeDef
+        self, request: types.DescribeScalableTargetsRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             wanted = request.get("ResourceIds")
@@ -258,7 +242,7 @@ class ApplicationAutoScaling:
             return {"ScalableTargets": page, **more}
 
     def deregister_scalable_target(
-        self, request: DeregisterScalableTargetRequestTypeDef
+        self, request: types.DeregisterScalableTargetRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             resource_id = request["ResourceId"]
@@ -268,7 +252,7 @@ class ApplicationAutoScaling:
 
     # Policies
 
-    def put_scaling_policy(self, request: PutScalingPolicyRequestTypeDef) -> PolicyAnswer:
+    def put_scaling_policy(self, request: types.PutScalingPolicyRequestTypeDef) -> PolicyAnswer:
         with self._lock:
             resource_id, name = request["ResourceId"], request["PolicyName"]
             target = self._target(resource_id)
@@ -306,7 +290,7 @@ class ApplicationAutoScaling:
             return {"PolicyARN": document["PolicyARN"], "Alarms": document["Alarms"]}
 
     def describe_scaling_policies(
-        self, request: DescribeScalingPoliciesRequestTypeDef
+        self, request: types.DescribeScalingPoliciesRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             names = request.get("PolicyNames")
@@ -321,7 +305,7 @@ class ApplicationAutoScaling:
             return {"ScalingPolicies": page, **more}
 
     def delete_scaling_policy(
-        self, request: DeleteScalingPolicyRequestTypeDef
+        self, request: types.DeleteScalingPolicyRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             target = self._targets.get(request["ResourceId"])
@@ -338,7 +322,7 @@ class ApplicationAutoScaling:
 
     # Scheduled actions
 
-    def put_scheduled_action(self, request: PutScheduledActionRequestTypeDef) -> Answer:
+    def put_scheduled_action(self, request: types.PutScheduledActionRequestTypeDef) -> Answer:
         with self._lock:
             target = self._target(request["ResourceId"])
             name = request["ScheduledActionName"]
@@ -362,7 +346,7 @@ class ApplicationAutoScaling:
             return {}
 
     def describe_scheduled_actions(
-        self, request: DescribeScheduledActionsRequestTypeDef
+        self, request: types.DescribeScheduledActionsRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             names = request.get("ScheduledActionNames")
@@ -377,7 +361,7 @@ class ApplicationAutoScaling:
             return {"ScheduledActions": page, **more}
 
     def delete_scheduled_action(
-        self, request: DeleteScheduledActionRequestTypeDef
+        self, request: types.DeleteScheduledActionRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             target = self._targets.get(request["ResourceId"])
@@ -393,7 +377,7 @@ class ApplicationAutoScaling:
     # Activities and tags
 
     def describe_scaling_activities(
-        self, request: DescribeScalingActivitiesRequestTypeDef
+        self, request: types.DescribeScalingActivitiesRequestTypeDef
     ) -> Activities:
         with self._lock:
             with_ignored = request.get("IncludeNotScaledActivities", False)
@@ -405,14 +389,14 @@ class ApplicationAutoScaling:
             page, more = _page(request, found)
             return {"ScalingActivities": page, **more}
 
-    def tag_resource(self, request: TagResourceRequestTypeDef) -> Answer:
+    def tag_resource(self, request: types.TagResourceRequestTypeDef) -> Answer:
         with self._lock:
             resource_id, target = self._by_arn(request["ResourceARN"])
             target.document["Tags"].update(request["Tags"])
             self._save(resource_id)
             return {}
 
-    def untag_resource(self, request: UntagResourceRequestTypeDef) -> Answer:
+    def untag_resource(self, request: types.UntagResourceRequestTypeDef) -> Answer:
         with self._lock:
             resource_id, target = self._by_arn(request["ResourceARN"])
             for key in request["TagKeys"]:
@@ -421,7 +405,7 @@ class ApplicationAutoScaling:
             return {}
 
     def list_tags_for_resource(
-        self, request: ListTagsForResourceRequestTypeDef
+        self, request: types.ListTagsForResourceRequestTypeDef
     ) -> dict[str, object]:
         with self._lock:
             return {"Tags": self._by_arn(request["ResourceARN"])[1].document["Tags"]}
@@ -443,16 +427,16 @@ class ApplicationAutoScaling:
         return scalable_id(endpoint, variant) in self._targets
 
     def endpoint_deleted(self, endpoint: str) -> None:
-        """Deregister what belongs to an endpoint that is gone."""
+        """Deregister the targets of a deleted endpoint."""
         with self._lock:
             for resource_id in list(self._targets):
                 if scaled_variant(resource_id)[0] == endpoint:
                     self._remove(resource_id)
 
     def capacity_changed(self, endpoint: Endpoint) -> None:
-        """Note what an endpoint has: a change may be done, and what waited for that follows.
+        """Take over an endpoint's capacity; once a change is done, one that waited for it follows.
 
-        Scale-out cooldowns start once all instances serve.
+        Scale-out cooldowns start once all instances are in service.
         """
         resource_id = scalable_id(endpoint.name, endpoint.plan.variant)
         with self._lock:
@@ -481,7 +465,7 @@ class ApplicationAutoScaling:
             endpoint.settle()
 
     def alarm_fired(self, policy_arn: str, alarm: str, metric: float, threshold: float) -> str:
-        """Run the policy that an alarm in ALARM names.
+        """Run the policy that is an action of an alarm in ALARM.
 
         Returns:
             The outcome, as a sentence.
@@ -515,14 +499,14 @@ class ApplicationAutoScaling:
             endpoint.settle()
 
     def restore_alarms(self) -> None:
-        """After a restart: put the alarms of target tracking back, which nobody else keeps."""
+        """After a restart: create the alarms of target tracking again; no journal keeps them."""
         for resource_id, target in self._targets.items():
             for document in target.policies.values():
                 if document["PolicyType"] == "TargetTrackingScaling":
                     document["Alarms"] = self._tracking_alarms(resource_id, document)
 
-    # Inside: decisions say whether they changed the capacity; who releases the lock then lets the
-    # endpoint settle, since SageMaker's lock comes before this one's.
+    # Decisions return whether they changed the capacity. The caller calls `endpoint.settle()` after
+    # it released the lock, since SageMaker's lock must be taken before this one.
 
     def _apply_schedule(self, target: ScalableTarget, endpoint: Endpoint, name: str) -> bool:
         if target.document["SuspendedState"]["ScheduledScalingSuspended"]:
@@ -537,7 +521,7 @@ class ApplicationAutoScaling:
         return changed
 
     def _observe(self, target: ScalableTarget, endpoint: Endpoint) -> Capacity:
-        """Take over what the endpoint has: an update of it, or a person, may have changed it."""
+        """Take over the endpoint's capacity, which an update or a person may have changed."""
         now = endpoint.capacity
         target.scaler.deploying = now.deploying
         if not now.deploying:
@@ -591,7 +575,7 @@ class ApplicationAutoScaling:
     def _set_capacity(self, target: ScalableTarget, endpoint: Endpoint, cause: str) -> bool:
         desired = target.scaler.desired
         if not endpoint.set_desired(desired):
-            # A person was quicker.
+            # A person changed it in the meantime.
             self._observe(target, endpoint)
             self._refused(target, endpoint, cause, desired)
             return False
@@ -604,10 +588,10 @@ class ApplicationAutoScaling:
         return True
 
     def _refused(self, target: ScalableTarget, endpoint: Endpoint, cause: str, wanted: int) -> str:
-        """Leave a failed activity; a refusal that repeats makes the same one last longer.
+        """Record a failed activity; a repeated refusal extends the one before.
 
         Returns:
-            What SageMaker said, as AWS words it.
+            SageMaker's message.
         """
         message = (
             f"Failed to set desired instance count to {wanted}. "
@@ -627,7 +611,7 @@ class ApplicationAutoScaling:
     def _repeated(
         self, target: ScalableTarget, cause: str, status: ActivityStatus
     ) -> Activity | None:
-        """The activity of this cause that failed in the same way since the last change."""
+        """The activity with this cause and outcome, if there was one since the last change."""
         for activity in reversed(target.activities):
             if activity["StatusCode"] != "Failed" and "NotScaledReasons" not in activity:
                 return None
@@ -671,12 +655,14 @@ class ApplicationAutoScaling:
         del target.activities[:-KEPT_ACTIVITIES]
         return activity
 
-    def _tracking_alarms(self, resource_id: str, document: PolicyDocument) -> list[AlarmTypeDef]:
+    def _tracking_alarms(
+        self, resource_id: str, document: PolicyDocument
+    ) -> list[types.AlarmTypeDef]:
         policy, tracked = _policy(document)
         assert isinstance(policy, TargetTracking)
         assert tracked is not None
         self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
-        made: list[AlarmTypeDef] = []
+        made: list[types.AlarmTypeDef] = []
         high_and_low = zip(("High", "Low"), tracking_alarms(policy, self._unsettled), strict=True)
         for level, rule in high_and_low:
             if rule is None:

@@ -1,8 +1,8 @@
-"""CloudWatch's reading side: moto's backend, with the datapoints and the history of this process.
+"""How CloudWatch is read: moto's backend, with datapoints and alarm history of this process.
 
-moto parses and writes the protocols. The metrics that SageMaker publishes live in a `MetricStore`,
-which alarms and the API read alike; what users publish themselves the API has from moto, and alarms
-from that store, which keeps high resolution.
+moto handles the protocols. SageMaker's metrics are in a `MetricStore`, which alarms and the API
+read. What users publish is in moto, for the API, and also in that store, for alarms, since only the
+store keeps high resolution.
 """
 
 from collections import deque
@@ -62,7 +62,7 @@ class CloudWatch(CloudWatchBackend):
         self.alarm_history: deque[HistoryItem] = deque(maxlen=KEPT_HISTORY)
 
     def put_metric_data(self, namespace: str, metric_data: list[dict[str, Any]]) -> None:
-        """Keep what a client publishes, at this AWS's time unless it says another one."""
+        """Keep what a client publishes; without a timestamp it gets this AWS's time."""
         now = self.clock.now().replace(tzinfo=None)  # as moto's own times
         data: list[dict[str, Any]] = [
             {**datum, "Timestamp": datum.get("Timestamp") or now} for datum in metric_data
@@ -79,7 +79,7 @@ class CloudWatch(CloudWatchBackend):
     def put_metric_alarm(  # ty: ignore[incompatible-method-override] one of two dozen matters
         self, *, evaluation_periods: int, **asked: Any
     ) -> Alarm:
-        """Refuse an alarm that could never be evaluated; moto takes it."""
+        """Refuse an alarm that could never be evaluated, which moto accepts."""
         enough = asked.get("datapoints_to_alarm") or evaluation_periods
         if enough > evaluation_periods:
             raise InvalidParameterValue(
@@ -98,7 +98,7 @@ class CloudWatch(CloudWatchBackend):
         dimensions: list[dict[str, str]],
         unit: str | None = None,
     ) -> list[Statistics]:
-        """The statistics of one metric, a datapoint a period that has any."""
+        """The statistics of one metric, with a datapoint for each period that has any."""
         if namespace not in PUBLISHED_NAMESPACES:
             return super().get_metric_statistics(
                 namespace, metric_name, start_time, end_time, period, stats, dimensions, unit
@@ -198,7 +198,7 @@ def of_region(account: str, region: str) -> CloudWatch:
 
 
 def _epoch_s(at: datetime) -> float:
-    """moto's times are in UTC and mostly say no zone."""
+    """moto's times are in UTC, mostly without a zone."""
     return at.replace(tzinfo=at.tzinfo or UTC).timestamp()
 
 
@@ -211,7 +211,7 @@ def _named(series: Series) -> list[dict[str, str]]:
 
 
 def _points(at_s: int, datum: Mapping[str, Any]) -> Iterator[Datapoint]:
-    """What a MetricDatum comes to: a value, values with counts, or what a client has summed up."""
+    """The datapoints of a MetricDatum: of a value, of values with counts, or of statistics."""
     stats = datum.get("StatisticValues")
     if stats:
         count, total = int(float(stats["SampleCount"])), float(stats["Sum"])

@@ -1,7 +1,7 @@
 """Checks a request against botocore's service model: types, required members, limits, patterns.
 
-botocore's own validator stops at required members, types and minimal lengths, since the services
-check the rest; here the service is this process.
+botocore's validator checks only required members, types and minimal lengths, and leaves the rest to
+the service, which here is this process.
 """
 
 import re
@@ -41,14 +41,14 @@ _JAVA_CLASSES = {
     r"\uD800\uDC00-\uDBFF\uDFFF": "\\U00010000-\\U0010FFFF",
     r"\z": r"\Z",
 }
-"""Java's character classes in AWS's patterns, and the nearest that Python has."""
+"""Java's character classes in AWS's patterns, and Python's nearest equivalents."""
 
 
 def check_request(shape: Shape, request: Mapping[str, object]) -> None:
     """Refuse a request that the service's model does not allow.
 
     Raises:
-        AwsError: a ValidationException that lists every violation, in AWS's words.
+        AwsError: a ValidationException that lists every violation, as AWS words it.
     """
     problems: list[str] = []
     _check(shape, request, "", problems)
@@ -86,7 +86,7 @@ def _check(shape: Shape, value: Any, path: str, problems: list[str]) -> None:
             _check(shape.value, item, f"{path}.{key}", problems)
 
 
-def _check_limits(shape: Shape, value: Any, path: str, problems: list[str]) -> None:
+def _check_limits(shape: Shape, value: object, path: str, problems: list[str]) -> None:
     limits = shape.metadata
     sized = isinstance(value, str | bytes | list | dict)
     size, noun = (len(value), "length ") if sized else (value, "value ")
@@ -110,12 +110,12 @@ def _matches(pattern: str, value: str) -> bool:
     for java, python in _JAVA_CLASSES.items():
         pattern = pattern.replace(java, python)
     if "\\p{" in pattern:
-        # What is left names scripts and other properties: AWS may check those.
+        # Scripts and other properties, which Python cannot check.
         return True
     try:
         return re.fullmatch(pattern, value, re.DOTALL) is not None
     except re.error:
-        # Two of AWS's patterns are none.
+        # Two of AWS's patterns are not valid regular expressions.
         return True
 
 

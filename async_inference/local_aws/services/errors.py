@@ -2,11 +2,11 @@
 
 
 class AwsError(Exception):
-    """An error in AWS's own terms.
+    """An error as AWS answers it.
 
     Args:
         code: AWS's error code, such as `ValidationException`.
-        message: AWS's words.
+        message: AWS's message.
         status: the HTTP status.
     """
 
@@ -18,5 +18,5 @@ class AwsError(Exception):
 
 
 def validation_error(message: str) -> AwsError:
-    """A ValidationException, which SageMaker answers for most that is wrong."""
+    """A ValidationException, SageMaker's answer to most bad requests."""
     return AwsError("ValidationException", message)

@@ -2,7 +2,7 @@
 
 Stream `<variant>/<instance>` is the container's output, `<variant>/<instance>/data-log` has lines
 that name the request (DG async-inference-monitor). Files under `logs/` survive a restart; events
-are made from them when somebody looks.
+are made from them when a client reads.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ class EndpointLogs:
         self._read_bytes: dict[Path, int] = {}
 
     def collect(self) -> None:
-        """Take over what was written since the last time; call it with moto's lock held."""
+        """Add the lines written since the last call; call it with moto's lock held."""
         for path in sorted(self._folder.glob("*/*/*/*")):
             start = self._read_bytes.get(path, 0)
             if path.suffix not in SUFFIXES or path.stat().st_size <= start:

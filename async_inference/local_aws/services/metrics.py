@@ -17,7 +17,7 @@ KEPT_MINUTES = 15 * 24 * 60
 
 @dataclass(frozen=True)
 class Datapoint:
-    """What the samples of a minute, or of 10 seconds, came to; `at_s` is their start."""
+    """The samples of a minute, or of 10 seconds, summed up; `at_s` is when these begin."""
 
     at_s: int
     total: float
@@ -27,11 +27,11 @@ class Datapoint:
 
     @property
     def minute(self) -> int:
-        """The minute that it lies in."""
+        """The minute in which it lies."""
         return self.at_s // MINUTE_S
 
     def joined(self, later: "Datapoint") -> "Datapoint":
-        """The same with more samples."""
+        """This datapoint and a later one of the same time, as one."""
         return Datapoint(
             self.at_s,
             self.total + later.total,
@@ -76,7 +76,7 @@ class MetricStore:
         """The datapoints that start in [start_s, end_s), oldest first."""
         found: list[Datapoint] = []
         with self._lock:
-            # The newest are asked for most, and are at the end.
+            # The newest, at the end, are read most.
             for point in reversed(self._series.get(series, ())):
                 if point.at_s < start_s:
                     break
@@ -90,8 +90,8 @@ class MetricStore:
     ) -> list[float | None]:
         """The newest whole periods before a time, oldest first, None where there is no datapoint.
 
-        Of what SageMaker publishes, a point a minute, a period shorter than a minute holds one only
-        where the minute starts.
+        SageMaker publishes once a minute, so of its metrics a shorter period has a datapoint only
+        where a minute begins.
         """
         end_s = last_end_s(period_s, until_s)
         first_s = end_s - period_s * count

@@ -1,6 +1,6 @@
-"""Corrects moto where it differs from AWS and offers no extension point.
+"""Patches moto where it differs from AWS and offers no extension point.
 
-Nothing is patched before `install`: moto's classes belong to everybody who imports them.
+Only `install` patches, not the import: other code in the process may use moto too.
 """
 
 import json
@@ -21,7 +21,7 @@ from async_inference.local_aws.services.errors import AwsError
 
 
 def install() -> None:
-    """Patch moto; once is as good as several times."""
+    """Patch moto; calling it again changes nothing."""
     cloudwatch_backends.backend = CloudWatch
     CloudWatchResponse.parse_parameters = _parse_and_check  # ty: ignore[invalid-assignment]
     # moto finds the operation's method on its class.
@@ -30,9 +30,9 @@ def install() -> None:
 
 
 def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
-    """What a bucket's policy says; moto itself takes every conditional statement for unconditional.
+    """Apply a bucket's policy without its statements on TLS.
 
-    Loopback counts as TLS, so that statements which refuse plain HTTP do not apply.
+    moto ignores conditions, so a statement that refuses plain HTTP would refuse everything.
     """
     if bucket.policy is None:
         return PermissionResult.NEUTRAL
@@ -50,7 +50,7 @@ def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
     asked = self._get_params()
     backend = self.cloudwatch_backend
     assert isinstance(backend, CloudWatch)
-    # moto's dates say no zone.
+    # moto's dates have no zone.
     since, until = (
         None if asked.get(key) is None else asked[key].replace(tzinfo=asked[key].tzinfo or UTC)
         for key in ("StartDate", "EndDate")
@@ -76,11 +76,11 @@ _moto_parses = CloudWatchResponse.parse_parameters
 
 
 def _parse_and_check(self: CloudWatchResponse, request: Request) -> None:
-    """Refuse what CloudWatch refuses: moto takes most of it, and stumbles over the rest."""
+    """Refuse what CloudWatch refuses; moto accepts most of it, and crashes on the rest."""
     model = get_service_model("cloudwatch").operation_model(self._get_action())
     try:
         _moto_parses(self, request)
-        # What JSON says of types, moto's parsers bend.
+        # moto's parsers convert types, so a JSON request is checked as it was sent.
         is_json = "x-amz-json" in (request.content_type or "")
         if model.input_shape is not None:
             check_request(model.input_shape, json.loads(request.data) if is_json else self.params)

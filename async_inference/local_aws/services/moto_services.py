@@ -1,8 +1,8 @@
 """The services that moto serves, in this process, with state that survives a restart.
 
-S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is journalled and
-replayed at start; moto's randomness is seeded by the call's number, so that the identifiers that it
-made up come back the same.
+S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is recorded in the
+journal and replayed at start. The call's number seeds moto's randomness, so that a replay makes the
+same identifiers.
 """
 
 import io
@@ -44,13 +44,13 @@ PART_BYTES = 1 << 20
 LONGEST_WAIT_S = 20
 """Of ReceiveMessage (BC sqs)."""
 VISIBLE_AGAIN_S = 0.5
-"""Real seconds between two tries of a waiting ReceiveMessage without new messages."""
+"""Real seconds after which a waiting ReceiveMessage tries again without a new message."""
 PUT_OBJECT, PUBLISH = "PutObject", "Publish"
 """The calls that this process makes itself, directly to moto without HTTP."""
 
 
 def _backend_app(service: Any) -> Flask:
-    """One service of moto, whose exceptions come through instead of becoming a page in HTML."""
+    """One of moto's services, which raises exceptions instead of answering a page in HTML."""
     application = create_backend_app(service)
     application.config["PROPAGATE_EXCEPTIONS"] = True
     return application
@@ -67,7 +67,7 @@ class ObjectMissingError(Exception):
 
 
 class WriteFailedError(Exception):
-    """S3 did not take an object this time."""
+    """S3 refused an object this time."""
 
 
 class MotoServices:
@@ -122,7 +122,7 @@ class MotoServices:
                 self._changed.wait(min(left_s, VISIBLE_AGAIN_S))
 
     def _serve(self, call: Call, operation: str | None) -> tuple[Response, bool]:
-        """Do a call once; the last says whether it changed anything."""
+        """Send a call once; the second value is whether it changed anything."""
         mock_random.seed(self._journal.next_call())
         try:
             status, headers, parts = self._send(call)
@@ -140,29 +140,29 @@ class MotoServices:
         """An object's bytes and content type.
 
         Raises:
-            ObjectMissingError: there is none.
+            ObjectMissingError: it does not exist.
         """
         with self.lock:
             found = self._object(bucket, key)
             return found.value, found.metadata.get("content-type", "binary/octet-stream")
 
     def download(self, bucket: str, key: str, target: Path) -> None:
-        """Write an object to a file; a large one neither through memory nor under the lock.
+        """Write an object to a file; a large one without holding it in memory, or the lock.
 
         Raises:
-            ObjectMissingError: there is none.
+            ObjectMissingError: it does not exist.
         """
         with self.lock:
             found = self._object(bucket, key)
             if found.contentsize <= get_s3_default_key_buffer_size():
                 target.write_bytes(found.value)
                 return
-            # moto keeps it in a file without a name, which lives on while this is open.
+            # moto keeps it in an unnamed file, which exists as long as this descriptor is open.
             found._value_buffer.flush()
             source = os.dup(found._value_buffer.fileno())
         try:
             with target.open("wb") as file:
-                # By offset, since moto's own reads move the position that both share.
+                # By offset, since moto's reads move the position that both descriptors share.
                 while part := os.pread(source, PART_BYTES, file.tell()):
                     file.write(part)
         finally:
@@ -186,11 +186,11 @@ class MotoServices:
             return sorted(key for key in keys if key.startswith(prefix))
 
     def check_write(self, bucket: str) -> None:
-        """What S3 says to one attempt to write an object of this process.
+        """Fail as S3 would fail this process's attempt to write an object.
 
         Raises:
             ObjectMissingError: no such bucket.
-            WriteFailedError: not this time.
+            WriteFailedError: it fails this time.
         """
         with self.lock:
             _s3_with(bucket)
@@ -198,12 +198,12 @@ class MotoServices:
             raise WriteFailedError("SlowDown: Please reduce your request rate.")
 
     def topic_exists(self, arn: str) -> bool:
-        """Whether there is such an SNS topic."""
+        """Whether an SNS topic exists."""
         with self.lock:
             return arn in sns_backends[ACCOUNT_ID][region_of(arn)].topics
 
     def answer(self, request_number: int, calls: Iterable[Call]) -> None:
-        """Write a request's answer: journalled in one transaction, then done."""
+        """Write a request's answer: record its calls in one transaction, then make them."""
         written = list(calls)
         with self.lock:
             for number, call in zip(
@@ -213,7 +213,7 @@ class MotoServices:
             self._changed.notify_all()
 
     def perform(self, call: Call) -> None:
-        """Journal and do one changing call of this process itself."""
+        """Record and make a changing call of this process."""
         with self.lock:
             self._apply(self._journal.record(call), call)
             self._changed.notify_all()

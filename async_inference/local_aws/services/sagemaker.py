@@ -1,6 +1,6 @@
 """SageMaker's control plane and InvokeEndpointAsync, for models, configurations and endpoints.
 
-Errors use AWS's codes and words, since clients and the provider match them.
+Errors have AWS's codes and messages, since clients and the provider match them.
 """
 
 from __future__ import annotations
@@ -26,44 +26,24 @@ from async_inference.local_aws.services.errors import AwsError, validation_error
 from async_inference.stack.groups import LOCAL_STORAGE
 
 if TYPE_CHECKING:
-    from types_boto3_sagemaker.type_defs import (
-        AddTagsInputTypeDef,
-        CreateEndpointConfigInputTypeDef,
-        CreateEndpointInputTypeDef,
-        CreateModelInputTypeDef,
-        DeleteEndpointConfigInputTypeDef,
-        DeleteEndpointInputTypeDef,
-        DeleteModelInputTypeDef,
-        DeleteTagsInputTypeDef,
-        DeploymentConfigUnionTypeDef,
-        DescribeEndpointConfigInputTypeDef,
-        DescribeEndpointInputTypeDef,
-        DescribeModelInputTypeDef,
-        ListTagsInputTypeDef,
-        ProductionVariantSummaryTypeDef,
-        UpdateEndpointInputTypeDef,
-        UpdateEndpointWeightsAndCapacitiesInputTypeDef,
-    )
-    from types_boto3_sagemaker_runtime.type_defs import (
-        InvokeEndpointAsyncInputTypeDef,
-        InvokeEndpointInputTypeDef,
-    )
+    from types_boto3_sagemaker import type_defs as types
+    from types_boto3_sagemaker_runtime import type_defs as runtime_types
 
-    class Model(CreateModelInputTypeDef):
+    class Model(types.CreateModelInputTypeDef):
         CreationTime: float
         LastModifiedTime: float
 
-    class Configuration(CreateEndpointConfigInputTypeDef):
+    class Configuration(types.CreateEndpointConfigInputTypeDef):
         CreationTime: float
         LastModifiedTime: float
 
 
 class Update(TypedDict):
-    """An update in progress, with which a restart begins again."""
+    """An update in progress, which a restart begins again."""
 
-    plan: dict[str, Any]
+    plan: dict[str, object]
     instances: int
-    config: DeploymentConfigUnionTypeDef | None
+    config: types.DeploymentConfigUnionTypeDef | None
     started_s: float
 
 
@@ -74,8 +54,8 @@ class EndpointDocument(Resource):
     EndpointConfigName: str
     EndpointStatus: str
     FailureReason: NotRequired[str]
-    LastDeploymentConfig: NotRequired[DeploymentConfigUnionTypeDef]
-    Serving: dict[str, Any]
+    LastDeploymentConfig: NotRequired[types.DeploymentConfigUnionTypeDef]
+    Serving: dict[str, object]
     DesiredInstances: NotRequired[int]
     Update: NotRequired[Update]
 
@@ -86,7 +66,7 @@ DEFAULT_TTL_S = 21_600
 DEFAULT_TIMEOUT_S = 900
 """InvocationTimeoutSeconds (BC InvokeEndpointAsync)."""
 UNGUARDED_INSTANCES = ("ml.inf1.",)
-"""Instance families whose updates fall back to all at once, unwatched (DG exclusions)."""
+"""Instance families whose updates are all at once and watch no alarms (DG exclusions)."""
 
 
 class SageMaker:
@@ -94,9 +74,9 @@ class SageMaker:
 
     Args:
         region: the region.
-        environment: what endpoints work with.
-        autoscaling: told when endpoints go, asked whether a target forbids an update.
-        missing_alarms: which of some alarms do not exist.
+        environment: the services that endpoints use.
+        autoscaling: is told of deleted endpoints, and says whether a target forbids an update.
+        missing_alarms: returns those of the named alarms that do not exist.
     """
 
     def __init__(
@@ -132,14 +112,14 @@ class SageMaker:
             endpoint.close()
 
     def running(self) -> dict[str, Endpoint]:
-        """The endpoints at work, by name."""
-        # Without the lock: Application Auto Scaling asks under its own, and is told things under
-        # this one.
+        """The running endpoints, by name."""
+        # Takes no lock: Application Auto Scaling calls this with its lock held, and is itself
+        # called with this one held.
         return dict(self._running)
 
     # Models
 
-    def create_model(self, request: CreateModelInputTypeDef) -> Answer:
+    def create_model(self, request: types.CreateModelInputTypeDef) -> Answer:
         with self._lock:
             name = request["ModelName"]
             self._models.check_new(name)
@@ -151,10 +131,10 @@ class SageMaker:
             self._models.save(name, {**request, "CreationTime": now_s, "LastModifiedTime": now_s})
             return {"ModelArn": self._models.arn(name)}
 
-    def describe_model(self, request: DescribeModelInputTypeDef) -> Answer:
+    def describe_model(self, request: types.DescribeModelInputTypeDef) -> Answer:
         return self._models.describe(request["ModelName"])
 
-    def delete_model(self, request: DeleteModelInputTypeDef) -> None:
+    def delete_model(self, request: types.DeleteModelInputTypeDef) -> None:
         with self._lock:
             self._models.delete(request["ModelName"])
 
@@ -164,7 +144,7 @@ class SageMaker:
 
     # Endpoint configurations
 
-    def create_endpoint_config(self, request: CreateEndpointConfigInputTypeDef) -> Answer:
+    def create_endpoint_config(self, request: types.CreateEndpointConfigInputTypeDef) -> Answer:
         with self._lock:
             name = request["EndpointConfigName"]
             self._configurations.check_new(name)
@@ -178,10 +158,10 @@ class SageMaker:
             )
             return {"EndpointConfigArn": self._configurations.arn(name)}
 
-    def describe_endpoint_config(self, request: DescribeEndpointConfigInputTypeDef) -> Answer:
+    def describe_endpoint_config(self, request: types.DescribeEndpointConfigInputTypeDef) -> Answer:
         return self._configurations.describe(request["EndpointConfigName"])
 
-    def delete_endpoint_config(self, request: DeleteEndpointConfigInputTypeDef) -> None:
+    def delete_endpoint_config(self, request: types.DeleteEndpointConfigInputTypeDef) -> None:
         with self._lock:
             self._configurations.delete(request["EndpointConfigName"])
 
@@ -191,7 +171,7 @@ class SageMaker:
 
     # Endpoints
 
-    def create_endpoint(self, request: CreateEndpointInputTypeDef) -> Answer:
+    def create_endpoint(self, request: types.CreateEndpointInputTypeDef) -> Answer:
         with self._lock:
             name, configuration = request["EndpointName"], request["EndpointConfigName"]
             self._endpoints.check_new(name)
@@ -215,7 +195,7 @@ class SageMaker:
             self._run(name, plan, None)
             return {"EndpointArn": self._endpoints.arn(name)}
 
-    def describe_endpoint(self, request: DescribeEndpointInputTypeDef) -> Answer:
+    def describe_endpoint(self, request: types.DescribeEndpointInputTypeDef) -> Answer:
         name = request["EndpointName"]
         with self._lock:
             document = self._endpoints[name]
@@ -246,7 +226,7 @@ class SageMaker:
                 }
             return answer
 
-    def update_endpoint(self, request: UpdateEndpointInputTypeDef) -> Answer:
+    def update_endpoint(self, request: types.UpdateEndpointInputTypeDef) -> Answer:
         with self._lock:
             name = request["EndpointName"]
             document = self._endpoints[name]
@@ -261,7 +241,7 @@ class SageMaker:
                     f"The variant(s) [{endpoint.plan.variant}] of endpoint {name} are registered "
                     "as scalable targets; deregister them before you change the instance type."
                 )
-            # Back to InitialInstanceCount unless told otherwise (TF #48990).
+            # An update resets the count to InitialInstanceCount unless told otherwise (TF #48990).
             instances = plan.initial_instances
             excluded = [
                 each["VariantPropertyType"]
@@ -296,7 +276,7 @@ class SageMaker:
             return {"EndpointArn": self._endpoints.arn(name)}
 
     def update_endpoint_weights_and_capacities(
-        self, request: UpdateEndpointWeightsAndCapacitiesInputTypeDef
+        self, request: types.UpdateEndpointWeightsAndCapacitiesInputTypeDef
     ) -> Answer:
         with self._lock:
             name = request["EndpointName"]
@@ -314,7 +294,7 @@ class SageMaker:
                     endpoint.settle()
             return {"EndpointArn": self._endpoints.arn(name)}
 
-    def delete_endpoint(self, request: DeleteEndpointInputTypeDef) -> None:
+    def delete_endpoint(self, request: types.DeleteEndpointInputTypeDef) -> None:
         with self._lock:
             name = request["EndpointName"]
             document = self._endpoints[name]
@@ -324,7 +304,7 @@ class SageMaker:
             self._endpoints.save(name, document)
             endpoint = self._running.pop(name, None)
         if endpoint is not None:
-            # Silently deregisters what scales it (DG endpoint-delete-with-scaling).
+            # Deregisters its scalable target without a word (DG endpoint-delete-with-scaling).
             self._autoscaling.endpoint_deleted(name)
             endpoint.delete()
         with self._lock:
@@ -338,14 +318,14 @@ class SageMaker:
 
     # Tags
 
-    def add_tags(self, request: AddTagsInputTypeDef) -> Answer:
+    def add_tags(self, request: types.AddTagsInputTypeDef) -> Answer:
         with self._lock:
             collection, name = self._tagged(request["ResourceArn"])
             added = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
             collection.set_tags(name, collection.tags(name) | added)
             return {"Tags": collection[name]["Tags"]}
 
-    def delete_tags(self, request: DeleteTagsInputTypeDef) -> Answer:
+    def delete_tags(self, request: types.DeleteTagsInputTypeDef) -> Answer:
         with self._lock:
             collection, name = self._tagged(request["ResourceArn"])
             tags = collection.tags(name)
@@ -354,7 +334,7 @@ class SageMaker:
             collection.set_tags(name, tags)
             return {}
 
-    def list_tags(self, request: ListTagsInputTypeDef) -> Answer:
+    def list_tags(self, request: types.ListTagsInputTypeDef) -> Answer:
         with self._lock:
             collection, name = self._tagged(request["ResourceArn"])
             return {"Tags": collection[name].get("Tags", [])}
@@ -362,9 +342,9 @@ class SageMaker:
     # Invocation
 
     def invoke_endpoint_async(
-        self, request: InvokeEndpointAsyncInputTypeDef, body: bytes | None
+        self, request: runtime_types.InvokeEndpointAsyncInputTypeDef, body: bytes | None
     ) -> dict[str, str]:
-        """Accept one request; the answer names where its output or failure will be."""
+        """Accept a request; the answer says where its output or failure will be."""
         name = request["EndpointName"]
         with self._lock:
             endpoint = self._running.get(name)
@@ -407,7 +387,7 @@ class SageMaker:
         }
         return {key: value for key, value in answer.items() if value}
 
-    def invoke_endpoint(self, request: InvokeEndpointInputTypeDef) -> Answer:
+    def invoke_endpoint(self, request: runtime_types.InvokeEndpointInputTypeDef) -> Answer:
         """Real-time invocation: an endpoint with an asynchronous configuration refuses it (DG)."""
         name = request["EndpointName"]
         if name not in self._endpoints.documents:
@@ -460,7 +440,7 @@ class SageMaker:
 
     def _variant(
         self, plan: FleetPlan, in_service: int, desired: int
-    ) -> ProductionVariantSummaryTypeDef:
+    ) -> types.ProductionVariantSummaryTypeDef:
         return {
             "VariantName": plan.variant,
             "CurrentWeight": 1.0,
@@ -469,7 +449,7 @@ class SageMaker:
             "DesiredInstanceCount": desired,
         }
 
-    def _check_deployment(self, config: DeploymentConfigUnionTypeDef, instances: int) -> None:
+    def _check_deployment(self, config: types.DeploymentConfigUnionTypeDef, instances: int) -> None:
         problems = deployment.problems(config, instances)
         alarms = config.get("AutoRollbackConfiguration", {}).get("Alarms", ())
         missing = self._missing_alarms([alarm["AlarmName"] for alarm in alarms])
@@ -484,7 +464,7 @@ class SageMaker:
         )
 
     def _resume(self, name: str, document: EndpointDocument) -> None:
-        """After a restart: continue with what the endpoint served, and start an update again."""
+        """After a restart: continue with what the endpoint served, and begin its update again."""
         status = document["EndpointStatus"]
         if status == EndpointStatus.DELETING:
             self._environment.journal.forget(name)
@@ -492,7 +472,7 @@ class SageMaker:
             return
         resumed = None if status == EndpointStatus.CREATING else document["DesiredInstances"]
         with self._lock:
-            # Until the update continues, no event of an instance may end it.
+            # The lock keeps an instance's event from ending the update before it has begun again.
             self._run(name, FleetPlan.restored(document["Serving"]), resumed)
             update = document.get("Update")
             if update is not None:
@@ -541,11 +521,11 @@ class SageMaker:
 
 
 _NOT_DESCRIBED = {"Serving", "DesiredInstances", "Update"}
-"""Members of an endpoint's document that are the embedded AWS's alone."""
+"""Members of an endpoint's document that only the embedded AWS uses."""
 
 
-def _check_variants(request: CreateEndpointConfigInputTypeDef) -> None:
-    """What SageMaker refuses about an endpoint configuration beyond its service model."""
+def _check_variants(request: types.CreateEndpointConfigInputTypeDef) -> None:
+    """Refuse what SageMaker refuses of an endpoint configuration beyond its service model."""
     variants = request["ProductionVariants"]
     names = [variant["VariantName"] for variant in variants]
     problems = []
@@ -584,7 +564,7 @@ def _family(instance_type: str) -> str:
 
 
 def _locations(
-    plan: FleetPlan, request: InvokeEndpointAsyncInputTypeDef
+    plan: FleetPlan, request: runtime_types.InvokeEndpointAsyncInputTypeDef
 ) -> tuple[str | None, str | None]:
     """Where a request's output or failure will be; None where the plan has no path for it."""
     # BC: Filename is the whole name; else one is generated.
@@ -600,7 +580,7 @@ def _locations(
 
 
 def _deployment(
-    plan: FleetPlan, instances: int, config: DeploymentConfigUnionTypeDef | None
+    plan: FleetPlan, instances: int, config: types.DeploymentConfigUnionTypeDef | None
 ) -> Deployment:
     if config is None or plan.instance_type.startswith(UNGUARDED_INSTANCES):
         return deployment.all_at_once(instances)
@@ -608,5 +588,5 @@ def _deployment(
 
 
 def _invalid(message: str) -> AwsError:
-    """The runtime's name for what the control plane calls a ValidationException (BC)."""
+    """The runtime's name for the control plane's ValidationException (BC)."""
     return AwsError("ValidationError", message)

@@ -183,7 +183,7 @@ def test_alarms_their_history_and_metrics_are_listed_page_by_page(start):
     account.submit(b"hello")
     cloudwatch = account.cloudwatch
 
-    def history() -> list[dict[str, Any]]:
+    def history() -> list[dict[str, object]]:
         return cloudwatch.describe_alarm_history()["AlarmHistoryItems"]
 
     eventually(lambda: len(history()) > PAGE, "a history of alarms")

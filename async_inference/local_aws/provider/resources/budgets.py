@@ -66,7 +66,7 @@ class Budget(Kind["BudgetsClient"]):
         }
 
     def update(self, aws: BudgetsClient, identity: str, old: Properties, new: Properties) -> None:
-        # moto knows neither UpdateBudget nor changed notifications.
+        # moto has neither UpdateBudget nor changes of notifications.
         self.delete(aws, identity, old)
         self.create(aws, new)
 

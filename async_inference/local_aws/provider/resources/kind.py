@@ -24,7 +24,7 @@ class Tag(TypedDict):
 
 @dataclass(frozen=True)
 class Autoname:
-    """How the provider names a resource that the program does not."""
+    """How the provider names a resource that the program does not name."""
 
     property: str
     most: int
@@ -57,14 +57,14 @@ class Kind(ABC, Generic[Client]):
 
     @abstractmethod
     def read(self, aws: Client, identity: str, p: Properties) -> Properties | None:
-        """What AWS says of it now, as properties; None if it is gone."""
+        """Its properties in AWS now; None if it does not exist."""
 
     def update(self, aws: Client, identity: str, old: Properties, new: Properties) -> None:
         """Apply new inputs; most of AWS's calls that create also overwrite."""
         self.create(aws, new)
 
     def delete(self, aws: Client, identity: str, p: Properties) -> None:
-        """Remove it; one that is gone already is fine."""
+        """Delete it, if it still exists."""
         call, parameter = self.deletion
         unless_gone(getattr(aws, call), **{parameter: identity})
 
@@ -81,7 +81,7 @@ def gone(error: ClientError) -> bool:
 
 
 def unless_gone(call: Callable[..., Answer], **arguments: object) -> Answer | None:
-    """A call's answer, None if what it names does not exist."""
+    """A call's answer, None if the resource does not exist."""
     try:
         return call(**arguments)
     except ClientError as error:
@@ -108,7 +108,7 @@ def retag(
     untag: Callable[[list[str]], object],
     tag: Callable[[dict[str, str]], object],
 ) -> None:
-    """Take away the tags that are no longer wanted, and set the others."""
+    """Remove the tags that are no longer wanted, and set the others."""
     removed = sorted(tags_of(old).keys() - tags_of(new).keys())
     if removed:
         untag(removed)
@@ -122,7 +122,7 @@ def given(p: Mapping[str, Any], **parameters: str) -> Parameters:
 
 
 def camel(value: Any) -> Any:
-    """AWS's keys as Pulumi writes them, all the way down."""
+    """A document of AWS with Pulumi's names of keys, at every level."""
     if isinstance(value, dict):
         return {key[0].lower() + key[1:]: camel(item) for key, item in value.items()}
     return [camel(item) for item in value] if isinstance(value, list) else value

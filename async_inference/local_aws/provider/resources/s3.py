@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 MAX_OBJECT_TAGS = 10
-"""S3 user guide, object tagging: moto takes any number."""
+"""S3 user guide, object tagging; moto accepts any number."""
 _BLOCKS = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
 
 
@@ -79,10 +79,10 @@ class Bucket(Kind["S3Client"]):
 
 
 class BucketSetting(Kind["S3Client"]):
-    """A sub-resource of a bucket: put, got and deleted by the bucket's name.
+    """A setting of a bucket, named by the bucket.
 
     Attributes:
-        calls: those that put, get and delete it; None: it stays until its bucket goes.
+        calls: those that put, get and delete it; None if it stays as long as its bucket.
     """
 
     service = "s3"
@@ -92,11 +92,11 @@ class BucketSetting(Kind["S3Client"]):
 
     @abstractmethod
     def written(self, p: Properties) -> Parameters:
-        """The setting as parameters of the call that puts it."""
+        """The parameters of the call that puts it."""
 
     @abstractmethod
     def found(self, answer: Parameters) -> Properties:
-        """The setting in the answer of the call that gets it."""
+        """The properties in the answer of the call that gets it."""
 
     def create(self, aws: S3Client, p: Properties) -> str:
         getattr(aws, self.calls[0])(Bucket=p["bucket"], **self.written(p))
@@ -216,7 +216,9 @@ class BucketObject(Kind["S3Client"]):
     def create(self, aws: S3Client, p: Properties) -> str:
         tags = tags_of(p)
         if len(tags) > MAX_OBJECT_TAGS:
-            raise RuntimeError(f"S3 takes {MAX_OBJECT_TAGS} tags of an object, not {len(tags)}")
+            raise RuntimeError(
+                f"S3 takes at most {MAX_OBJECT_TAGS} tags for an object, not {len(tags)}"
+            )
         with open(p["source"], "rb") as body:
             aws.put_object(
                 Bucket=p["bucket"],

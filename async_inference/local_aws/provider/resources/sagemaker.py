@@ -26,10 +26,10 @@ WAIT_S = 3600.0
 
 
 class Tagged(Kind["SageMakerClient"]):
-    """What SageMaker tags by ARN.
+    """A resource that SageMaker tags by its ARN.
 
     Attributes:
-        description: the call that describes it, and where its ARN is in the answer.
+        description: the call that describes it, and the member of the answer with its ARN.
     """
 
     service = "sagemaker"
@@ -46,7 +46,7 @@ class Tagged(Kind["SageMakerClient"]):
         return {"name": identity, "arn": found[arn], "tags": tags, **self.described(found)}
 
     def described(self, found: Mapping[str, object]) -> Properties:
-        """What else of the answer is a property."""
+        """Other properties in the answer."""
         return {}
 
     def update(self, aws: SageMakerClient, identity: str, old: Properties, new: Properties) -> None:
@@ -113,7 +113,7 @@ class Endpoint(Tagged):
     type = "aws:sagemaker/endpoint:Endpoint"
     deletion = ("delete_endpoint", "EndpointName")
     description = ("describe_endpoint", "EndpointArn")
-    # In the provider only deploymentConfig.autoRollbackConfiguration does (ForceNew).
+    # In the provider these are ForceNew.
     replaces = frozenset({"name", "deploymentConfig.autoRollbackConfiguration"})
 
     def create(self, aws: SageMakerClient, p: Properties) -> str:
@@ -130,7 +130,7 @@ class Endpoint(Tagged):
         return {"endpointConfigName": found["EndpointConfigName"]}
 
     def update(self, aws: SageMakerClient, identity: str, old: Properties, new: Properties) -> None:
-        # As the provider does: a changed deployment config alone is an update too.
+        # In the provider too, a change of the deployment config alone is an update.
         if any(new.get(key) != old.get(key) for key in ("endpointConfigName", "deploymentConfig")):
             aws.update_endpoint(
                 EndpointName=identity,

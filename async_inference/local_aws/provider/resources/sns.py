@@ -75,7 +75,7 @@ class TopicPolicy(Kind["SNSClient"]):
         }
 
     def delete(self, aws: SNSClient, identity: str, p: Properties) -> None:
-        """It goes with its topic; the provider puts SNS's default back in the meantime."""
+        """Nothing: it is deleted with its topic. (The provider puts SNS's default back.)"""
 
 
 class TopicSubscription(Kind["SNSClient"]):
