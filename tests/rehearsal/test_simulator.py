@@ -346,7 +346,9 @@ def test_the_command_warns_of_a_scale_in_that_also_starts_instances(tmp_path, co
 
     done = command("rehearse", "--traffic", "sparse", "--policy", str(fighting))
 
-    assert "policy only-one: ExactCapacity also raises the capacity" in " ".join(done.stdout.split())
+    assert "policy only-one: ExactCapacity also raises the capacity" in " ".join(
+        done.stdout.split()
+    )
 
 
 def test_the_command_warns_of_a_plan_that_never_leaves_zero(tmp_path, command):
