@@ -126,7 +126,7 @@ def test_the_picture_without_calibration_rests_on_the_stacks_own_setup(project, 
     )
     target = Target(NAME, "local", clients.session(), None, 60.0, stack)
     compared = []
-    monkeypatch.setattr(file, "applied", lambda stated, _: stated)
+    monkeypatch.setattr(file, "apply_calibration", lambda stated, _: stated)
     monkeypatch.setattr(comparison, "compare", lambda _, __, runs: compared.extend(runs))
 
     command._picture(target, Mock(), Mock(), project / "seen.png", Console())
