@@ -108,7 +108,7 @@ def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
     found = blocks()
     # What some pages say of prod is said of the one stack here: prod's own is deployed elsewhere.
     script = "\n".join(found[place] for place in ON_AWS).replace("prod", "dev")
-    # It is installed already, see the fixture.
+    # It is installed already, see the fixture; test_pulumi_install.py installs.
     script = re.sub(r"^pulumi install\b.*| && pip install -e.*$", "", script, flags=re.MULTILINE)
     # Pulumi's own client for S3 does not look at AWS_ENDPOINT_URL.
     address = f"endpoint={aws.url.removeprefix('http://')}&disableSSL=true&s3ForcePathStyle=true"
