@@ -152,7 +152,8 @@ def test_a_changed_line_of_code_reaches_the_endpoint_in_the_providers_account_on
 def test_an_upgrade_from_torchserve_to_ray_serve_loses_no_request(program):
     """The queue outlives the fleets: what the old one did not answer, the new one does."""
     torchserve = "2.6.0-gpu-py312-cu124-ubuntu22.04-sagemaker"
-    program.configure(minCapacity=1, imageUri="", imageTag=torchserve)
+    program.pulumi("config", "rm", "imageUri", "-s", program.stack)
+    program.configure(minCapacity=1, imageTag=torchserve)
     program.write_handler(HANDLER.replace("return f", "__import__('time').sleep(0.3); return f"))
     program.up()
     before = program.model_image()

@@ -48,7 +48,7 @@ def test_pulumi_install_then_pulumi_preview_works_in_a_fresh_clone(cli, tmp_path
             env=variables,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
