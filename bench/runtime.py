@@ -13,6 +13,7 @@ import psutil
 from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.fleet.endpoint import Endpoint
 from async_inference.local_aws.server import LocalAws, Options
+from async_inference.scaling.unsettled import Unsettled
 
 HANDLER = b"""
 def model_fn(model_dir): return None
@@ -44,7 +45,9 @@ class Measured:
 
 def measure(folder: Path) -> Measured:
     """Deploy a no-op handler and send requests through S3 input and output."""
-    aws = LocalAws(Options(folder=folder))
+    # The capacity changes below overlap, which SageMaker would refuse.
+    overlapping = Unsettled(capacity_change_in_progress="allowed")
+    aws = LocalAws(Options(folder=folder, unsettled=overlapping))
     aws.start()
     try:
         at = clients_at(aws.url)
@@ -60,10 +63,10 @@ def measure(folder: Path) -> Measured:
             while running.backlog:
                 time.sleep(0)
             single.append(time.perf_counter() - started)
-        running.set_desired(0)
+        _set_desired(running, 0)
         for _ in range(REQUESTS):
             _submit(clients)
-        running.set_desired(INSTANCES)
+        _set_desired(running, INSTANCES)
         while running.in_service < INSTANCES and running.backlog > REQUESTS * 0.9:
             time.sleep(0.005)
         before, started = running.backlog, time.perf_counter()
@@ -87,10 +90,15 @@ def measure(folder: Path) -> Measured:
 def _start_s(running: Endpoint) -> float:
     """Seconds from requesting one more instance until it serves."""
     before, started = running.in_service, time.perf_counter()
-    running.set_desired(before + 1)
+    _set_desired(running, before + 1)
     while running.in_service == before:
         time.sleep(0.005)
     return time.perf_counter() - started
+
+
+def _set_desired(running: Endpoint, count: int) -> None:
+    if not running.set_desired(count):
+        raise RuntimeError(f"the endpoint refused {count} instances")
 
 
 def _submit(clients: dict[str, Any]) -> None:
