@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
@@ -25,8 +27,33 @@ _FIELDS = (
 )
 
 
+class _Expression(Protocol):
+    """A schedule in its time zone."""
+
+    def times(self, after_s: float, until_s: float) -> Iterator[float]: ...
+
+
+@dataclass(frozen=True)
+class _At:
+    moment_s: float
+
+    def times(self, after_s: float, until_s: float) -> Iterator[float]:
+        if after_s < self.moment_s <= until_s:
+            yield self.moment_s
+
+
+@dataclass(frozen=True)
+class _Rate:
+    every_s: int
+
+    def times(self, after_s: float, until_s: float) -> Iterator[float]:
+        first, last = int(after_s // self.every_s) + 1, int(until_s // self.every_s)
+        return (float(n * self.every_s) for n in range(first, last + 1))
+
+
 @dataclass(frozen=True)
 class _Cron:
+    zone: ZoneInfo
     minutes: frozenset[int]
     hours: frozenset[int]
     days: frozenset[int] | None
@@ -35,7 +62,22 @@ class _Cron:
     years: frozenset[int]
     last_day: bool
 
-    def matches(self, day: datetime) -> bool:
+    def times(self, after_s: float, until_s: float) -> Iterator[float]:
+        after = datetime.fromtimestamp(after_s, self.zone)
+        day = after.replace(hour=0, minute=0, second=0, microsecond=0)
+        while day.timestamp() <= until_s:
+            if self._includes(day):
+                for hour in sorted(self.hours):
+                    for minute in sorted(self.minutes):
+                        local = day.replace(hour=hour, minute=minute)
+                        moment = local.timestamp()
+                        back = datetime.fromtimestamp(moment, UTC).astimezone(self.zone)
+                        exists = (back.hour, back.minute) == (hour, minute)
+                        if exists and after_s < moment <= until_s:
+                            yield moment
+            day = (day + timedelta(days=1)).replace(hour=0, minute=0)
+
+    def _includes(self, day: datetime) -> bool:
         if day.year not in self.years or day.month not in self.months:
             return False
         if self.last_day:
@@ -52,7 +94,7 @@ def check(schedule: str, timezone: str) -> None:
     Raises:
         ValueError: what is wrong, and what an expression looks like.
     """
-    next(iter(times(schedule, timezone, 0.0, 0.0)), None)
+    _parsed(schedule, timezone)
 
 
 def times(schedule: str, timezone: str, after_s: float, until_s: float) -> Iterator[float]:
@@ -63,6 +105,11 @@ def times(schedule: str, timezone: str, after_s: float, until_s: float) -> Itera
     Raises:
         ValueError: the expression or the time zone is wrong.
     """
+    return _parsed(schedule, timezone).times(after_s, until_s)
+
+
+@cache  # the embedded AWS asks for each of its schedules at every tick
+def _parsed(schedule: str, timezone: str) -> _Expression:
     try:
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
@@ -74,38 +121,22 @@ def times(schedule: str, timezone: str, after_s: float, until_s: float) -> Itera
             moment = datetime.strptime(schedule[3:-1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=zone)
         except ValueError as error:
             raise ValueError(f"{schedule!r} must look like at(2026-12-24T18:00:00)") from error
-        return iter([t for t in [moment.timestamp()] if after_s < t <= until_s])
+        return _At(moment.timestamp())
     rate = _RATE.fullmatch(schedule)
     if rate is not None:
         every_s = int(rate[1]) * _UNIT_S[rate[2].removesuffix("s")]
         if every_s == 0:
             raise ValueError(f"{schedule!r} must have a positive number")
-        first = int(after_s // every_s) + 1
-        return (float(n * every_s) for n in range(first, int(until_s // every_s) + 1))
+        return _Rate(every_s)
     if schedule.startswith("cron(") and schedule.endswith(")"):
-        return _cron_times(_parse(schedule[5:-1]), zone, after_s, until_s)
+        return _cron(schedule[5:-1], zone)
     raise ValueError(
         f"{schedule!r} must be at(yyyy-mm-ddThh:mm:ss), rate(n minutes|hours|days) or "
         "cron(minutes hours day-of-month month day-of-week year)"
     )
 
 
-def _cron_times(cron: _Cron, zone: ZoneInfo, after_s: float, until_s: float) -> Iterator[float]:
-    day = datetime.fromtimestamp(after_s, zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    while day.timestamp() <= until_s:
-        if cron.matches(day):
-            for hour in sorted(cron.hours):
-                for minute in sorted(cron.minutes):
-                    local = day.replace(hour=hour, minute=minute)
-                    moment = local.timestamp()
-                    back = datetime.fromtimestamp(moment, UTC).astimezone(zone)
-                    exists = (back.hour, back.minute) == (hour, minute)
-                    if exists and after_s < moment <= until_s:
-                        yield moment
-        day = (day + timedelta(days=1)).replace(hour=0, minute=0)
-
-
-def _parse(expression: str) -> _Cron:
+def _cron(expression: str, zone: ZoneInfo) -> _Cron:
     parts = expression.split()
     if len(parts) != len(_FIELDS):
         raise ValueError(f"cron({expression}) must have 6 fields, it has {len(parts)}")
@@ -123,7 +154,7 @@ def _parse(expression: str) -> _Cron:
     minutes, hours, days, months, weekdays, years = values
     if minutes is None or hours is None or months is None or years is None:
         raise ValueError(f"cron({expression}): ? is allowed only for a day field; use * elsewhere")
-    return _Cron(minutes, hours, days, months, weekdays, years, last_day)
+    return _Cron(zone, minutes, hours, days, months, weekdays, years, last_day)
 
 
 def _values(
