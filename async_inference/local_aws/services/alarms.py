@@ -10,6 +10,7 @@ import math
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NotRequired, TypedDict
 
@@ -74,6 +75,31 @@ class AlarmReport(TypedDict):
     bands: NotRequired[list[Band]]
 
 
+class _Watched:
+    """An alarm with what its evaluations need, which the alarm states in another form.
+
+    Args:
+        name: its name, which decides its phase.
+        alarm: as moto stores it.
+    """
+
+    def __init__(self, name: str, alarm: Alarm) -> None:
+        self.alarm = alarm
+        self.rule: AlarmRule | None = None
+        """None for a composite alarm, and for one with a band of expected values."""
+        self.on: MetricStat | None = None
+        self.every_s = evaluated_every_s(int(alarm.period or MINUTE_S))
+        self.phase_s = phase_s(name, self.every_s)
+        if alarm.rule is not None:
+            return
+        with suppress(ValueError):  # it has a band of expected values instead of a threshold
+            self.rule, self.on = documents.alarm(_document(alarm))
+
+    def next_s(self, after_s: float) -> float:
+        times = (after_s - self.phase_s) // self.every_s + 1
+        return times * self.every_s + self.phase_s
+
+
 class Alarms:
     """One region's alarms.
 
@@ -102,7 +128,7 @@ class Alarms:
         self._plus_third = unsettled.evaluation_range == "n_plus_third"
         self._scale = scale
         self._lock = threading.Lock()
-        self._known: dict[str, Alarm] = {}
+        self._known: dict[str, _Watched] = {}
         self._ran_s: dict[str, float] = {}
         """When each alarm's Auto Scaling actions ran last."""
 
@@ -117,7 +143,8 @@ class Alarms:
         """
         with self._services.lock, self._lock:
             for name, alarm in self._cloudwatch.alarms.items():
-                before = self._known.get(name)
+                watched = self._known.get(name)
+                before = watched.alarm if watched else None
                 if alarm.state_updated_timestamp.tzinfo is None:
                     # moto has just set the state, by the wall clock.
                     alarm.state_updated_timestamp = self._clock.now()
@@ -127,7 +154,7 @@ class Alarms:
                 alarm.configuration_updated_timestamp = self._clock.now()
                 if before:
                     alarm.state_updated_timestamp = before.state_updated_timestamp
-                self._known[name] = alarm
+                self._known[name] = _Watched(name, alarm)
             for name in self._known.keys() - self._cloudwatch.alarms.keys():
                 del self._known[name]
 
@@ -152,16 +179,15 @@ class Alarms:
     def next_evaluation_s(self, after_s: float) -> float | None:
         """When the next alarm is due, strictly after a time; None without alarms."""
         with self._lock:
-            alarms = list(self._known.items())
-        return min((_next(name, alarm, after_s) for name, alarm in alarms), default=None)
+            return min((each.next_s(after_s) for each in self._known.values()), default=None)
 
     def evaluate_due(self, after_s: float, until_s: float) -> None:
         """Evaluate the alarms whose moment lies in (after_s, until_s]."""
         with self._lock:
             due = sorted(
                 (at_s, name)
-                for name, alarm in self._known.items()
-                if (at_s := _next(name, alarm, after_s)) <= until_s
+                for name, watched in self._known.items()
+                if (at_s := watched.next_s(after_s)) <= until_s
             )
         for at_s, name in due:
             self._evaluate(name, at_s)
@@ -173,14 +199,19 @@ class Alarms:
                 {
                     "name": name,
                     "endpoint": next(
-                        (str(d.value) for d in alarm.dimensions if d.name == "EndpointName"), None
+                        (
+                            str(each.value)
+                            for each in watched.alarm.dimensions
+                            if each.name == "EndpointName"
+                        ),
+                        None,
                     ),
-                    "condition": _condition(alarm),
-                    "state": alarm.state_value,
-                    "since_s": alarm.state_updated_timestamp.timestamp(),
-                    "reason": alarm.state_reason,
+                    "condition": _condition(watched),
+                    "state": watched.alarm.state_value,
+                    "since_s": watched.alarm.state_updated_timestamp.timestamp(),
+                    "reason": watched.alarm.state_reason,
                 }
-                for name, alarm in self._known.items()
+                for name, watched in self._known.items()
             ]
 
     def in_alarm(self, names: Sequence[str]) -> list[str]:
@@ -189,7 +220,8 @@ class Alarms:
             return [
                 name
                 for name in names
-                if name in self._known and self._known[name].state_value == AlarmState.ALARM.name
+                if name in self._known
+                and self._known[name].alarm.state_value == AlarmState.ALARM.name
             ]
 
     def missing(self, names: Sequence[str]) -> list[str]:
@@ -199,14 +231,11 @@ class Alarms:
 
     def _evaluate(self, name: str, at_s: float) -> None:
         with self._lock:
-            alarm = self._known.get(name)
-        if alarm is None or alarm.rule is not None:
+            watched = self._known.get(name)
+        if watched is None or watched.rule is None or watched.on is None:
             return
-        try:
-            rule, on = documents.alarm(_document(alarm))
-        except ValueError:
-            return  # it has a band of expected values instead of a threshold
-        if on is None or on.statistic not in STATISTIC_CODES:
+        alarm, rule, on = watched.alarm, watched.rule, watched.on
+        if on.statistic not in STATISTIC_CODES:
             return  # a percentile needs every sample, and only their sum and extremes are kept
         points = self._points(on, evaluation_range(rule.evaluation_periods, self._plus_third), at_s)
         before = AlarmState[alarm.state_value]
@@ -344,15 +373,13 @@ def _query(query: MetricDataQuery) -> Document:
     return document | {"MetricStat": {"Metric": series, **stat}}
 
 
-def _condition(alarm: Alarm) -> str:
+def _condition(watched: _Watched) -> str:
     """The condition on which it fires, in short."""
+    alarm, on = watched.alarm, watched.on
     if alarm.rule is not None:
         return alarm.rule
-    on = None
-    if alarm.metric_data_queries:
-        _, on = documents.alarm(_document(alarm))
-        if on is None or on.times is None:
-            return "an expression"
+    if alarm.metric_data_queries and (on is None or on.times is None):
+        return "an expression"
     sign = _SIGNS.get(alarm.comparison_operator, alarm.comparison_operator)
     enough = alarm.datapoints_to_alarm or alarm.evaluation_periods
     name, period_s = alarm.metric_name, alarm.period
@@ -373,12 +400,6 @@ def phase_s(name: str, every_s: int = MINUTE_S) -> int:
         every_s: how often it is evaluated.
     """
     return zlib.crc32(name.encode()) % every_s
-
-
-def _next(name: str, alarm: Alarm, after_s: float) -> float:
-    every_s = evaluated_every_s(int(alarm.period or MINUTE_S))
-    times = (after_s - phase_s(name, every_s)) // every_s + 1
-    return times * every_s + phase_s(name, every_s)
 
 
 def _reason(rule: AlarmRule, known: list[float]) -> str:
