@@ -68,10 +68,10 @@ class Journal:
             self._database.close()
 
     def documents(self, kind: str) -> dict[str, Any]:
-        """All documents of a kind, by name, as they were saved."""
+        """All documents of a kind, by name and in the order of names, as they were saved."""
         with self._lock:
             rows = self._database.execute(
-                "SELECT name, document FROM documents WHERE kind = ?", (kind,)
+                "SELECT name, document FROM documents WHERE kind = ? ORDER BY name", (kind,)
             ).fetchall()
         return {name: json.loads(document) for name, document in rows}
 

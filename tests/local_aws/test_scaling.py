@@ -194,6 +194,19 @@ def test_the_instance_type_cannot_change_while_a_target_is_registered(account):
     )
 
 
+def test_a_restart_keeps_the_activities_in_order(account, start):
+    for minimum in (2, 3):
+        account.autoscaling.register_scalable_target(**TARGET, MinCapacity=minimum, MaxCapacity=5)
+        eventually(lambda: account.status() == "InService", "in service")
+    before = activities(account)
+    account.aws.stop()
+
+    after = activities(start(minute_s=FAST_MINUTE_S))
+
+    assert [each["StatusCode"] for each in before] == ["Successful", "Successful"]
+    assert after == before
+
+
 def test_a_restart_keeps_targets_policies_alarms_and_the_clock(account, start):
     track(account)
     wake(account)

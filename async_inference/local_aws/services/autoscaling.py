@@ -127,12 +127,11 @@ class ScalableTarget:
 
 
 class _Saved(TypedDict):
-    """A scalable target in the journal."""
+    """A scalable target in the journal, which has its activities one by one."""
 
     document: TargetDocument
     policies: dict[str, PolicyDocument]
     schedules: dict[str, ScheduleDocument]
-    activities: list[Activity]
     awaited: NotRequired[str | None]
     desired: int
     cooldowns: dict[str, tuple[int, float, float]]
@@ -169,6 +168,10 @@ class ApplicationAutoScaling:
         self._targets: dict[str, ScalableTarget] = {}
         for resource_id, saved in journal.documents(f"{region}/scalable-target").items():
             self._targets[resource_id] = self._restored(saved)
+        for activity in journal.documents(f"{region}/scaling-activity").values():
+            target = self._targets.get(activity["ResourceId"])
+            if target is not None:  # else this process was killed before it saved the target
+                target.activities.append(activity)
 
     def attach(self, endpoints: Callable[[], dict[str, Endpoint]]) -> None:
         """Set the function that returns the running endpoints by name."""
@@ -455,6 +458,7 @@ class ApplicationAutoScaling:
                                 "Change successfully fulfilled by sagemaker."
                             ),
                         }
+                        self._keep(activity)
             now_s, cause, changed = self._clock.now_s(), target.awaited, False
             if cause is not None and not target.scaler.refuses_change(now_s):
                 target.awaited = None
@@ -585,6 +589,7 @@ class ApplicationAutoScaling:
             f"Successfully set desired instance count to {desired}. "
             "Waiting for change to be fulfilled by sagemaker."
         )
+        self._keep(activity)
         return True
 
     def _refused(self, target: ScalableTarget, endpoint: Endpoint, cause: str, wanted: int) -> str:
@@ -606,6 +611,7 @@ class ApplicationAutoScaling:
             "StatusMessage": message,
             "EndTime": self._clock.now_s(),
         }
+        self._keep(activity)
         return message
 
     def _repeated(
@@ -624,6 +630,7 @@ class ApplicationAutoScaling:
         repeated = self._repeated(target, cause, "Successful")
         if repeated is not None:
             repeated |= {"Description": description, "EndTime": self._clock.now_s()}
+            self._keep(repeated)
             return
         activity = self._activity(target, cause, "Successful", description)
         activity |= {
@@ -637,6 +644,7 @@ class ApplicationAutoScaling:
                 }
             ],
         }
+        self._keep(activity)
 
     def _activity(
         self, target: ScalableTarget, cause: str, status: ActivityStatus, description: str
@@ -652,8 +660,17 @@ class ApplicationAutoScaling:
             "StatusCode": status,
         }
         target.activities.append(activity)
+        for dropped in target.activities[:-KEPT_ACTIVITIES]:
+            self._forget(dropped)
         del target.activities[:-KEPT_ACTIVITIES]
         return activity
+
+    def _keep(self, activity: Activity) -> None:
+        """Save an activity that is new or has changed."""
+        self._journal.save(f"{self._region}/scaling-activity", _in_order(activity), activity)
+
+    def _forget(self, activity: Activity) -> None:
+        self._journal.delete(f"{self._region}/scaling-activity", _in_order(activity))
 
     def _tracking_alarms(
         self, resource_id: str, document: PolicyDocument
@@ -713,6 +730,8 @@ class ApplicationAutoScaling:
         target = self._targets.pop(resource_id)
         for document in target.policies.values():
             self._delete_alarms([alarm["AlarmName"] for alarm in document["Alarms"]])
+        for activity in target.activities:
+            self._forget(activity)
         self._journal.delete(f"{self._region}/scalable-target", resource_id)
 
     def _arn(self, service: str, resource: str) -> str:
@@ -733,7 +752,6 @@ class ApplicationAutoScaling:
             "document": target.document,
             "policies": target.policies,
             "schedules": target.schedules,
-            "activities": target.activities,
             "awaited": target.awaited,
             "desired": target.scaler.desired,
             "cooldowns": target.scaler.cooldowns(),
@@ -750,8 +768,7 @@ class ApplicationAutoScaling:
             scaler,
             saved["policies"],
             saved["schedules"],
-            saved["activities"],
-            saved.get("awaited"),
+            awaited=saved.get("awaited"),
         )
         policies = [_policy(policy)[0] for policy in target.policies.values()]
         scaler.restore(policies, saved["cooldowns"])
@@ -778,6 +795,11 @@ def _policy(document: PolicyDocument) -> tuple[DeployedPolicy, documents.MetricS
 def _service_role() -> str:
     role = "AWSServiceRoleForApplicationAutoScaling_SageMakerEndpoint"
     return arn("iam", f"role/aws-service-role/{SCALING_SERVICE}/{role}", account_id=ACCOUNT_ID)
+
+
+def _in_order(activity: Activity) -> str:
+    """The activity's name in the journal, by which those of a target come in order of time."""
+    return f"{activity['ResourceId']} {activity['StartTime']:017.3f} {activity['ActivityId']}"
 
 
 def _not_found(message: str) -> AwsError:
