@@ -1,5 +1,6 @@
 """SQS on the embedded AWS: who waits for a message holds up nobody."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,3 +20,15 @@ def test_a_receive_that_waits_gets_what_is_sent_meanwhile(start):
         (received,) = waiting.result().get("Messages", [])
 
     assert received["Body"] == "done"
+
+
+def test_a_message_older_than_its_queue_keeps_is_not_received(start, monkeypatch):
+    account = start()
+    keeps = {"MessageRetentionPeriod": "60"}
+    queue = account.sqs.create_queue(QueueName="ends", Attributes=keeps)["QueueUrl"]
+    account.sqs.send_message(QueueUrl=queue, MessageBody="old")
+    now_s = time.time()
+
+    monkeypatch.setattr(time, "time", lambda: now_s + 61)
+
+    assert "Messages" not in account.sqs.receive_message(QueueUrl=queue)

@@ -1,11 +1,13 @@
-"""Patches moto where it differs from AWS and offers no extension point.
+"""Patches moto where it differs from AWS, or takes long, and offers no extension point.
 
 Only `install` patches, not the import: other code in the process may use moto too.
 """
 
 import json
+import time
 from datetime import UTC
 
+import moto.sqs.models
 from moto.cloudwatch.exceptions import InvalidParameterValue
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.cloudwatch.responses import CloudWatchResponse
@@ -14,6 +16,7 @@ from moto.core.responses import TYPE_RESPONSE, ActionResult
 from moto.core.utils import get_service_model
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.s3.models import FakeBucket
+from moto.sqs.models import Message, SQSBackend
 
 from async_inference.local_aws.services.cloudwatch import HISTORY_PAGE, CloudWatch
 from async_inference.local_aws.services.constraints import check_request
@@ -27,6 +30,8 @@ def install() -> None:
     # moto finds the operation's method on its class.
     CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
     FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment]
+    SQSBackend.is_message_valid_based_on_retention_period = _is_retained
+    moto.sqs.models.unix_time_millis = _unix_time_millis  # ty: ignore[invalid-assignment]
 
 
 def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
@@ -43,6 +48,22 @@ def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionRes
         if statement.get("Condition") != {"Bool": {"aws:SecureTransport": "false"}}
     ]
     return IAMPolicy(json.dumps(policy)).is_action_permitted(action, resource)
+
+
+def _is_retained(self: SQSBackend, queue_name: str, message: Message) -> bool:
+    """Whether a message is younger than its queue's retention period.
+
+    moto looks four times at each message of the queue for each that it returns.
+    """
+    queue = self.get_queue(queue_name)
+    retention_s = queue.message_retention_period  # ty: ignore[missing-attribute] set by name
+    assert message.sent_timestamp is not None
+    return retention_s * 1000 + message.sent_timestamp > _unix_time_millis()
+
+
+def _unix_time_millis() -> float:
+    """moto asks for the time twice for each message of a queue, at each message that comes."""
+    return time.time() * 1000.0
 
 
 def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:
