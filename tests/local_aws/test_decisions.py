@@ -7,11 +7,10 @@ real workers and real time.
 """
 
 import random
-import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -129,10 +128,10 @@ class Variant:
 class Held:
     """The embedded AWS's alarms and scaling, without a server, on a clock that stands still."""
 
-    def __init__(self, folder: Path, plan: ScalingPlan, unsettled: Unsettled) -> None:
+    def __init__(self, plan: ScalingPlan, unsettled: Unsettled) -> None:
         self._unsettled = unsettled
         self._clock = Clock(origin_s=ORIGIN_S)
-        self._journal = Journal(folder / "state.sqlite3")
+        self._journal = Journal(None)
         services = MotoServices(self._journal, Faults())
         self.variant: Any = Variant(self._clock, unsettled, plan.min_capacity)
         self.alarms = Alarms(REGION, self._clock, services, unsettled, self._scale)
@@ -192,7 +191,7 @@ class Held:
         while last_s < end_s:
             alarm_s = (self.alarms.next_evaluation_s(ORIGIN_S + last_s) or np.inf) - ORIGIN_S
             settled_s = self.variant.scale_in_ends_s - ORIGIN_S
-            due = [alarm_s, *(at_s for at_s in moments if at_s > last_s)][:2]
+            due = [alarm_s, *moments[bisect_right(moments, last_s) :][:1]]
             at_s = min([*due, *([settled_s] if settled_s > last_s else [end_s])])
             with self._clock.at(ORIGIN_S + at_s):
                 if at_s in serving and serving[at_s] > self.variant.in_service:
@@ -242,12 +241,9 @@ class Held:
 def decided(plan: ScalingPlan, traffic: Traffic, assumptions: Assumptions) -> tuple[list, list]:
     """The capacities that the embedded AWS and the simulator ask for, each with its second."""
     drawn = random.Random(0)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # Target tracking names its alarms by them, and each name has its own phase.
-        patch("uuid.uuid4", lambda: UUID(int=drawn.getrandbits(128))),
-    ):
-        held = Held(Path(folder), plan, assumptions.unsettled)
+    # Target tracking names its alarms by them, and each name has its own phase.
+    with patch("uuid.uuid4", lambda: UUID(int=drawn.getrandbits(128))):
+        held = Held(plan, assumptions.unsettled)
         try:
             run = simulate(plan, traffic, assumptions, seed=0, phases_s=held.phases_s)
             end_s = last_s(run, traffic)
