@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.embedded_aws import processes
-from tests.support.engine import Program, aws, cli, copied, program, providers
+from tests.support.engine import Program, aws, cli, copied, program, providers, virtualenv
 
-__all__ = ["aws", "cli", "processes", "program", "providers"]  # fixtures
+__all__ = ["aws", "cli", "processes", "program", "providers", "virtualenv"]  # fixtures
 
 
 @pytest.fixture
-def another(program) -> Callable[[str], Program]:
+def another(program, virtualenv) -> Callable[[str], Program]:
     """Another stack of the same program."""
-    return lambda stack: Program(program.folder, program.aws, stack)
+    return lambda stack: Program(program.folder, program.aws, virtualenv, stack)
 
 
 @pytest.fixture

@@ -110,14 +110,14 @@ def _lasting(value: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(cli, processes, providers, tmp_path_factory) -> dict[str, Any]:
+def uninterrupted(cli, processes, providers, virtualenv, tmp_path_factory) -> dict[str, Any]:
     """What an `up` that nobody interrupts makes."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0), processes, providers)
     aws.start()
     try:
         (folder / "program").mkdir()
-        program = Program(folder / "program", aws)
+        program = Program(folder / "program", aws, virtualenv)
         program.up()
         return everything(program)
     finally:

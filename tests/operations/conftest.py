@@ -10,18 +10,18 @@ from typer.testing import CliRunner
 from async_inference.cli import app
 from async_inference.local_aws.server import Options
 from tests.support.embedded_aws import processes, start
-from tests.support.engine import Program, RecordingAws, cli, providers
+from tests.support.engine import Program, RecordingAws, cli, providers, virtualenv
 
-__all__ = ["cli", "processes", "providers", "start"]  # fixtures
+__all__ = ["cli", "processes", "providers", "start", "virtualenv"]  # fixtures
 
 
 @pytest.fixture(scope="module")
-def deployed(cli, processes, providers, tmp_path_factory) -> Iterator[Program]:
+def deployed(cli, processes, providers, virtualenv, tmp_path_factory) -> Iterator[Program]:
     """The program, deployed; a test that changes what runs puts it back."""
     folder = tmp_path_factory.mktemp("deployed")
     aws = RecordingAws(Options(folder=folder / "aws", minute_s=1.0), processes, providers)
     aws.start()
-    program = Program(folder, aws)
+    program = Program(folder, aws, virtualenv)
     program.up()
     yield program
     aws.stop()

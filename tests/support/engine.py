@@ -24,6 +24,7 @@ from async_inference.local_aws.server import LocalAws, Options
 from async_inference.local_aws.services.errors import AwsError
 from async_inference.local_aws.services.moto_services import operation_name
 from tests.support import ROOT
+from tests.support.forked_python import ForkedPython
 from tests.support.image_python import python_with
 from tests.support.waiting import eventually
 
@@ -39,6 +40,14 @@ def output_fn(prediction, accept): return prediction
 
 INSTALLED = {"pip", *re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.M)}
 """What `pulumi install` would install for the program, and pip, by which Pulumi lists it."""
+IMPORTED = (
+    "pulumi",
+    "components.async_endpoint",
+    "async_inference.stack.settings",
+    "pip._internal.cli.main",
+    "pip._internal.commands.list",
+)
+"""What takes a program, and Pulumi's list of its packages, longest to start."""
 SIGNED_AS = {"monitoring": "cloudwatch"}
 NAMED_OTHERWISE = {
     "budgets:CreateBudget": "budgets:ModifyBudget",
@@ -123,9 +132,15 @@ class Preview:
 
 
 class Program:
-    """A copy of the project's program with a handler that needs no torch, and its stack."""
+    """A copy of the project's program with a handler that needs no torch, and its stack.
 
-    def __init__(self, folder: Path, aws: RecordingAws, stack: str = "local") -> None:
+    Args:
+        virtualenv: the folder of the Python that runs it.
+    """
+
+    def __init__(
+        self, folder: Path, aws: RecordingAws, virtualenv: Path, stack: str = "local"
+    ) -> None:
         self.folder, self.aws, self.stack = folder, aws, stack
         for name in ("Pulumi.yaml", "__main__.py"):
             shutil.copy(ROOT / name, folder / name)
@@ -135,7 +150,7 @@ class Program:
             if not (folder / name).exists():
                 (folder / name).symlink_to(ROOT / name)
         if not (folder / ".venv").exists():
-            python_with(folder / ".venv", INSTALLED)
+            (folder / ".venv").symlink_to(virtualenv)
         self.write_handler(HANDLER)
         (folder / STATE).mkdir(exist_ok=True)
         self.environment = isolated(environment(aws.url, folder))
@@ -325,6 +340,15 @@ def providers() -> Iterator[ProviderTemplate]:
     template.close()
 
 
+@pytest.fixture(scope="session")
+def virtualenv(tmp_path_factory) -> Iterator[Path]:
+    """A virtual environment with what `pulumi install` installs, and nothing else."""
+    folder = tmp_path_factory.mktemp("program") / ".venv"
+    template = ForkedPython(python_with(folder, INSTALLED), IMPORTED, ROOT)
+    yield folder
+    template.close()
+
+
 @pytest.fixture
 def aws(tmp_path, processes, providers) -> Iterator[RecordingAws]:
     options = Options(folder=tmp_path / "aws", minute_s=1.0)
@@ -335,10 +359,10 @@ def aws(tmp_path, processes, providers) -> Iterator[RecordingAws]:
 
 
 @pytest.fixture
-def program(cli, tmp_path, aws) -> Program:
+def program(cli, tmp_path, aws, virtualenv) -> Program:
     folder = tmp_path / "program"
     folder.mkdir()
-    return Program(folder, aws)
+    return Program(folder, aws, virtualenv)
 
 
 ONE_PIXEL = """
