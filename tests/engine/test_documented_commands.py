@@ -1,12 +1,15 @@
 """The documentation's shell blocks, run as they stand and in a newcomer's order.
 
-AWS is the embedded one; a handler that needs no torch answers with a picture of one pixel.
+AWS is the embedded one; a handler that needs no torch answers with a picture of one pixel. The
+local stack's commands run on a machine that is not ours: nothing of its environment reaches it.
 """
 
 import os
 import re
 import signal
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,7 @@ import pytest
 
 from async_inference.local_aws.clients import clients_at
 from async_inference.local_aws.make_up import environment
-from tests.support.engine import ROOT
+from tests.support.engine import ROOT, copied
 
 pytestmark = pytest.mark.engine
 
@@ -71,13 +74,13 @@ def blocks() -> dict[tuple[str, int], str]:
     }
 
 
-def walked(folder: Path, variables: dict[str, str], script: str) -> None:
+def walked(folder: Path, environment: dict[str, str], script: str) -> None:
     """Run these lines in one shell, until one fails."""
     done = subprocess.run(
         # bash takes no PS4 from root's environment
         ["bash", "-euo", "pipefail", "-c", f"PS4='+ ${{SECONDS}} s: '; set -x\n{script}"],
         cwd=folder,
-        env=os.environ | variables,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -116,23 +119,47 @@ def test_the_way_from_an_account_to_images_and_back_to_nothing(checkout, aws):
         "pulumi login s3://YOUR-STATE-BUCKET", f"pulumi login 's3://{BUCKET}?{address}'"
     ).replace("YOUR-STATE-BUCKET", BUCKET)
 
-    walked(checkout, variables, script)
+    walked(checkout, os.environ | variables, script)
 
     assert not clients_at(aws.url)("sagemaker").list_endpoints()["Endpoints"], "dev was removed"
     assert len(list((checkout / "images").glob("*.png"))) == 4, "two prompts, once with other steps"
     assert (checkout / "mine.csv").read_text().startswith("arrival_s,service_s")
 
 
-def interrupted(command: list[str], folder: Path, variables: dict[str, str], told: str) -> int:
+@pytest.fixture
+def silent_proxy() -> Iterator[str]:
+    """The address of a proxy that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def hostile(silent_proxy) -> dict[str, str]:
+    """A company's shell: no HOME, no UTF-8, its own AWS settings and proxy."""
+    return {
+        "PATH": os.pathsep.join([str(CLIENTS), os.environ["PATH"]]),
+        "LANG": "C",
+        "AWS_PROFILE": "a-profile-that-is-not-there",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": "http://127.0.0.1:9",
+        "AWS_CA_BUNDLE": "/nowhere.pem",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+        **dict.fromkeys(
+            ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), silent_proxy
+        ),
+    }
+
+
+def interrupted(command: list[str], folder: Path, environment: dict[str, str], told: str) -> int:
     """The exit code of a program that gets Ctrl-C in its terminal once it has told something."""
     said = []
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | variables,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
@@ -155,23 +182,29 @@ def at_work(folder: Path) -> list[str]:
     return found
 
 
-def test_make_up_goes_on_after_ctrl_c_makes_an_image_is_looked_at_and_removed(checkout, free_port):
+def test_make_up_goes_on_after_ctrl_c_makes_an_image_is_looked_at_and_removed(
+    cli, tmp_path, hostile, free_port
+):
     """But for its port, which may be taken by the reader's own."""
+    checkout = copied(tmp_path / "Müllers Gerät (neu)" / "check out")
     up = ["async-inference", "local", "up", "--port", str(free_port)]
     endless = re.compile(r"^(.* --(?:watch|follow)\b.*)$", re.MULTILINE)
     block = endless.sub(
         r"timeout --signal=INT 5 \1 || test $? = 124", re.sub(r"\s+#.*", "", blocks()[HERE])
     )
-    variables = {"PATH": os.pathsep.join([str(CLIENTS), os.environ["PATH"]])}
+    more = "async-inference generate 'eine Sieben für Müller'\nasync-inference verify --stack local"
 
     for told in ("The embedded AWS started", "creating", "Submitting"):
-        assert interrupted(up, checkout, variables, told) == 130
+        assert interrupted(up, checkout, hostile, told) == 130
         assert at_work(checkout) == []
-    walked(checkout, variables, f"make install\n{' '.join(up)}")
+    walked(checkout, hostile, f"make install\n{' '.join(up)}")
     images = list((checkout / ".local" / "images").glob("*.png"))
-    walked(checkout, variables, block)
+    walked(checkout, hostile, block.replace("make down", f"{more}\nmake down"))
 
     assert len(images) == 1
+    assert images[0].read_bytes().startswith(b"\x89PNG")
+    assert len(list((checkout / "generated").glob("*.png"))) == 2
     assert at_work(checkout) == []
+    assert not (checkout / ".local" / "aws").exists()
     status = ["git", "status", "--porcelain"]
     assert subprocess.run(status, cwd=checkout, capture_output=True, check=True).stdout == b""
