@@ -6,14 +6,16 @@ The tiny SDXL writes digits, and the other one reads them.
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from async_inference.local_aws.server import LocalAws, Options
 from async_inference.stack.images import image_of
 from components.model_source import package
 from tests.support import ROOT
-from tests.support.embedded_aws import ROLE, processes, start  # noqa: F401 fixtures
+from tests.support.embedded_aws import ROLE, Account, processes  # noqa: F401 a fixture
 from tests.support.handler import InProcess, forget_handler
 from tests.support.waiting import eventually
 
@@ -70,31 +72,18 @@ def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
     eventually(lambda: account.status(name) == "InService", name, 300)
 
 
-@pytest.fixture
-def account(start, tmp_path):  # noqa: F811
-    account = start(minute_s=60)
+@pytest.fixture(scope="module")
+def account(processes, tmp_path_factory) -> Iterator[Account]:  # noqa: F811
+    """One embedded AWS with both endpoints."""
+    folder = tmp_path_factory.mktemp("account")
+    aws = LocalAws(Options(folder=folder / "aws"), processes)
+    aws.start()
+    account = Account(aws)
     account.s3.create_bucket(Bucket="images")
-    deploy(account, SDXL, tmp_path / "build", MODEL_WEIGHTS="tiny")
-    deploy(account, DIGITS, tmp_path / "build")
-    return account
-
-
-def test_an_update_from_torchserve_to_ray_serve_loses_no_request(account, tmp_path):
-    asked = [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
-    ray = configured(account, SDXL, tmp_path / "build", RAY, MODEL_WEIGHTS="tiny")
-    account.sagemaker.update_endpoint(EndpointName="inference-code", EndpointConfigName=ray)
-    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
-
-    eventually(lambda: account.status("inference-code") == "InService", "the update", 300)
-    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
-    before, meanwhile, after = (
-        [account.read(each["OutputLocation"], 60) for each in asked[at : at + 4]]
-        for at in (0, 4, 8)
-    )
-
-    runs = account.sagemaker.describe_endpoint(EndpointName="inference-code")
-    assert runs["EndpointConfigName"] == ray
-    assert before == meanwhile == after
+    deploy(account, SDXL, folder / "build", MODEL_WEIGHTS="tiny")
+    deploy(account, DIGITS, folder / "build")
+    yield account
+    aws.stop()
 
 
 def ask(account, fields: dict, accept: str = "image/png") -> dict:
@@ -160,6 +149,24 @@ def test_an_endpoint_answers_a_prompt_refuses_a_bad_one_and_repeats_itself_by_se
     torch.set_num_threads(1)
     assert InProcess(tmp_path).ask(ASKED).body == first, "in-process the same bytes"
     forget_handler()
+
+
+def test_an_update_from_torchserve_to_ray_serve_loses_no_request(account, tmp_path):
+    asked = [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+    ray = configured(account, SDXL, tmp_path / "build", RAY, MODEL_WEIGHTS="tiny")
+    account.sagemaker.update_endpoint(EndpointName="inference-code", EndpointConfigName=ray)
+    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+
+    eventually(lambda: account.status("inference-code") == "InService", "the update", 300)
+    asked += [ask(account, ASKED | {"seed": seed}) for seed in range(4)]
+    before, meanwhile, after = (
+        [account.read(each["OutputLocation"], 60) for each in asked[at : at + 4]]
+        for at in (0, 4, 8)
+    )
+
+    runs = account.sagemaker.describe_endpoint(EndpointName="inference-code")
+    assert runs["EndpointConfigName"] == ray
+    assert before == meanwhile == after
 
 
 def test_the_packaged_handler_holds_its_requirements_if_they_are_not_packed_and_no_leftovers(

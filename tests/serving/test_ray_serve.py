@@ -69,37 +69,6 @@ def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png") -> 
     return client.post("/invocations", content=content, headers=headers)
 
 
-def test_ray_serve_and_the_transformer_make_the_same_bytes_and_refuse_alike(monkeypatch, tmp_path):
-    """TorchServe's do, too (test_torchserve.py)."""
-    code = package(HANDLER, RAY, build_folder=tmp_path / "build")
-    requests = [body for body, kind in malformed() if kind == "application/json"]
-    requests = [body for body in requests if len(body) < 1_000_000]
-    assert len(requests) >= 200
-    monkeypatch.syspath_prepend(str(HANDLER))
-    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
-    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
-    forget_handler()
-    (tmp_path / "in-process").mkdir()
-    in_process = InProcess(tmp_path / "in-process")
-
-    with ray_image(tmp_path / "image", code, MODEL_WEIGHTS="tiny") as container:
-        eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
-        served = ask(container.client, ASKED)
-        several = ask(container.client, ASKED | {"num_images": 2}, "application/json")
-        refused = [ask(container.client, body) for body in requests]
-        again = ask(container.client, ASKED)
-
-    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
-    assert served.content == again.content == in_process.ask(ASKED).body
-    assert len(several.json()["images"]) == 2
-    expected = [in_process.ask(body) for body in requests]
-    assert [each.status_code for each in refused] == [each.status for each in expected]
-    sentences = [json.loads(each.body)["error"] for each in expected]
-    assert [each.json()["error"] for each in refused] == sentences
-    assert not [each for each in refused if "Traceback" in each.text]
-    forget_handler()
-
-
 @pytest.fixture
 def image_python(tmp_path) -> Path:
     """A Python with what the image's list names, as far as it is here, and nothing else."""
@@ -119,10 +88,13 @@ def image_python(tmp_path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
-def test_the_packed_packages_and_those_of_the_image_are_all_that_the_handler_needs(
-    image_python, tmp_path
+def test_with_the_images_packages_and_the_packed_ones_ray_serve_answers_as_the_transformer_does(
+    image_python, monkeypatch, tmp_path
 ):
-    """Under this machine's Python; the image has 3.13, for which the same lock is packed."""
+    """The same bytes and refusals; TorchServe's are the same, too (test_torchserve.py).
+
+    Under this machine's Python; the image has 3.13, for which the same lock is packed.
+    """
     archive = packages.packed(HANDLER, RAY, tmp_path / "build")
     assert archive is not None
     with tarfile.open(archive) as tar:
@@ -131,19 +103,39 @@ def test_the_packed_packages_and_those_of_the_image_are_all_that_the_handler_nee
     code = package(HANDLER, RAY, build_folder=tmp_path / "build")
     here: dict[str, Any] = {"MODEL_WEIGHTS": "tiny", "python": image_python}
     here["python_path"] = str(tmp_path / "packages")
+    requests = [body for body, kind in malformed() if kind == "application/json"]
+    requests = [body for body in requests if len(body) < 1_000_000]
+    assert len(requests) >= 200
+    monkeypatch.syspath_prepend(str(HANDLER))
+    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    forget_handler()
+    (tmp_path / "in-process").mkdir()
+    in_process = InProcess(tmp_path / "in-process")
 
     missing = subprocess.run(
         [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
     )
     with ray_image(tmp_path / "image", code, **here) as container:
         eventually(lambda: container.healthy, f"the model, see {container.log}", 300)
-        answer = ask(container.client, ASKED)
+        served = ask(container.client, ASKED)
+        several = ask(container.client, ASKED | {"num_images": 2}, "application/json")
+        refused = [ask(container.client, body) for body in requests]
+        again = ask(container.client, ASKED)
 
     assert {name for name in names if ".dist-info" not in name} == {
         *("accelerate", "diffusers", "peft", "psutil")
     }
     assert "No module named 'diffusers'" in missing.stderr
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
+    assert served.content == again.content == in_process.ask(ASKED).body
+    assert len(several.json()["images"]) == 2
+    expected = [in_process.ask(body) for body in requests]
+    assert [each.status_code for each in refused] == [each.status for each in expected]
+    sentences = [json.loads(each.body)["error"] for each in expected]
+    assert [each.json()["error"] for each in refused] == sentences
+    assert not [each for each in refused if "Traceback" in each.text]
+    forget_handler()
 
 
 def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):

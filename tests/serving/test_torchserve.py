@@ -148,13 +148,6 @@ def answers(client: httpx.Client, process: subprocess.Popen) -> bool:
         return False
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    code = package(HANDLER, TORCHSERVE, build_folder=tmp_path / "build")
-    with torchserve(tmp_path / "torchserve", code, MODEL_WEIGHTS="tiny") as client:
-        yield client
-
-
 def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png", **headers: str):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return client.post(
@@ -164,35 +157,52 @@ def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png", **h
     )
 
 
-def test_torchserve_and_the_transformer_make_the_same_bytes_and_refuse_alike(
-    tiny, monkeypatch, tmp_path
+@pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
+def test_without_the_handlers_packages_torchserve_answers_as_the_transformer_does_with_packed_ones(
+    image_python, monkeypatch, tmp_path
 ):
+    """The same bytes and refusals, and nothing is installed. The packages' folder is on PYTHONPATH,
+    behind the code, as the component sets it."""
+    archive = packed(HANDLER, TORCHSERVE, tmp_path / "build")
+    assert archive is not None
+    with tarfile.open(archive) as tar:
+        extract(tar, tmp_path / "packages")
+    code = package(HANDLER, TORCHSERVE, build_folder=tmp_path / "build")
+    here = {"MODEL_WEIGHTS": "tiny", "PYTHONPATH": str(tmp_path / "packages")}
     asked = {"prompt": "a seven", "seed": 7, "steps": 3}
-    monkeypatch.syspath_prepend(str(HANDLER))
-    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
-    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
-    forget_handler()
-    in_process = InProcess(tmp_path)
-
-    served = ask(tiny, asked)
     refusals = [
         (b"{", 400, "the body is not valid JSON"),
         (b'{"prompt": "\xff"}', 400, "the body is not UTF-8"),
         (b'{"prompt": "x", "width": 65}', 400, "width = 65: input should be a multiple of 8"),
         (b'{"prompt": "x", "num_images": 2}', 406, "2 images come as application/zip"),
     ]
-
-    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
-    assert served.content == in_process.ask(asked).body
-    for body, status, sentence in refusals:
-        refused = ask(tiny, body)
-        assert refused.status_code == status
-        assert sentence in refused.json()["error"]
-        assert "Traceback" not in refused.text
-    assert ask(tiny, asked).content == served.content, "the worker goes on"
     bodies = [body for body, kind in malformed() if kind == "application/json"]
     bodies = [body for body in bodies if len(body) < 1_000_000]
-    statuses = [ask(tiny, body).status_code for body in bodies]
+    monkeypatch.syspath_prepend(str(HANDLER))
+    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
+    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
+    forget_handler()
+    (tmp_path / "in-process").mkdir()
+    in_process = InProcess(tmp_path / "in-process")
+
+    missing = subprocess.run(
+        [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
+    )
+    with torchserve(tmp_path / "torchserve", code, image_python, **here) as client:
+        served = ask(client, asked)
+        refused = [ask(client, body) for body, _, _ in refusals]
+        again = ask(client, asked)
+        statuses = [ask(client, body).status_code for body in bodies]
+
+    assert "No module named 'diffusers'" in missing.stderr
+    assert "installing packages" not in (tmp_path / "torchserve" / "log").read_text()
+    assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
+    assert served.content == in_process.ask(asked).body
+    assert again.content == served.content, "the worker goes on"
+    for answer, (_, status, sentence) in zip(refused, refusals, strict=True):
+        assert answer.status_code == status
+        assert sentence in answer.json()["error"]
+        assert "Traceback" not in answer.text
     assert statuses == [in_process.ask(body).status for body in bodies]
     forget_handler()
 
@@ -242,26 +252,3 @@ def test_one_timeout_and_one_size_limit_rule_the_model_server(tmp_path):
     assert too_large_request.status_code == 413
     assert slow.status_code >= 500, "ended after four seconds, not after sixty"
     assert slow.elapsed.total_seconds() < 60
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
-def test_a_container_without_the_handlers_packages_serves_with_the_packed_ones_and_installs_none(
-    image_python, tmp_path
-):
-    """The packages' folder is on PYTHONPATH, behind the code, as the component sets it."""
-    archive = packed(HANDLER, TORCHSERVE, tmp_path / "build")
-    assert archive is not None
-    with tarfile.open(archive) as tar:
-        extract(tar, tmp_path / "packages")
-    code = package(HANDLER, TORCHSERVE, build_folder=tmp_path / "build")
-    here = {"MODEL_WEIGHTS": "tiny", "PYTHONPATH": str(tmp_path / "packages")}
-
-    missing = subprocess.run(
-        [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
-    )
-    with torchserve(tmp_path / "torchserve", code, image_python, **here) as client:
-        answer = ask(client, {"prompt": "a seven", "seed": 7, "steps": 3})
-
-    assert "No module named 'diffusers'" in missing.stderr
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
-    assert "installing packages" not in (tmp_path / "torchserve" / "log").read_text()
