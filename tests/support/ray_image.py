@@ -136,7 +136,8 @@ def ray_image(
             f"--port={gcs}",
             "--node-ip-address=127.0.0.1",
         ),
-        *("--include-dashboard=False", f"--num-gpus={gpus}", "--num-cpus=4"),
+        # Replicas ask for no CPU, and for each one Ray starts a process ahead.
+        *("--include-dashboard=False", f"--num-gpus={gpus}", "--num-cpus=1"),
         "--object-store-memory=400000000",
     )
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300)
