@@ -63,7 +63,7 @@ install: .venv/.base
 
 # After a change of pyproject.toml or a handler's requirements.txt: pin everything by hash again;
 # with UPGRADE=--upgrade at the newest versions that those allow.
-PIN := uv pip compile --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock" $(UPGRADE)
+PIN := uv pip compile --no-python-downloads --generate-hashes --no-emit-index-url -q --custom-compile-command "make lock" $(UPGRADE)
 lock: .venv/.base
 	$(PIN) --universal pyproject.toml --extra all --group dev -o locks/everything.txt
 	$(PIN) --universal pyproject.toml --extra program -c locks/everything.txt -o requirements.txt
@@ -80,7 +80,7 @@ lock: .venv/.base
 			name=$${image%%:*}; rest=$${image#*:}; list=components/images/$$name.txt; \
 			fitting="$$handler/requirements.txt --python-version $${rest%%:*} $${rest#*:}"; \
 			sed -nE 's/^([a-z][^=]*).*/\1/p' $$list > .local/brought.txt; \
-			uv pip compile -q $$fitting -c $$list -o .local/fits.txt && \
+			uv pip compile --no-python-downloads -q $$fitting -c $$list -o .local/fits.txt && \
 			$(PIN) $$fitting -c .local/fits.txt --excludes .local/brought.txt \
 				-o $$handler/requirements.$$name.lock || exit 1; done; done
 	$(PIN) --universal --group clients -o locks/clients.txt

@@ -142,7 +142,8 @@ def _uv(work: str, asked: Path, image: Image, *options: str | Path) -> None:
     assert image.python is not None
     command = [sys.executable, "-m", "uv", "pip", work, *map(str, options), "--color", "never"]
     command += ["--python-version", image.python, "--only-binary", ":all:"]
-    command += ["--python-platform", f"{image.machine}-{GLIBC}"]
+    # Only wheels are taken, so the image's Python is not needed here.
+    command += ["--python-platform", f"{image.machine}-{GLIBC}", "--no-python-downloads"]
     if work == "compile":
         command += [str(asked), "-q"]
     else:

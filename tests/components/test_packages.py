@@ -5,6 +5,7 @@ The index is a folder of wheels made here. What it can not prove: that AWS's ima
 
 import hashlib
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -113,11 +114,11 @@ def test_what_the_handler_asks_for_and_that_needs_is_packed_but_not_what_the_ima
 
 def test_a_handler_that_names_numpy_gets_its_own(index, handler, tmp_path):
     index("images", "2.0", "numpy")
-    index("numpy", "1.26.4")
+    index("numpy", "1.26.999")  # not one that uv may have in its cache
 
-    archive = packed(handler("images\nNumPy==1.26.4  # as the model was made\n"), TARGET, tmp_path)
+    archive = packed(handler("images\nNumPy==1.26.999  # as the model is\n"), TARGET, tmp_path)
 
-    assert modules(archive) == {"images-2.0", "numpy-1.26.4"}
+    assert modules(archive) == {"images-2.0", "numpy-1.26.999"}
 
 
 def test_wheels_are_those_of_the_containers_python_not_of_this_one(index, handler, tmp_path):
@@ -234,6 +235,25 @@ def test_what_does_not_fit_a_known_image_is_refused_with_the_reason(
 
     with pytest.raises(pulumi.RunError, match=r"(?s)beside what the image brings.*layers"):
         packed(handler("layers>=5.20\n"), RAY, tmp_path / "build")
+
+
+def test_no_python_is_downloaded_to_choose_packages_for_one(
+    index, handler, tmp_path, ray_brings, monkeypatch
+):
+    """uv would get a whole Python, or wait ten seconds for one where it cannot."""
+    index("pictures", "0.37.1")
+    future = replace(RAY, python="3.15")
+    with socket.create_server(("127.0.0.1", 0)) as mirror:
+        mirror.setblocking(False)
+        url = f"http://127.0.0.1:{mirror.getsockname()[1]}"
+        monkeypatch.setenv("UV_PYTHON_INSTALL_MIRROR", url)
+        monkeypatch.setenv("UV_HTTP_TIMEOUT", "1")
+        monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+
+        assert packed(handler("pictures\n"), future, tmp_path / "build")
+
+        with pytest.raises(BlockingIOError):
+            mirror.accept()
 
 
 def test_each_image_has_a_lock_of_its_own(index, handler, tmp_path, ray_brings):
