@@ -33,7 +33,7 @@ check: .venv/.base
 	@lint-imports --no-logo
 	@proselint check --config docs/proselint.json -o compact README.md CHANGELOG.md docs/*.md docs/decisions/*.md
 	@sphinx-build -qnW --keep-going docs .local/site
-	@pytest -q -n 2 --dist loadfile -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
+	@pytest -q -n 2 --dist worksteal -m "not (rehearsal or local_aws or clients or audit or engine or serving or faults)"
 
 bench: install
 	@python -m bench
