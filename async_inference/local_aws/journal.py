@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE TABLE IF NOT EXISTS calls (
   id INTEGER PRIMARY KEY AUTOINCREMENT, object_path TEXT UNIQUE, method TEXT NOT NULL,
-  path TEXT NOT NULL, query TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL
+  path TEXT NOT NULL, query TEXT NOT NULL, headers TEXT NOT NULL, body BLOB NOT NULL, at_s REAL
 );
 """
 
@@ -61,6 +61,9 @@ class Journal:
         # A killed process loses nothing; a machine that loses power may lose the last moments.
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.executescript(_SCHEMA)
+        columns = [row[1] for row in self._database.execute("PRAGMA table_info(calls)")]
+        if "at_s" not in columns:  # a file of an earlier version
+            self._database.execute("ALTER TABLE calls ADD COLUMN at_s REAL")
 
     def close(self) -> None:
         """Close the file."""
@@ -125,15 +128,20 @@ class Journal:
                 (endpoint,),
             ).fetchall()
 
-    def answer(self, number: int, calls: Sequence[Call]) -> list[int]:
-        """Forget a request and record what its answer wrote, in one transaction.
+    def answer(self, number: int, calls: Sequence[Call], at_s: float) -> list[int]:
+        """Forget a request and record what its answer writes, in one transaction.
+
+        Args:
+            number: the request's.
+            calls: what its answer writes.
+            at_s: the moment, in real seconds since the epoch.
 
         Returns:
             The numbers of the calls.
         """
         with self._lock, self._database:
             self._database.execute("DELETE FROM requests WHERE id = ?", (number,))
-            return [self._record(call) for call in calls]
+            return [self._record(call, at_s) for call in calls]
 
     def forget(self, endpoint: str) -> None:
         """Drop the requests of a deleted endpoint."""
@@ -148,29 +156,33 @@ class Journal:
             ).fetchone()
         return (row[0] if row else 0) + 1
 
-    def record(self, call: Call) -> int:
-        """Record a call that changed something; returns its number."""
-        with self._lock, self._database:
-            return self._record(call)
+    def record(self, call: Call, at_s: float) -> int:
+        """Record a call that changes something, made at a moment in real seconds since the epoch.
 
-    def calls(self) -> Iterator[tuple[int, Call]]:
-        """All recorded calls in order."""
+        Returns:
+            Its number.
+        """
+        with self._lock, self._database:
+            return self._record(call, at_s)
+
+    def calls(self) -> Iterator[tuple[int, float | None, Call]]:
+        """All recorded calls in order, each with its number, and its moment if that was recorded."""
         with self._lock:
             numbers = [row[0] for row in self._database.execute("SELECT id FROM calls ORDER BY id")]
         for number in numbers:
             with self._lock:
                 row = self._database.execute(
-                    "SELECT method, path, query, headers, body, object_path FROM calls "
+                    "SELECT method, path, query, headers, body, object_path, at_s FROM calls "
                     "WHERE id = ?",
                     (number,),
                 ).fetchone()
-            method, path, query, headers, body, object_path = row
-            yield number, Call(method, path, query, json.loads(headers), body, object_path)
+            method, path, query, headers, body, object_path, at_s = row
+            yield number, at_s, Call(method, path, query, json.loads(headers), body, object_path)
 
-    def _record(self, call: Call) -> int:
+    def _record(self, call: Call, at_s: float) -> int:
         cursor = self._database.execute(
-            "INSERT OR REPLACE INTO calls (object_path, method, path, query, headers, body) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO calls (object_path, method, path, query, headers, body, at_s) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 call.object_path,
                 call.method,
@@ -178,6 +190,7 @@ class Journal:
                 call.query,
                 json.dumps(call.headers),
                 call.body,
+                at_s,
             ),
         )
         assert cursor.lastrowid is not None

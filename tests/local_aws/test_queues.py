@@ -32,3 +32,28 @@ def test_a_message_older_than_its_queue_keeps_is_not_received(start, monkeypatch
     monkeypatch.setattr(time, "time", lambda: now_s + 61)
 
     assert "Messages" not in account.sqs.receive_message(QueueUrl=queue)
+
+
+def test_after_a_restart_those_messages_are_gone_that_were_deleted(start, monkeypatch):
+    """Whoever gets a message twice deletes it by the second handle; a replay in no time must not
+    give that handle to another message."""
+    account = start()
+    queue = account.sqs.create_queue(QueueName="ends")["QueueUrl"]
+    for body in ("first", "second"):
+        account.sqs.send_message(QueueUrl=queue, MessageBody=body)
+
+    def received() -> dict[str, str]:
+        (message,) = account.sqs.receive_message(QueueUrl=queue)["Messages"]
+        return message
+
+    received()  # and its answer is lost
+    now_s = time.time()
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: now_s + 31)
+        again = received()
+        account.sqs.delete_message(QueueUrl=queue, ReceiptHandle=again["ReceiptHandle"])
+    account.aws.stop()
+    account = start()
+
+    assert again["Body"] == "first"
+    assert received()["Body"] == "second"

@@ -4,7 +4,10 @@ Only `install` patches, not the import: other code in the process may use moto t
 """
 
 import json
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC
 
 import moto.sqs.models
@@ -22,6 +25,25 @@ from async_inference.local_aws.services.cloudwatch import HISTORY_PAGE, CloudWat
 from async_inference.local_aws.services.constraints import check_request
 from async_inference.local_aws.services.errors import AwsError
 
+_moment = threading.local()
+"""The moment of the call that this thread makes."""
+
+
+@contextmanager
+def at(now_s: float) -> Generator[None]:
+    """Make SQS take a moment for the present: when a call was made that is now replayed.
+
+    Which messages a ReceiveMessage gets depends on when earlier ones become visible again.
+
+    Args:
+        now_s: seconds since the epoch.
+    """
+    _moment.now_s = now_s
+    try:
+        yield
+    finally:
+        del _moment.now_s
+
 
 def install() -> None:
     """Patch moto; calling it again changes nothing."""
@@ -31,6 +53,7 @@ def install() -> None:
     CloudWatchResponse.describe_alarm_history = _describe_alarm_history  # ty: ignore[missing-attribute]
     FakeBucket.get_permission = _permission  # ty: ignore[invalid-assignment]
     SQSBackend.is_message_valid_based_on_retention_period = _is_retained
+    moto.sqs.models.unix_time = _unix_time  # ty: ignore[invalid-assignment]
     moto.sqs.models.unix_time_millis = _unix_time_millis  # ty: ignore[invalid-assignment]
 
 
@@ -61,9 +84,13 @@ def _is_retained(self: SQSBackend, queue_name: str, message: Message) -> bool:
     return retention_s * 1000 + message.sent_timestamp > _unix_time_millis()
 
 
+def _unix_time() -> float:
+    return getattr(_moment, "now_s", None) or time.time()
+
+
 def _unix_time_millis() -> float:
     """moto asks for the time twice for each message of a queue, at each message that comes."""
-    return time.time() * 1000.0
+    return _unix_time() * 1000.0
 
 
 def _describe_alarm_history(self: CloudWatchResponse) -> ActionResult:

@@ -2,7 +2,7 @@
 
 S3, IAM, SNS, SQS, CloudWatch's storage, KMS, Logs and STS. Every changing call is recorded in the
 journal and replayed at start. The call's number seeds moto's randomness, so that a replay makes the
-same identifiers.
+same identifiers; and each is replayed at its own moment, so that the same messages are visible.
 """
 
 import io
@@ -88,8 +88,8 @@ class MotoServices:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         moto_patches.install()
         moto_api_backend.reset()
-        for number, call in journal.calls():
-            self._apply(number, call)
+        for number, at_s, call in journal.calls():
+            self._apply(number, call, at_s or time.time())
 
     def handle(self, environ: WSGIEnvironment, body: bytes) -> Response:
         """Serve one HTTP request from outside.
@@ -124,8 +124,10 @@ class MotoServices:
     def _serve(self, call: Call, operation: str | None) -> tuple[Response, bool]:
         """Send a call once; the second value is whether it changed anything."""
         mock_random.seed(self._journal.next_call())
+        at_s = time.time()
         try:
-            status, headers, parts = self._send(call)
+            with moto_patches.at(at_s):
+                status, headers, parts = self._send(call)
         except (NotImplementedError, OperationNotFoundError) as error:
             raise AwsError(
                 "UnknownOperationException",
@@ -133,7 +135,7 @@ class MotoServices:
             ) from error
         changed = status.startswith("2") and _changes(call, operation, parts)
         if changed:
-            self._journal.record(call)
+            self._journal.record(call, at_s)
         return (status, headers, parts), changed
 
     def get_object(self, bucket: str, key: str) -> tuple[bytes, str]:
@@ -206,24 +208,29 @@ class MotoServices:
         """Write a request's answer: record its calls in one transaction, then make them."""
         written = list(calls)
         with self.lock:
-            for number, call in zip(
-                self._journal.answer(request_number, written), written, strict=True
-            ):
-                self._apply(number, call)
+            at_s = time.time()
+            numbers = self._journal.answer(request_number, written, at_s)
+            for number, call in zip(numbers, written, strict=True):
+                self._apply(number, call, at_s)
             self._changed.notify_all()
 
     def perform(self, call: Call) -> None:
         """Record and make a changing call of this process."""
         with self.lock:
-            self._apply(self._journal.record(call), call)
+            at_s = time.time()
+            self._apply(self._journal.record(call, at_s), call, at_s)
             self._changed.notify_all()
 
     def _write_fails(self) -> bool:
         rate = self._faults.s3_write_failure_rate
         return rate > 0 and self._dice.random() < rate
 
-    def _apply(self, number: int, call: Call) -> None:
+    def _apply(self, number: int, call: Call, at_s: float) -> None:
         mock_random.seed(number)
+        with moto_patches.at(at_s):
+            self._make(call)
+
+    def _make(self, call: Call) -> None:
         if call.method == PUT_OBJECT:
             bucket, _, key = call.path.partition("/")
             s3: S3Backend = s3_backends[ACCOUNT_ID]["aws"]
