@@ -166,7 +166,7 @@ class Journal:
             return self._record(call, at_s)
 
     def calls(self) -> Iterator[tuple[int, float | None, Call]]:
-        """All recorded calls in order, each with its number, and its moment if that was recorded."""
+        """All recorded calls in order, each with its number, and its moment where that is known."""
         with self._lock:
             numbers = [row[0] for row in self._database.execute("SELECT id FROM calls ORDER BY id")]
         for number in numbers:
