@@ -35,8 +35,8 @@ def test_a_message_older_than_its_queue_keeps_is_not_received(start, monkeypatch
 
 
 def test_after_a_restart_those_messages_are_gone_that_were_deleted(start, monkeypatch):
-    """Whoever gets a message twice deletes it by the second handle; a replay in no time must not
-    give that handle to another message."""
+    """A message that is received twice is deleted by its second handle. A replay in no time must
+    not give that handle to another message."""
     account = start()
     queue = account.sqs.create_queue(QueueName="ends")["QueueUrl"]
     for body in ("first", "second"):
