@@ -15,8 +15,7 @@ from async_inference.local_aws.server import LocalAws, Options
 from async_inference.stack.images import image_of
 from components.model_source import package
 from tests.support import ROOT
-from tests.support.embedded_aws import ROLE, Account, processes  # noqa: F401 a fixture
-from tests.support.handler import InProcess, forget_handler
+from tests.support.embedded_aws import ROLE, Account
 from tests.support.waiting import eventually
 
 pytestmark = [
@@ -73,7 +72,7 @@ def deploy(account, handler: Path, folder: Path, **variables: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def account(processes, tmp_path_factory) -> Iterator[Account]:  # noqa: F811
+def account(processes, tmp_path_factory) -> Iterator[Account]:
     """One embedded AWS with both endpoints."""
     folder = tmp_path_factory.mktemp("account")
     aws = LocalAws(Options(folder=folder / "aws"), processes)
@@ -96,7 +95,7 @@ def ask(account, fields: dict, accept: str = "image/png") -> dict:
 
 
 def test_an_endpoint_answers_a_prompt_refuses_a_bad_one_and_repeats_itself_by_seed(
-    account, monkeypatch, tmp_path
+    account, in_process
 ):
     from PIL import Image
 
@@ -139,16 +138,11 @@ def test_an_endpoint_answers_a_prompt_refuses_a_bad_one_and_repeats_itself_by_se
     )
     assert b"(400)" in account.read(unread["FailureLocation"], 60)
 
-    monkeypatch.syspath_prepend(str(SDXL))
-    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
-    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    forget_handler()
     import torch
 
     torch.set_num_threads(1)
-    assert InProcess(tmp_path).ask(ASKED).body == first, "in-process the same bytes"
-    forget_handler()
+    transformer = in_process(OMP_NUM_THREADS="1")
+    assert transformer.ask(ASKED).body == first, "in-process the same bytes"
 
 
 def test_an_update_from_torchserve_to_ray_serve_loses_no_request(account, tmp_path):

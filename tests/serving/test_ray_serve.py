@@ -16,10 +16,9 @@ from async_inference.stack.images import Image
 from components import packages
 from components.model_source import package
 from tests.support import ROOT
-from tests.support.handler import InProcess, forget_handler
 from tests.support.image_python import needed, python_with
 from tests.support.ray_image import ray_image
-from tests.support.requests import malformed
+from tests.support.requests import malformed_json
 from tests.support.waiting import eventually
 
 pytestmark = [
@@ -89,7 +88,7 @@ def image_python(tmp_path) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
 def test_with_the_images_packages_and_the_packed_ones_ray_serve_answers_as_the_transformer_does(
-    image_python, monkeypatch, tmp_path
+    image_python, in_process, tmp_path
 ):
     """The same bytes and refusals; TorchServe's are the same, too (test_torchserve.py).
 
@@ -103,15 +102,9 @@ def test_with_the_images_packages_and_the_packed_ones_ray_serve_answers_as_the_t
     code = package(HANDLER, RAY, build_folder=tmp_path / "build")
     here: dict[str, Any] = {"MODEL_WEIGHTS": "tiny", "python": image_python}
     here["python_path"] = str(tmp_path / "packages")
-    requests = [body for body, kind in malformed() if kind == "application/json"]
-    requests = [body for body in requests if len(body) < 1_000_000]
+    requests = malformed_json()
     assert len(requests) >= 200
-    monkeypatch.syspath_prepend(str(HANDLER))
-    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
-    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
-    forget_handler()
-    (tmp_path / "in-process").mkdir()
-    in_process = InProcess(tmp_path / "in-process")
+    transformer = in_process()
 
     missing = subprocess.run(
         [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
@@ -128,14 +121,13 @@ def test_with_the_images_packages_and_the_packed_ones_ray_serve_answers_as_the_t
     }
     assert "No module named 'diffusers'" in missing.stderr
     assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
-    assert served.content == again.content == in_process.ask(ASKED).body
+    assert served.content == again.content == transformer.ask(ASKED).body
     assert len(several.json()["images"]) == 2
-    expected = [in_process.ask(body) for body in requests]
+    expected = [transformer.ask(body) for body in requests]
     assert [each.status_code for each in refused] == [each.status for each in expected]
     sentences = [json.loads(each.body)["error"] for each in expected]
     assert [each.json()["error"] for each in refused] == sentences
     assert not [each for each in refused if "Traceback" in each.text]
-    forget_handler()
 
 
 def test_every_device_has_a_replica_and_the_concurrency_is_shared(tmp_path):

@@ -23,10 +23,9 @@ from async_inference.stack.images import Image, model_server_environment
 from components.model_source import package
 from components.packages import packed
 from tests.support import ROOT
-from tests.support.handler import InProcess, forget_handler
 from tests.support.image_python import needed, python_with
 from tests.support.ports import free_ports
-from tests.support.requests import malformed
+from tests.support.requests import malformed_json
 from tests.support.waiting import eventually
 
 pytestmark = [
@@ -159,7 +158,7 @@ def ask(client: httpx.Client, body: bytes | dict, accept: str = "image/png", **h
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the container's packages are Linux's")
 def test_without_the_handlers_packages_torchserve_answers_as_the_transformer_does_with_packed_ones(
-    image_python, monkeypatch, tmp_path
+    image_python, in_process, tmp_path
 ):
     """The same bytes and refusals, and nothing is installed. The packages' folder is on PYTHONPATH,
     behind the code, as the component sets it."""
@@ -176,14 +175,8 @@ def test_without_the_handlers_packages_torchserve_answers_as_the_transformer_doe
         (b'{"prompt": "x", "width": 65}', 400, "width = 65: input should be a multiple of 8"),
         (b'{"prompt": "x", "num_images": 2}', 406, "2 images come as application/zip"),
     ]
-    bodies = [body for body, kind in malformed() if kind == "application/json"]
-    bodies = [body for body in bodies if len(body) < 1_000_000]
-    monkeypatch.syspath_prepend(str(HANDLER))
-    monkeypatch.setenv("MODEL_WEIGHTS", "tiny")
-    monkeypatch.setenv("SAGEMAKER_PROGRAM", "inference.py")
-    forget_handler()
-    (tmp_path / "in-process").mkdir()
-    in_process = InProcess(tmp_path / "in-process")
+    bodies = malformed_json()
+    transformer = in_process()
 
     missing = subprocess.run(
         [image_python, "-c", "import diffusers"], capture_output=True, text=True, check=False
@@ -197,14 +190,13 @@ def test_without_the_handlers_packages_torchserve_answers_as_the_transformer_doe
     assert "No module named 'diffusers'" in missing.stderr
     assert "installing packages" not in (tmp_path / "torchserve" / "log").read_text()
     assert (served.status_code, served.headers["content-type"]) == (200, "image/png")
-    assert served.content == in_process.ask(asked).body
+    assert served.content == transformer.ask(asked).body
     assert again.content == served.content, "the worker goes on"
     for answer, (_, status, sentence) in zip(refused, refusals, strict=True):
         assert answer.status_code == status
         assert sentence in answer.json()["error"]
         assert "Traceback" not in answer.text
-    assert statuses == [in_process.ask(body).status for body in bodies]
-    forget_handler()
+    assert statuses == [transformer.ask(body).status for body in bodies]
 
 
 def test_one_out_of_memory_among_fifty_requests_costs_one_answer(tmp_path):

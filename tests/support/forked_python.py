@@ -9,8 +9,6 @@ import atexit
 import json
 import os
 import runpy
-import select
-import signal
 import socket
 import struct
 import subprocess
@@ -68,30 +66,22 @@ class ForkedPython:
 def main(address: str, folder: str, *modules: str) -> None:
     """Fork for each connection, until standard input ends."""
     sys.path[0] = folder
+    from async_inference.local_aws.provider.template import forked
+
     for module in modules:
         import_module(module)
     del sys.path[0]
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the forks
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         print("listening", flush=True)
-        while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
-            if sys.stdin in ready:
-                return
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                become(connection)
-                return
-            connection.close()
+        connection = forked(listener)
+    if connection is not None:
+        become(connection)
 
 
 def become(connection: socket.socket) -> None:
     """Run what a script asks for, in its folder, with its variables and streams."""
-    os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, streams, _, _ = socket.recv_fds(connection, MESSAGE_LENGTH.size, 3)
     message = b""
     while len(message) < MESSAGE_LENGTH.unpack(length)[0]:

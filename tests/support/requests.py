@@ -76,3 +76,9 @@ def malformed() -> list[tuple[bytes, str]]:
         ('{"prompt": "é"}'.encode(code), "application/json") for code in ("latin-1", "utf-16")
     ]
     return bodies
+
+
+def malformed_json() -> list[bytes]:
+    """The bodies of those that come as JSON, except the largest."""
+    bodies = [body for body, kind in malformed() if kind == "application/json"]
+    return [body for body in bodies if len(body) < 1_000_000]

@@ -74,18 +74,30 @@ def main() -> None:
     """Fork a provider for each connection, until standard input ends."""
     from async_inference.local_aws.provider.plugin import serve
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the forks
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
-            if sys.stdin in ready:
-                return
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _become(connection, serve)
-            connection.close()
+        connection = forked(listener)
+    if connection is not None:
+        _become(connection, serve)
+
+
+def forked(listener: socket.socket) -> socket.socket | None:
+    """Fork for each connection, until standard input ends.
+
+    Returns:
+        The connection, in its fork, which has its own session; None in this process, at the end.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps the forks
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return None
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            os.setsid()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return connection
+        connection.close()
 
 
 def _become(
@@ -93,8 +105,6 @@ def _become(
 ) -> NoReturn:
     """Serve the engine that sends its arguments, variables and folder in the first line."""
     try:
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         asked = connection.makefile("rb")
         started = json.loads(asked.readline())
         os.environ.clear()
